@@ -1,0 +1,152 @@
+"""The records on disk, as types. Imported only while type checking: it costs nothing at run time.
+
+Every record is a plain JSON object. What was asked (:class:`ContainerConfig`) never changes after
+`create`; where it stands (:class:`ContainerState`) is rewritten atomically by the one process that
+holds the container's lock.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+#: (first id inside, first id outside, count), one line of /proc/PID/uid_map
+IdRange = tuple[int, int, int]
+
+
+class PortMapping(TypedDict):
+    """One published range: ``host_ip`` "" means every address; ``range`` ports from both numbers on."""
+
+    host_ip: str
+    host_port: int
+    container_port: int
+    range: int
+    protocol: str  # tcp | udp
+
+
+class MountSpec(TypedDict, total=False):
+    """One requested mount, whatever flag asked for it."""
+
+    type: str  # bind | volume | tmpfs | devpts …
+    source: str  # host path, or volume name
+    destination: str
+    options: list[str]
+    anonymous: bool  # a volume made for an image's VOLUME or `-v /path`
+    no_copy: bool
+
+
+class LogConfig(TypedDict, total=False):
+    driver: str  # k8s-file | json-file | none | passthrough
+    path: str
+    max_size: int  # bytes, 0: no limit
+    max_file: int
+    tag: str
+
+
+class NetworkRequest(TypedDict, total=False):
+    """``mode``: default | pasta | slirp4netns | host | none | private | container:ID | ns:PATH."""
+
+    mode: str
+    options: list[str]  # what followed the colon in --network=pasta:…
+    ports: list[PortMapping]
+    dns: list[str]
+    dns_search: list[str]
+    dns_options: list[str]
+    add_hosts: list[str]
+    no_hosts: bool
+    no_resolv: bool
+
+
+class ContainerConfig(TypedDict, total=False):
+    """containers/<id>/config.json: what was asked, resolved against the image once, at create."""
+
+    id: str
+    name: str
+    created: str  # RFC 3339 with nanoseconds, UTC
+    create_command: list[str]
+    image: str  # normalized reference as asked, "" with --rootfs
+    image_id: str  # 64 hex digits
+    rootfs: str  # --rootfs: a directory on the host
+    layers: list[str]  # diff ids, base first
+    driver: str  # storage driver
+    id_key: str  # which on-disk id mapping of the layers: "" | "single" | …
+    command: list[str]  # full argument vector
+    entrypoint: list[str]
+    arguments: list[str]
+    env: list[str]
+    workdir: str
+    user: str
+    group_add: list[str]
+    umask: str
+    timezone: str
+    hostname: str
+    terminal: bool
+    stdin_open: bool
+    detach_keys: str
+    userns: str  # "" (the shared namespace) | host | keep-id… | nomap | auto…
+    uid_map: list[IdRange]  # of a nested user namespace, in ids of the shared one; [] = none
+    gid_map: list[IdRange]
+    pid_mode: str
+    ipc_mode: str
+    uts_mode: str
+    cgroupns_mode: str
+    network: NetworkRequest
+    mounts: list[MountSpec]
+    read_only: bool
+    read_only_tmpfs: bool
+    shm_size: int
+    devices: list[str]
+    cap_add: list[str]
+    cap_drop: list[str]
+    privileged: bool
+    security_opt: list[str]
+    sysctl: dict[str, str]
+    ulimits: list[str]
+    init: bool
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    stop_signal: int
+    stop_timeout: int
+    remove: bool
+    log: LogConfig
+    limits: dict[str, Any]  # memory, cpus, pids, … as asked, in bytes / units
+    runtime: str
+    options: dict[str, Any]  # every flag given, by name, for inspect
+    image_config: dict[str, Any]  # the image's own `config` object
+
+
+class ContainerState(TypedDict, total=False):
+    """containers/<id>/state.json: where it stands. Written by the monitor while one lives."""
+
+    status: str  # created | running | paused | stopping | exited | removing
+    pid: int  # host pid of the container's init, 0 when none
+    pid_start: int  # its start time, clock ticks after boot
+    monitor_pid: int
+    boot_id: str
+    started: str  # RFC 3339 with nanoseconds, "" = never
+    finished: str
+    exit_code: int
+    oom_killed: bool
+    error: str
+    restarts: int
+    network: dict[str, Any]  # what rl.network reported: mode, ip, gateway …
+    cgroup: str
+
+
+class LayerInfo(TypedDict, total=False):
+    diff_id: str
+    size: int  # bytes unpacked
+    entries: int
+
+
+class ImageRecord(TypedDict, total=False):
+    """images/<quoted name>: one name. An image is its config digest (the id), as in Podman."""
+
+    name: str  # normalized, with tag: docker.io/library/nginx:latest
+    manifest: str  # sha256:… of the platform's manifest
+    index: str  # sha256:… of the list it came from, "" when none
+    id: str  # config digest, 64 hex digits
+    created: str
+    pulled: str
+    size: int  # bytes, unpacked layers
+    layers: list[str]  # diff ids, base first
+    digests: list[str]  # repo digests: name@sha256:…

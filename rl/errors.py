@@ -1,0 +1,126 @@
+"""Errors that people see: one tree, each class knows its exit code and its HTTP status.
+
+Libraries raise these; the command line prints ``Error: …`` and ``hint: …`` once and exits with
+``exit_code``; the API answers once with ``http_status``. A traceback is a bug.
+
+A message says what was being done, to what, and why it failed; the hint is the command or the
+change that fixes it. Exit codes follow Podman (podman-run(1), "Exit Status"): 125 the engine
+itself failed, 126 the command cannot be invoked, 127 the command was not found.
+"""
+
+from __future__ import annotations
+
+
+class RlError(Exception):
+    """Anything rl reports to its user: ``message`` without a final period, ``hint`` may be empty."""
+
+    exit_code = 125
+    http_status = 500
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(RlError):
+    """The request itself is wrong: a bad flag value, contradicting flags."""
+
+    http_status = 400
+
+
+class NotFoundError(RlError):
+    """No such container, image, volume, …"""
+
+    http_status = 404
+
+
+class NoSuchContainerError(NotFoundError):
+    """No container has this name or id."""
+
+
+class NoSuchImageError(NotFoundError):
+    """No image has this name, id or digest; locally or, after a pull, anywhere."""
+
+
+class AmbiguousNameError(RlError):
+    """A short id fits more than one object."""
+
+    http_status = 400
+
+
+class ConflictError(RlError):
+    """The name, the port or the object is taken or in use."""
+
+    http_status = 409
+
+
+class StateError(RlError):
+    """The object is not in the state the request needs (start of a removed container, …)."""
+
+    http_status = 409
+
+
+class UnsupportedError(RlError):
+    """This host (kernel, missing program, permission) cannot do what was asked."""
+
+    http_status = 501
+
+
+class CorruptRecordError(RlError):
+    """A file in the state directory does not say what it should; the message names the file."""
+
+
+class CommandNotExecutableError(RlError):
+    """The container's command exists but cannot be invoked (EACCES, ENOEXEC, a directory)."""
+
+    exit_code = 126
+    http_status = 400
+
+
+class CommandNotFoundError(RlError):
+    """The container's command does not exist (ENOENT)."""
+
+    exit_code = 127
+    http_status = 400
+
+
+class RegistryError(RlError):
+    """A registry answered with an error or not at all."""
+
+    http_status = 500
+
+
+class AuthenticationError(RegistryError):
+    """A registry refused the credentials, or wants some."""
+
+    http_status = 401
+
+
+class VerificationError(RlError):
+    """Content differs from its digest or size, an archive is hostile, a policy refuses an image."""
+
+
+ERROR_CLASSES: dict[str, type[RlError]] = {}
+
+
+def _register(cls: type[RlError]) -> None:
+    ERROR_CLASSES[cls.__name__] = cls
+    for sub in cls.__subclasses__():
+        _register(sub)
+
+
+_register(RlError)
+
+
+def to_wire(error: BaseException) -> dict[str, str]:
+    """The error as a JSON object, to cross a process boundary; see :func:`from_wire`."""
+    if isinstance(error, RlError):
+        return {"class": type(error).__name__, "message": error.message, "hint": error.hint}
+    return {"class": "RlError", "message": f"{type(error).__name__}: {error}", "hint": ""}
+
+
+def from_wire(data: dict[str, str]) -> RlError:
+    """The error that :func:`to_wire` described, ready to be raised."""
+    cls = ERROR_CLASSES.get(data.get("class", ""), RlError)
+    return cls(data.get("message", "unknown error"), data.get("hint", ""))

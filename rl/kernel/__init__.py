@@ -1,0 +1,1 @@
+"""System calls, one thin typed function each; the only package that speaks ctypes."""

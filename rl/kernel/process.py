@@ -1,0 +1,95 @@
+"""What a process may set about itself: prctl(2), capabilities(7), keyrings(7), pidfds, close_range(2)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+from rl.kernel import libc as k
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
+PR_SET_NAME = 15
+PR_SET_SECCOMP = 22
+PR_CAPBSET_READ = 23
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+
+
+def prctl(option: int, a2: int = 0, a3: int = 0, a4: int = 0, a5: int = 0) -> int:
+    """prctl(2)."""
+    word = ctypes.c_ulong
+    return k.check(k.libc.prctl(option, word(a2), word(a3), word(a4), word(a5)))
+
+
+def set_process_name(name: str) -> None:
+    """The name ``ps`` shows for this thread (15 bytes at most)."""
+    buffer = ctypes.create_string_buffer(name.encode()[:15])
+    prctl(PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def capget() -> tuple[int, int, int]:
+    """This process's (effective, permitted, inheritable) capability sets as bit masks."""
+    header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
+    data = ctypes.create_string_buffer(24)
+    k.syscall(k.number_of("capget"), header, ctypes.addressof(data))
+    e0, p0, i0, e1, p1, i1 = struct.unpack("=6I", data.raw)
+    return e0 | e1 << 32, p0 | p1 << 32, i0 | i1 << 32
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """Set this process's capability sets from bit masks."""
+    low = 0xFFFFFFFF
+    header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
+    data = struct.pack(
+        "=6I", effective & low, permitted & low, inheritable & low,
+        effective >> 32, permitted >> 32, inheritable >> 32,
+    )
+    k.syscall(k.number_of("capset"), header, data)
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
+    """Close file descriptors *first* to *last* in one call; flags 4 marks them close-on-exec instead."""
+    k.syscall(k.NR_CLOSE_RANGE, first, last, flags)
+
+
+def pidfd_send_signal(pidfd: int, signal: int) -> None:
+    """Signal exactly the process *pidfd* stands for; ESRCH when it is gone, never a reused pid."""
+    k.syscall(k.NR_PIDFD_SEND_SIGNAL, pidfd, signal, 0, 0)
+
+
+def join_new_keyring(name: str = "") -> None:
+    """A fresh session keyring, so that the caller's keys do not leak (keyctl(2), JOIN_SESSION_KEYRING)."""
+    k.syscall(k.number_of("keyctl"), 1, name.encode() if name else None)
+
+
+def start_time(pid: int | str) -> int:
+    """When *pid* started, in clock ticks after boot (proc(5), stat field 22); 0 if there is none.
+
+    With the boot id it tells a process from a later one of the same number.
+    """
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        stat = os.read(fd, 4096)
+    except OSError:
+        return 0
+    finally:
+        os.close(fd)
+    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+
+
+def boot_id() -> str:
+    """The random id of this boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
