@@ -150,3 +150,4 @@ class ImageRecord(TypedDict, total=False):
     size: int  # bytes, unpacked layers
     layers: list[str]  # diff ids, base first
     digests: list[str]  # repo digests: name@sha256:…
+    history: list[str]  # the names it has had, latest first
