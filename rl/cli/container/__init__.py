@@ -1,0 +1,1 @@
+"""Verbs about containers; one file each, see :mod:`rl.cli`."""

@@ -1,0 +1,128 @@
+"""The options that `rl run` and `rl create` share. What the engine gets, and must honour:
+
+`options` of :func:`rl.engine.create.create` and :func:`rl.engine.run.run` holds the flags that were given and
+nothing else; the key is the first long name with underscores. Type of the value by kind: ``flag`` bool,
+``value`` str (int for check ``int``/``uint``, float for ``float``), ``array`` and ``list`` list[str] (a ``list`` is
+already split at its commas).
+
+What each means is podman-run(1). What needs a second look:
+
+=====================  ===========================================================================
+attach                 list[str]: stdin stdout stderr (any case); without it all that -i/-d allow
+entrypoint             a word, or a JSON array of words; "" clears the image's
+env                    NAME=VALUE, NAME (from the caller's environment), NAME* (all that begin so)
+env_file, label_file   list[str] of paths
+http_proxy             default true: pass http_proxy, https_proxy, ftp_proxy, no_proxy (and capitals) on
+image_volume           anonymous (also: bind) | tmpfs | ignore
+memory… shm_size       str such as 512m, 1g, -1
+network                list[str]; each pasta[:opts], slirp4netns[:opts], host, none, private, container:ID, ns:PATH
+platform               OS/ARCH[/VARIANT], excludes arch, os, variant
+publish                list[str]: [[IP:][HOST]:]CONTAINER[-RANGE][/udp]
+read_only_tmpfs        default true: tmpfs on /run /tmp /var/tmp … when read_only
+rootfs                 bool: IMAGE is a directory of the host
+security_opt           no-new-privileges[:bool], seccomp=…, mask=…, unmask=…, label=disable, apparmor=…, proc-opts=…
+sig_proxy              run only, default true
+stop_signal            name with or without SIG, or number, as str
+tls_verify             bool; absent: as registries.conf says
+ulimit                 NAME=SOFT[:HARD], or host
+trace, trace_file      run only: steps with milliseconds on stderr; Trace Event Format
+=====================  ===========================================================================
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rl.cli.parse import Table
+
+CREATE: Table = (
+    ("--add-host", "list", "HOST:IP", "Add a line to the container's /etc/hosts"),
+    ("--annotation", "list", "KEY=VALUE", "Add an annotation"),
+    ("--arch", "value", "ARCH", "Choose the image for this architecture instead of the machine's"),
+    ("-a --attach", "list", "STREAM", "Attach to stdin, stdout or stderr"),
+    ("--authfile", "value", "PATH", "Credentials file for the pull (default $REGISTRY_AUTH_FILE, then auth.json)"),
+    ("--cap-add", "list", "CAP", "Add a capability, or ALL"),
+    ("--cap-drop", "list", "CAP", "Drop a capability, or ALL"),
+    ("--cgroupns", "value", "MODE", "Cgroup namespace: private, host, container:ID, ns:PATH"),
+    ("--cidfile", "value", "PATH", "Write the container's id to this new file"),
+    ("--cpu-period", "value", "USEC", "CPU bandwidth period in microseconds", "uint"),
+    ("--cpu-quota", "value", "USEC", "CPU bandwidth per period in microseconds", "int"),
+    ("-c --cpu-shares", "value", "N", "CPU weight relative to others (default 1024)", "uint"),
+    ("--cpus", "value", "N", "Number of CPUs the container may keep busy, such as 1.5", "float"),
+    ("--cpuset-cpus", "value", "LIST", "CPUs to run on, such as 0-3,7"),
+    ("--cpuset-mems", "value", "LIST", "Memory nodes to allocate from"),
+    ("--device", "list", "HOST[:CTR[:RWM]]", "Add a device of the host"),
+    ("--dns", "list", "IP", "Name server to use; none: write no resolv.conf"),
+    ("--dns-option --dns-opt", "list", "OPTION", "Option for resolv.conf"),
+    ("--dns-search", "list", "DOMAIN", "Search domain for resolv.conf"),
+    ("--entrypoint", "value", "CMD", "Replace the image's entry point: a word, or a JSON array"),
+    ("-e --env", "array", "NAME[=VALUE]", "Set an environment variable; without a value, take the host's"),
+    ("--env-file", "list", "PATH", "Read environment variables from a file"),
+    ("--env-host", "flag", "", "Pass the whole environment of the host on"),
+    ("--expose", "list", "PORT", "Expose a port or a range, for --publish-all"),
+    ("--group-add", "list", "GROUP", "Further group of the process"),
+    ("-h --hostname", "value", "NAME", "Host name of the container"),
+    ("--http-proxy", "flag", "", "Pass the host's proxy variables on (default true)"),
+    ("--image-volume", "value", "MODE", "What to do with the image's volumes: anonymous, tmpfs, ignore",
+     ("anonymous", "bind", "tmpfs", "ignore")),
+    ("--init", "flag", "", "Run an init that forwards signals and reaps processes"),
+    ("--init-path", "value", "PATH", "The init of --init (default: catatonit, tini or dumb-init of the host)"),
+    ("-i --interactive", "flag", "", "Keep stdin open even if not attached"),
+    ("--ipc", "value", "MODE", "IPC namespace: private, shareable, host, none, container:ID, ns:PATH"),
+    ("-l --label", "array", "KEY=VALUE", "Set metadata on the container"),
+    ("--label-file", "list", "PATH", "Read labels from a file, one per line"),
+    ("--log-driver", "value", "NAME", "Where the output goes: k8s-file, json-file, passthrough, none",
+     ("k8s-file", "json-file", "passthrough", "none")),
+    ("--log-opt", "array", "NAME=VALUE", "Option of the log: path=, max-size=, max-file=, tag="),
+    ("-m --memory", "value", "SIZE", "Memory limit, such as 512m"),
+    ("--memory-reservation", "value", "SIZE", "Memory soft limit"),
+    ("--memory-swap", "value", "SIZE", "Limit of memory and swap together; -1: unlimited swap"),
+    ("--mount", "array", "SPEC", "Add a mount: type=bind|volume|tmpfs,source=…,destination=…[,OPTION…]"),
+    ("--name", "value", "NAME", "Name of the container"),
+    ("--network --net", "array", "MODE", "Network: pasta, slirp4netns, host, none, private, container:ID, ns:PATH"),
+    ("--no-hosts", "flag", "", "Keep the image's /etc/hosts"),
+    ("--oom-score-adj", "value", "N", "Preference of the kernel when memory runs out, -1000 to 1000", "int"),
+    ("--os", "value", "OS", "Choose the image for this operating system"),
+    ("--pid", "value", "MODE", "PID namespace: private, host, container:ID, ns:PATH"),
+    ("--pidfile", "value", "PATH", "Write the process id of the container to this file"),
+    ("--pids-limit", "value", "N", "Number of processes allowed; -1: unlimited", "int"),
+    ("--platform", "value", "OS/ARCH", "Choose the image for this platform"),
+    ("--privileged", "flag", "", "All capabilities, all devices, no seccomp filter, nothing masked"),
+    ("-p --publish", "list", "PORT", "Publish a port: [[IP:][HOST]:]CONTAINER[-RANGE][/udp]"),
+    ("-P --publish-all", "flag", "", "Publish all exposed ports on random ports of the host"),
+    ("--pull", "value", "POLICY", "When to pull the image (default missing)", ("missing", "always", "never", "newer")),
+    ("-q --quiet", "flag", "", "Show no progress of the pull"),
+    ("--read-only", "flag", "", "Mount the root file system read-only"),
+    ("--read-only-tmpfs", "flag", "", "With --read-only, mount tmpfs on /run, /tmp and /var/tmp (default true)"),
+    ("--replace", "flag", "", "Remove the container that has this name first"),
+    ("--rm", "flag", "", "Remove the container when it ends"),
+    ("--rootfs", "flag", "", "IMAGE is a directory: the root file system itself"),
+    ("--security-opt", "array", "OPTION",
+     "no-new-privileges, seccomp=FILE|unconfined, mask=PATHS, unmask=PATHS|ALL, label=disable"),
+    ("--shm-size", "value", "SIZE", "Size of /dev/shm (default 64m)"),
+    ("--stop-signal", "value", "SIGNAL", "Signal that `rl stop` sends (default the image's, or SIGTERM)"),
+    ("--stop-timeout", "value", "SECONDS", "Seconds `rl stop` waits before it kills (default 10)", "uint"),
+    ("--sysctl", "list", "NAME=VALUE", "Set a kernel parameter of the container's namespaces"),
+    ("--tls-verify", "flag", "", "Require HTTPS and a valid certificate for the pull (default true)"),
+    ("--tmpfs", "array", "DIR[:OPTIONS]", "Mount a tmpfs"),
+    ("-t --tty", "flag", "", "Give the container a terminal"),
+    ("--tz", "value", "ZONE", "Time zone: Area/City, or local"),
+    ("--ulimit", "list", "NAME=SOFT[:HARD]", "Set a resource limit; host: keep the host's"),
+    ("--umask", "value", "MODE", "Umask of the process (default 0022)"),
+    ("--unsetenv", "array", "NAME", "Leave out this default environment variable"),
+    ("--unsetenv-all", "flag", "", "Leave out all default environment variables"),
+    ("-u --user", "value", "USER[:GROUP]", "User to run as, by name or id"),
+    ("--userns", "value", "MODE", "User namespace: host, keep-id[:uid=N,gid=N], nomap, auto[:size=N]"),
+    ("--uts", "value", "MODE", "UTS namespace: private, host, container:ID, ns:PATH"),
+    ("--variant", "value", "VARIANT", "Choose the image for this variant of the architecture"),
+    ("-v --volume", "array", "[SOURCE:]DIR[:OPTIONS]", "Mount a directory of the host or a volume"),
+    ("-w --workdir", "value", "DIR", "Working directory of the process"),
+)
+
+RUN: Table = (
+    ("-d --detach", "flag", "", "Run in the background and print the container's id"),
+    ("--detach-keys", "value", "KEYS", "Keys that detach (default ctrl-p,ctrl-q); empty: none"),
+    ("--sig-proxy", "flag", "", "Pass received signals on to the process (default true)"),
+    ("--trace", "flag", "", "Print each step with its milliseconds"),
+    ("--trace-file", "value", "PATH", "Write the steps in the Trace Event Format, for Perfetto"),
+)

@@ -1,0 +1,1 @@
+"""Verbs about images; one file each, see :mod:`rl.cli`."""

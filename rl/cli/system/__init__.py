@@ -1,0 +1,1 @@
+"""Verbs about rl itself: registries' credentials, information, the user namespace, completion."""

@@ -1,0 +1,79 @@
+"""Which module implements which command: names and one-line helps, without importing a verb.
+
+Called by :func:`rl.__main__.main` to find the verb, and by :mod:`rl.cli.clicked` to list them.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: module below rl.cli, the words that call it, one line of help. The first name is the one help shows;
+#: names of one word are commands of `rl` itself. A further name of the same noun is a silent alias.
+VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("container.attach", ("attach", "container attach"), "Attach to a running container"),
+    ("container.create", ("create", "container create"), "Create but do not start a container"),
+    ("container.exec", ("exec", "container exec"), "Run a command in a running container"),
+    ("container.exists", ("container exists",), "Tell by the exit code whether a container exists"),
+    ("container.inspect", ("container inspect",), "Show all that is known of a container"),
+    ("container.kill", ("kill", "container kill"), "Send a signal to running containers"),
+    ("container.logs", ("logs", "container logs"), "Show what containers have written"),
+    ("container.port", ("port", "container port"), "List published ports"),
+    ("container.ps", ("ps", "container ls", "container list", "container ps"), "List containers"),
+    ("container.rm", ("rm", "container rm"), "Remove containers"),
+    ("container.run", ("run", "container run"), "Run a command in a new container"),
+    ("container.start", ("start", "container start"), "Start containers"),
+    ("container.stop", ("stop", "container stop"), "Stop running containers"),
+    ("container.top", ("top", "container top"), "Show the processes of a container"),
+    ("container.wait", ("wait", "container wait"), "Wait for containers to end and print their exit codes"),
+    ("image.exists", ("image exists",), "Tell by the exit code whether an image exists"),
+    ("image.images", ("images", "image ls", "image list"), "List images"),
+    ("image.import_", ("import", "image import"), "Make an image from an archive of a file system"),
+    ("image.inspect", ("image inspect",), "Show all that is known of an image"),
+    ("image.load", ("load", "image load"), "Load images from an archive"),
+    ("image.pull", ("pull", "image pull"), "Pull images from a registry"),
+    ("image.rmi", ("rmi", "image rm"), "Remove images"),
+    ("image.save", ("save", "image save"), "Save images to an archive"),
+    ("image.tag", ("tag", "image tag"), "Give an image a further name"),
+    ("image.untag", ("untag", "image untag"), "Take names away from an image"),
+    ("system.completion", ("completion",), "Print the completion script for a shell"),
+    ("system.help", ("help",), "Show help about a command"),
+    ("system.info", ("info", "system info"), "Show what this host and this rl can do"),
+    ("system.inspect", ("inspect",), "Show all that is known of a container, an image or a volume"),
+    ("system.login", ("login",), "Log in to a registry"),
+    ("system.logout", ("logout",), "Log out of a registry"),
+    ("system.unshare", ("unshare", "system unshare"), "Run a command inside the user namespace of the containers"),
+    ("system.version", ("version",), "Show versions"),
+)
+
+NOUNS = {
+    "container": "Manage containers",
+    "image": "Manage images",
+    "system": "Manage rl itself",
+}
+
+
+def find(words: Sequence[str]) -> tuple[str, int]:
+    """(module, number of words that named it) for a command line that begins with *words*; ("", 0): none."""
+    count = 2 if words[0] in NOUNS else 1
+    name = " ".join(words[:count])
+    for module, names, _ in VERBS:
+        if name in names:
+            return module, count
+    return "", 0
+
+
+def listing(noun: str = "") -> list[tuple[str, str]]:
+    """(verb, help) of each command of `rl` itself, or of *noun*; aliases left out."""
+    found = []
+    for _, names, help_line in VERBS:
+        for name in names:
+            first, _, second = name.partition(" ")
+            if noun and first == noun and second:
+                found.append((second, help_line))
+                break
+            if not noun and not second:
+                found.append((first, help_line))
+                break
+    return sorted(found if noun else found + list(NOUNS.items()))
