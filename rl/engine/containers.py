@@ -8,6 +8,7 @@ the lock is corrected on sight: the monitor was killed, or the host rebooted.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 
@@ -55,13 +56,55 @@ def take_name(paths: Paths, name: str, container_id: str) -> None:
         except FileExistsError:
             pass
         owner = os.path.basename(os.readlink(link))
-        if os.path.isdir(paths.container(owner)):
+        if os.path.isdir(paths.container(owner)) or _being_made(paths, owner):
             raise ConflictError(
                 f"the container name {name!r} is already in use by {owner[:12]}",
                 f"remove that container with `rl rm {name}`, use --replace, or choose another name",
             )
         os.unlink(link)  # a killed removal left it
     raise ConflictError(f"the container name {name!r} is already in use")
+
+
+def hold_staging(directory: str) -> int:
+    """A held lock on a staging directory: while it is open, the directory belongs to a living process."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def _being_made(paths: Paths, container_id: str) -> bool:
+    """Whether a living process is writing this container's record; what a killed one left is removed."""
+    staging = f"{paths.containers}/.{container_id}.new"
+    try:
+        fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        # It may have become the container this very moment.
+        return os.path.isdir(paths.container(container_id))
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    for name in os.listdir(staging):
+        os.unlink(f"{staging}/{name}")
+    os.rmdir(staging)
+    return False
+
+
+def sweep(paths: Paths) -> None:
+    """Remove what killed commands left: half-made records, names that point nowhere."""
+    for name in os.listdir(paths.containers):
+        if name.startswith(".") and name.endswith(".new"):
+            _being_made(paths, name[1:-4])
+    for name in os.listdir(paths.names):
+        link = f"{paths.names}/{name}"
+        try:
+            owner = os.path.basename(os.readlink(link))
+            if not os.path.isdir(paths.container(owner)) and not _being_made(paths, owner):
+                os.unlink(link)
+        except OSError:
+            continue
 
 
 def ids(paths: Paths) -> list[str]:

@@ -1,0 +1,424 @@
+"""rl create: from flags and an image to a container's record; nothing runs yet.
+
+`rl run` walks the same functions: :func:`plan` decides everything that can be decided without touching
+the container's files, :func:`record` makes it a container, which takes its name.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rl.config.jsonio import write_json
+from rl.engine import containers
+from rl.engine.spec import environment, idmaps, limits, mounts, security, values
+from rl.errors import ConflictError, NotFoundError, RlError, UsageError
+from rl.runtime import userns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rl.config.model import ContainerConfig, ImageRecord, LogConfig, NetworkRequest
+    from rl.engine.context import Engine
+
+_LEFT = ("amber", "brave", "calm", "clever", "daring", "eager", "fair", "gentle", "happy", "jolly", "keen", "kind",
+         "lively", "lucky", "merry", "mild", "noble", "patient", "proud", "quick", "quiet", "rapid", "sharp", "shy",
+         "silent", "sunny", "swift", "tidy", "vivid", "warm", "wise", "witty")
+_RIGHT = ("badger", "beaver", "bison", "crane", "curlew", "dolphin", "eagle", "egret", "falcon", "ferret", "finch",
+          "gecko", "heron", "ibis", "jackal", "kestrel", "lemur", "lynx", "marten", "newt", "orca", "otter", "owl",
+          "petrel", "plover", "puffin", "raven", "robin", "seal", "stoat", "swan", "wren")
+
+
+def create(engine: Engine, image: str, command: list[str], options: dict[str, Any]) -> str:
+    """Make a container and return its id. Pulls the image if it is missing and --pull allows."""
+    container_id = os.urandom(32).hex()
+    config = plan(engine, container_id, image, command, options)
+    record(engine, config, options)
+    return container_id
+
+
+def resolve_image(engine: Engine, image: str, options: dict[str, Any]) -> tuple[ImageRecord, dict[str, Any]]:
+    """The image's record and configuration; pulled first if it must be."""
+    from rl.engine.pull import ensure_image
+    from rl.image import store
+
+    found = ensure_image(engine, image, policy=options.get("pull", "missing"), **_pull_options(options))
+    return found, store.config(engine.paths, found)
+
+
+_PULL_FLAGS = ("platform", "arch", "os", "variant", "tls_verify", "authfile", "creds", "cert_dir", "quiet")
+
+
+def _pull_options(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in _PULL_FLAGS if name in options}
+
+
+def plan(
+    engine: Engine, container_id: str, image: str, command: list[str], options: dict[str, Any]
+) -> ContainerConfig:
+    """Everything `config.json` holds, resolved against the image and this host; writes nothing."""
+    if options.get("rootfs"):
+        found, document = None, {}
+        root = os.path.abspath(image)
+        if not os.path.isdir(root):
+            raise NotFoundError(f"--rootfs {image}: no such directory")
+    else:
+        found, document = resolve_image(engine, image, options)
+        root = ""
+    image_config: dict[str, Any] = document.get("config") or {}
+    config: ContainerConfig = {
+        "id": container_id,
+        "name": options.get("name") or "",
+        "created": containers.now(),
+        "image": found["name"] if found else "",
+        "image_id": found["id"] if found else "",
+        "rootfs": root,
+        "layers": found["layers"] if found else [],
+        "image_config": image_config,
+        "options": {key: value for key, value in options.items() if not key.startswith("_")},
+        "runtime": engine.options.get("runtime") or "rl",
+        "remove": bool(options.get("rm")),
+    }
+    options = {**options, "_command": command}
+    for fill in (_process, _identity, _namespaces, _network, _filesystem, _security, _supervision):
+        fill(engine, config, options)
+    return config
+
+
+def _process(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """Command, environment, working directory, user, terminal."""
+    image = config["image_config"]
+    entrypoint = list(image.get("Entrypoint") or [])
+    arguments = list(options.get("_command") or []) or None
+    if "entrypoint" in options:
+        entrypoint = _entrypoint(options["entrypoint"])
+        arguments = arguments or []  # an entry point of one's own drops the image's CMD
+    elif arguments is None:
+        arguments = list(image.get("Cmd") or [])
+    command = entrypoint + arguments
+    if not command:
+        if not config["rootfs"]:
+            raise RlError(
+                f"image {config['image']} names no command and none was given", "add a command: rl run IMAGE COMMAND"
+            )
+        command = ["sh"]
+    config["entrypoint"], config["arguments"], config["command"] = entrypoint, arguments, command
+    config["env"] = environment.environment(options, list(image.get("Env") or []))
+    config["workdir"] = options.get("workdir") or image.get("WorkingDir") or "/"
+    if not config["workdir"].startswith("/"):
+        raise UsageError(f"--workdir {config['workdir']!r} must be an absolute path in the container")
+    config["user"] = options["user"] if "user" in options else image.get("User") or ""
+    config["group_add"] = list(options.get("group_add", []))
+    config["terminal"] = bool(options.get("tty"))
+    config["stdin_open"] = bool(options.get("interactive"))
+    config["umask"] = _umask(options.get("umask", "0022"))
+    config["timezone"] = options.get("tz", "")
+    if config["timezone"]:
+        _check_timezone(config["timezone"])
+
+
+def _entrypoint(value: str) -> list[str]:
+    """``--entrypoint``: a JSON array, or one command; empty removes the image's."""
+    if value.startswith("["):
+        from rl.config.jsonio import loads
+
+        try:
+            parsed = loads(value)
+        except ValueError:
+            parsed = None
+        if not isinstance(parsed, list) or not all(isinstance(item, str) for item in parsed):
+            raise UsageError(f"--entrypoint {value!r} is not a JSON array of strings", 'write \'["cmd", "argument"]\'')
+        return parsed
+    return [value] if value else []
+
+
+def _umask(text: str) -> str:
+    try:
+        value = int(text, 8)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 0o777:
+        raise UsageError(f"--umask {text!r} is not an octal mask", "write 0000 to 0777")
+    return f"{value:04o}"
+
+
+def _check_timezone(name: str) -> None:
+    if name != "local" and (name.startswith("/") or ".." in name or not os.path.isfile(f"/usr/share/zoneinfo/{name}")):
+        raise UsageError(f"--tz {name!r} is not a time zone of this host", "names are those below /usr/share/zoneinfo")
+
+
+def _identity(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """Name, labels, annotations."""
+    if config["name"]:
+        containers.check_name(config["name"])
+    labels = dict(config["image_config"].get("Labels") or {})
+    labels.update(values.pairs(values.label_files(options.get("label_file", []), "--label-file"), "--label-file"))
+    labels.update(values.pairs(options.get("label", []), "--label"))
+    config["labels"] = labels
+    config["annotations"] = values.pairs(options.get("annotation", []), "--annotation")
+
+
+_NAMESPACE_FLAGS = (
+    ("pid", "pid_mode", ("private", "host")),
+    ("ipc", "ipc_mode", ("private", "host", "shareable", "none")),
+    ("uts", "uts_mode", ("private", "host")),
+    ("cgroupns", "cgroupns_mode", ("private", "host")),
+)
+
+
+def _namespaces(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """--userns, --pid, --ipc, --uts, --cgroupns, --hostname."""
+    for flag, key, modes in _NAMESPACE_FLAGS:
+        mode = options.get(flag, "") or "private"
+        kind, _, rest = mode.partition(":")
+        if kind == "container":
+            mode = f"container:{containers.find(engine.paths, rest)}"
+        elif kind == "ns":
+            if not os.path.exists(rest):
+                raise NotFoundError(f"--{flag}={mode}: {rest}: no such file or directory")
+        elif mode not in modes:
+            raise UsageError(f"--{flag}: {mode!r} is not a mode", f"use {', '.join(modes)}, container:NAME or ns:PATH")
+        config[key] = mode  # type: ignore[literal-required]
+    text = options.get("userns", "")
+    config["userns"] = text
+    config["uid_map"] = config["gid_map"] = []
+    config["id_key"] = ""
+    if text not in ("", "host"):
+        maps = userns.wanted_maps()
+        limits_ = (sum(r[2] for r in maps.uid) - 1, sum(r[2] for r in maps.gid) - 1)
+        wanted = idmaps.parse(text, (os.getuid(), os.getgid()), limits_, _taken_ranges(engine, text))
+        config["uid_map"], config["gid_map"], config["id_key"] = wanted.uid_map, wanted.gid_map, wanted.id_key
+        if wanted.user and "user" not in options:
+            config["user"] = wanted.user
+    config["hostname"] = _hostname(engine, config, options)
+
+
+def _taken_ranges(engine: Engine, text: str) -> list[tuple[int, int]]:
+    """Shared ids in use by other containers with --userns=auto."""
+    taken = []
+    if text.startswith("auto"):
+        for other in containers.ids(engine.paths):
+            try:
+                config = containers.read_config(engine.paths, other)
+            except RlError:
+                continue
+            if config.get("userns", "").startswith("auto"):
+                taken += [(first, count) for _, first, count in config.get("uid_map", [])]
+    return taken
+
+
+def _hostname(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> str:
+    given: str = options.get("hostname", "")
+    if given:
+        if len(given) > 64:
+            raise UsageError("--hostname is longer than 64 bytes")
+        if config["uts_mode"] != "private":
+            raise UsageError(f"--hostname cannot be set with --uts={config['uts_mode']}")
+        return given
+    if config["uts_mode"] == "host" or _network_mode(options) == "host":
+        return os.uname().nodename
+    return config["id"][:12]
+
+
+def _network_mode(options: dict[str, Any]) -> str:
+    given = options.get("network") or []
+    return (given[0] if isinstance(given, list) else given) if given else ""
+
+
+def _network(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """--network, -p, -P, --dns…, --add-host; `container:` is resolved to an id."""
+    from rl.network import ports
+    from rl.network.flag import parse_network_flag
+
+    given = options.get("network") or []
+    request: NetworkRequest = parse_network_flag([given] if isinstance(given, str) else list(given))
+    mode = request.get("mode", "default")
+    if mode.startswith("container:"):
+        request["mode"] = f"container:{containers.find(engine.paths, mode.partition(':')[2])}"
+    exposed = [*(config["image_config"].get("ExposedPorts") or {}), *options.get("expose", [])]
+    ports.parse_expose(exposed)
+    request["ports"] = ports.parse_publish(
+        options.get("publish", []), exposed, publish_all=bool(options.get("publish_all"))
+    )
+    if request["ports"] and (mode in ("none",) or mode.startswith(("container:", "ns:"))):
+        raise UsageError(f"published ports cannot be used with --network={mode}", "use the default network")
+    for flag, key in (("dns", "dns"), ("dns_search", "dns_search"), ("dns_option", "dns_options"), ("add_host", "add_hosts")):
+        request[key] = list(options.get(flag, []))  # type: ignore[literal-required]
+    request["no_hosts"] = bool(options.get("no_hosts"))
+    config["network"] = request
+
+
+def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """Mounts, tmpfs, devices, /dev/shm, read-only root."""
+    config["mounts"] = mounts.mounts(options, list(config["image_config"].get("Volumes") or {}))
+    for spec in config["mounts"]:
+        if spec.get("anonymous"):
+            spec["source"] = os.urandom(32).hex()
+    config["read_only"] = bool(options.get("read_only"))
+    config["read_only_tmpfs"] = options.get("read_only_tmpfs", True)
+    config["shm_size"] = values.size(options.get("shm_size", "65536k"), "--shm-size")
+    config["devices"] = list(options.get("device", []))
+    for item in config["devices"]:
+        security.device(item)
+    config["init"] = bool(options.get("init"))
+    if config["init"]:
+        config["options"]["init_path"] = _find_init(options)
+
+
+_INITS = ("/usr/libexec/podman/catatonit", "/usr/libexec/catatonit/catatonit", "/usr/bin/catatonit", "/usr/bin/tini-static",
+          "/usr/bin/dumb-init", "/usr/bin/docker-init", "/usr/libexec/docker/docker-init", "/sbin/tini")
+
+
+def _find_init(options: dict[str, Any]) -> str:
+    given: str = options.get("init_path", "")
+    for path in (given,) if given else _INITS:
+        if os.access(path, os.X_OK):
+            return path
+    raise NotFoundError(
+        f"--init: {given or 'no init program'} not found on this host", "install one: apt-get install catatonit"
+    )
+
+
+def _security(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """Checks what can be wrong now; the OCI specification is made of it at start."""
+    config["cap_add"], config["cap_drop"] = list(options.get("cap_add", [])), list(options.get("cap_drop", []))
+    config["privileged"] = bool(options.get("privileged"))
+    security.capabilities(config["cap_add"], config["cap_drop"], config["privileged"])
+    config["security_opt"] = list(options.get("security_opt", []))
+    chosen = security.security_options(config["security_opt"])
+    if chosen.seccomp not in ("", "unconfined") and not os.path.isfile(chosen.seccomp):
+        raise NotFoundError(f"--security-opt seccomp={chosen.seccomp}: no such file")
+    config["ulimits"] = list(options.get("ulimit", []))
+    security.ulimits(config["ulimits"])
+    config["sysctl"] = values.pairs(options.get("sysctl", []), "--sysctl")
+    security.check_sysctls(config["sysctl"], config["network"].get("mode", ""), config["ipc_mode"])
+    config["limits"] = limits.resources(options)
+
+
+def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """Stop signal and timeout, log, detach keys."""
+    from rl.config.signals import parse_signal
+
+    config["stop_signal"] = parse_signal(options.get("stop_signal") or config["image_config"].get("StopSignal") or "TERM")
+    config["stop_timeout"] = values.integer(options.get("stop_timeout", 10), "--stop-timeout", 0)
+    config["detach_keys"] = options.get("detach_keys", "ctrl-p,ctrl-q")
+    config["log"] = _log(engine, config, options)
+
+
+_LOG_DRIVERS = ("k8s-file", "json-file", "none", "passthrough")
+_LOG_SIZE = 10 << 20  # rotation is on by default: 10 MiB and one older file
+
+
+def _log(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> LogConfig:
+    driver = options.get("log_driver", "k8s-file")
+    if driver not in _LOG_DRIVERS:
+        raise UsageError(f"--log-driver: {driver!r} is not available", f"use {', '.join(_LOG_DRIVERS)}")
+    log: LogConfig = {
+        "driver": driver, "path": f"{engine.paths.container(config['id'])}/ctr.log", "max_size": _LOG_SIZE,
+        "max_file": 2, "tag": "",
+    }
+    for key, value in values.pairs(options.get("log_opt", []), "--log-opt").items():
+        if key == "max-size":
+            log["max_size"] = 0 if value == "-1" else values.size(value, "--log-opt max-size")
+        elif key == "max-file":
+            log["max_file"] = values.integer(value, "--log-opt max-file", 1)
+        elif key == "path":
+            log["path"] = os.path.abspath(value)
+        else:
+            raise UsageError(f"--log-opt: {key!r} is not known", "use max-size=, max-file= or path=")
+    if driver == "passthrough" and options.get("detach"):
+        log["driver"] = "passthrough"
+    return log
+
+
+def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """Make *config* a container: directory, name, records, cidfile; all of it or nothing.
+
+    The directory appears by rename(2) when its records are complete; the name is taken before, since
+    that may fail. Records of `--rm` containers are not fsynced: they end with this boot.
+    """
+    paths, container_id = engine.paths, config["id"]
+    sync = not config["remove"]
+    if options.get("cidfile"):
+        _write_cidfile(options["cidfile"], container_id)
+    staging = f"{paths.containers}/.{container_id}.new"
+    held = -1
+    try:
+        os.mkdir(staging, 0o700)
+        held = containers.hold_staging(staging)
+        _take_name(engine, config, bool(options.get("replace")))
+        write_json(f"{staging}/config.json", config, sync=sync)
+        write_json(f"{staging}/state.json", {"status": "created", "pid": 0, "started": "", "finished": "", "exit_code": 0}, sync=sync)
+        os.rename(staging, paths.container(container_id))
+    except BaseException as error:
+        _undo(engine, config, staging, options.get("cidfile", ""))
+        if isinstance(error, OSError):
+            raise RlError(f"write the record of container {container_id[:12]}: {error.strerror}", _disk_hint(error)) from None
+        raise
+    finally:
+        if held >= 0:
+            os.close(held)
+
+
+def _disk_hint(error: OSError) -> str:
+    import errno
+
+    return "free disk space: `rl rmi` and `rl rm` remove what is not needed" if error.errno == errno.ENOSPC else ""
+
+
+def _write_cidfile(path: str, container_id: str) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        raise ConflictError(
+            f"--cidfile {path}: the file exists", "remove it, if its container is gone, or name another file"
+        ) from None
+    except OSError as error:
+        raise RlError(f"--cidfile {path}: {error.strerror}") from None
+    os.write(fd, container_id.encode())
+    os.close(fd)
+
+
+def _take_name(engine: Engine, config: ContainerConfig, replace: bool) -> None:
+    if config["name"]:
+        if replace:
+            from rl.engine.rm import rm
+
+            rm(engine, [config["name"]], force=True, ignore=True)
+        containers.take_name(engine.paths, config["name"], config["id"])
+        return
+    for attempt in range(40):
+        words = os.urandom(2)
+        name = f"{_LEFT[words[0] % len(_LEFT)]}_{_RIGHT[words[1] % len(_RIGHT)]}"
+        if attempt >= 4:
+            name += str(int.from_bytes(os.urandom(2), "little"))
+        try:
+            containers.take_name(engine.paths, name, config["id"])
+        except ConflictError:
+            continue
+        config["name"] = name
+        return
+    raise ConflictError("no free container name was found", "name the container with --name")
+
+
+def _undo(engine: Engine, config: ContainerConfig, staging: str, cidfile: str) -> None:
+    for name in ("config.json", "state.json"):
+        try:
+            os.unlink(f"{staging}/{name}")
+        except OSError:
+            pass
+    try:
+        os.rmdir(staging)
+    except OSError:
+        pass
+    link = f"{engine.paths.names}/{config['name']}"
+    try:
+        if config["name"] and os.readlink(link).endswith(config["id"]):
+            os.unlink(link)
+    except OSError:
+        pass
+    if cidfile:
+        try:
+            os.unlink(cidfile)
+        except OSError:
+            pass

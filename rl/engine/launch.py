@@ -1,0 +1,422 @@
+"""The monitor's half of `rl run`: from a container's record to its running process.
+
+Runs in the forked monitor, inside the shared user namespace. The steps are the list :data:`STEPS`; each
+is one method of :class:`Launch`. What a step acquires it registers in ``undo``, so that a failure of
+a later one leaves nothing behind. At the end the process becomes the lean monitor.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from rl.config.jsonio import write_json
+from rl.engine import containers, oci, prefork, volumes
+from rl.engine.spec import security
+from rl.errors import RlError, UnsupportedError, to_wire
+from rl.kernel import process
+from rl.monitor import handover
+from rl.network import namespace
+from rl.network import setup as network_setup
+from rl.runtime import cgroup, seccomp, users
+from rl.runtime import container as runtime
+from rl.storage import driver as storage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    import _socket
+
+    from rl.config.model import ContainerConfig, ContainerState
+    from rl.config.paths import Paths
+
+
+def launch(
+    paths: Paths, container_id: str, sock: _socket.socket, lock: int, mode: str, message: dict[str, Any],
+    spans: list[dict[str, Any]],
+) -> None:
+    """Run the container; returns only when a step failed, after telling the command line which."""
+    work = Launch(paths, container_id, sock, lock, mode, message)
+    for span in spans:
+        prefork.send_progress(sock, span)
+    try:
+        for name, step in STEPS:
+            began = time.monotonic_ns()
+            try:
+                step(work)
+            except OSError as error:
+                raise RlError(f"{name}: {error.filename + ': ' if error.filename else ''}{error.strerror}") from None
+            prefork.send_progress(sock, {"step": name, "start": began, "end": time.monotonic_ns()})
+        work.become_monitor()
+    except BaseException as error:
+        work.roll_back()
+        prefork.send_progress(sock, {"error": to_wire(error)})
+
+
+class Launch:
+    """What the steps share."""
+
+    def __init__(
+        self, paths: Paths, container_id: str, sock: _socket.socket, lock: int, mode: str, message: dict[str, Any]
+    ) -> None:
+        self.paths = paths
+        self.id = container_id
+        self.sock = sock
+        self.lock = lock
+        self.message = message
+        self.directory = paths.container(container_id)
+        self.config: ContainerConfig = {}
+        self.context = oci.Context()
+        self.context.id_mode = mode
+        self.undo: list[Callable[[], object]] = []
+        self.warnings: list[str] = []
+        self.net_fd = -1
+        self.user_fd = -1
+        self.pending: network_setup.Pending | None = None
+        self.network: dict[str, Any] = {}
+        self.helpers: list[int] = []  # pids to end with the container
+        self.cgroup: cgroup.Cgroup | None = None
+        self.io = runtime.Io()
+        self.streams: dict[str, int] = {}  # the monitor's ends: stdout, stderr, stdin
+        self.created: runtime.Created | None = None
+
+    def read_record(self) -> None:
+        """The container's record, and the log and attach socket of its monitor."""
+        self.config = containers.read_config(self.paths, self.id)
+        self.attach_fd = handover.listen(self.paths.container_run(self.id))
+
+    # network ------------------------------------------------------------------------------------
+    def begin_network(self) -> None:
+        """Make the namespaces that exist before the container, and let the network helper start."""
+        config, mode = self.config, self.config["network"].get("mode", "default")
+        nested = (config["uid_map"], config["gid_map"]) if config["uid_map"] else None
+        if mode == "host" and nested is None:
+            self.pending = network_setup.start(config["network"], -1, run_dir=self.paths.run)
+            return
+        if mode.startswith(("container:", "ns:")):
+            self.context.namespaces["network"] = self._other_namespace("net", mode)
+            if nested is not None:
+                self.user_fd, _ = namespace.create(nested, network=False)
+        else:
+            self.user_fd, self.net_fd = namespace.create(nested, network=mode != "host")
+            self.pending = network_setup.start(config["network"], self.net_fd, run_dir=self.paths.run)
+            self.undo.append(self.pending.cancel)
+        if self.user_fd >= 0:
+            self.context.namespaces["user"] = f"/proc/{os.getpid()}/fd/{self.user_fd}"
+        if self.net_fd >= 0:
+            self.context.namespaces["network"] = f"/proc/{os.getpid()}/fd/{self.net_fd}"
+
+    def _other_namespace(self, kind: str, mode: str) -> str:
+        """The namespace file that ``container:ID`` or ``ns:PATH`` means."""
+        how, _, rest = mode.partition(":")
+        if how == "ns":
+            return rest
+        state = containers.read_state(self.paths, rest)
+        if state.get("status") not in containers.LIVE:
+            raise RlError(
+                f"join the {kind} namespace of container {rest[:12]}: it is not running", f"rl start {rest[:12]}"
+            )
+        return f"/proc/{state['pid']}/ns/{kind}"
+
+    def join_namespaces(self) -> None:
+        """--pid, --ipc, --uts, --cgroupns of another container or of a file."""
+        for kind, file, key in (("pid", "pid", "pid_mode"), ("ipc", "ipc", "ipc_mode"), ("uts", "uts", "uts_mode"),
+                                ("cgroup", "cgroup", "cgroupns_mode")):
+            mode: str = self.config[key]  # type: ignore[literal-required]
+            if mode.startswith(("container:", "ns:")):
+                self.context.namespaces[kind] = self._other_namespace(file, mode)
+
+    def finish_network(self) -> None:
+        """Wait for the helper, write hosts, resolv.conf and hostname."""
+        if self.pending is not None:
+            self.network = self.pending.ready()
+            self.helpers += self.network.get("pids", [])
+            self.warnings += self.network.pop("warnings", [])
+        else:
+            self.network = {"mode": self.config["network"]["mode"]}
+        self._network_files()
+
+    def _network_files(self) -> None:
+        from rl.network import files
+
+        mode = self.config["network"].get("mode", "default")
+        if mode.startswith("container:"):
+            other = self.paths.container(mode.partition(":")[2])
+            names = [("resolv.conf", "/etc/resolv.conf"), ("hosts", "/etc/hosts"), ("hostname", "/etc/hostname")]
+            self.context.binds += [(f"{other}/{name}", target) for name, target in names if os.path.exists(f"{other}/{name}")]
+            return
+        contents = files.render(self.config["network"], self.network, self.config["hostname"], self.config["name"])
+        for name, text in contents.items():
+            path = f"{self.directory}/{name}"
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+            root = _container_id_of_root(self.config)
+            os.chmod(path, 0o644)
+            os.chown(path, *root)
+            self.context.binds.append((path, f"/etc/{name}"))
+
+    # root file system ---------------------------------------------------------------------------
+    def mount_rootfs(self) -> None:
+        """The image's layers with the container's own writable layer on top, at containers/<id>/rootfs."""
+        from rl.storage import assemble
+
+        if self.config["rootfs"]:
+            self.context.rootfs = self.config["rootfs"]
+            return
+        target = f"{self.directory}/rootfs"
+        wanted = self.config.get("driver") or self.message.get("storage_driver", "")
+        chosen = storage.choose(self.paths, wanted)
+        mounted = assemble.mount(self.paths, chosen, self.config, self.context.id_mode, target)
+        self.helpers += mounted.get("pids", [])
+        self.undo.append(lambda: assemble.unmount(chosen, target))
+        self.context.rootfs = target
+        self.driver = chosen.name
+
+    def fill_volumes(self) -> None:
+        """Volumes, the user's numbers, and the files that tell a container what it is."""
+        config, context = self.config, self.context
+        context.volumes = volumes.prepare(self.paths, config, context.rootfs)
+        context.uid, context.gid, groups, context.home = users.lookup(context.rootfs, config["user"])
+        context.additional_gids = groups + [
+            gid for gid in users.groups(context.rootfs, config["group_add"]) if gid not in groups
+        ]
+        self._check_ids()
+        for spec in config["mounts"]:
+            if "U" in spec.get("options", []):
+                self._own(spec["source"] if spec["type"] == "bind" else context.volumes.get(spec["destination"], ""))
+        containerenv = f"{self.directory}/containerenv"
+        with open(containerenv, "w", encoding="utf-8") as file:
+            file.write(f'engine="rl"\nname="{config["name"]}"\nid="{self.id}"\nimage="{config["image"]}"\n'
+                       f'imageid="{config["image_id"]}"\nrootless={0 if context.id_mode == "root" else 1}\n')
+        context.binds.append((containerenv, "/run/.containerenv"))
+        if config["timezone"]:
+            zone = "/etc/localtime" if config["timezone"] == "local" else f"/usr/share/zoneinfo/{config['timezone']}"
+            context.binds.append((os.path.realpath(zone), "/etc/localtime"))
+        self._passwd_entry()
+
+    def _check_ids(self) -> None:
+        """A user the id map does not hold would fail late and with EINVAL: say it now."""
+        ranges = self.config["uid_map"] or _own_map("uid")
+        if not any(inside <= self.context.uid < inside + count for inside, _, count in ranges):
+            raise UnsupportedError(
+                f"run as user {self.config['user']}: uid {self.context.uid} is not in the container's id map",
+                "this host maps a single id; sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
+                if self.context.id_mode == "single" else "extend the user's range in /etc/subuid and /etc/subgid",
+            )
+
+    def _own(self, path: str) -> None:
+        if path:
+            uid = _outside(self.config["uid_map"], self.context.uid)
+            gid = _outside(self.config["gid_map"], self.context.gid)
+            volumes.chown_tree(path, uid, gid)
+
+    def _passwd_entry(self) -> None:
+        """keep-id's user gets a line in /etc/passwd when the image has none, so that programs find it."""
+        if not self.config["userns"].startswith("keep-id"):
+            return
+        text = users.read(self.context.rootfs, "/etc/passwd")
+        uid = self.context.uid
+        if any(line.split(":")[2:3] == [str(uid)] for line in text.splitlines()):
+            return
+        import pwd
+
+        name = "user" if self.message.get("uid") != uid else pwd.getpwuid(uid).pw_name
+        path = f"{self.directory}/passwd"
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text + ("" if text.endswith("\n") or not text else "\n"))
+            file.write(f"{name}:*:{uid}:{self.context.gid}:{name}:{self.config['workdir']}:/bin/sh\n")
+        os.chmod(path, 0o644)
+        os.chown(path, *_container_id_of_root(self.config))
+        self.context.binds.append((path, "/etc/passwd"))
+
+    # runtime ------------------------------------------------------------------------------------
+    def prepare_runtime(self) -> None:
+        """cgroup, seccomp, stdio, and the OCI bundle."""
+        self._make_cgroup()
+        self._choose_seccomp()
+        self._open_streams()
+        self.spec = oci.specification(self.config, self.context)
+        self.bundle = f"{self.directory}/bundle"
+        os.makedirs(self.bundle, 0o700, exist_ok=True)
+        write_json(f"{self.bundle}/config.json", self.spec, sync=False)
+
+    def _make_cgroup(self) -> None:
+        wanted = self.config["limits"]
+        support = cgroup.detect()
+        if support.mode == "none":
+            if wanted:
+                self._limit_refused(f"resource limits are not enforced: {support.reason}", support.hint)
+            return
+        made = cgroup.create(support, self.id)
+        self.cgroup = made
+        self.undo.append(made.remove)
+        for refused in made.apply(wanted) if wanted else []:
+            self._limit_refused(f"limit not enforced: {refused}", support.hint)
+        self.context.resources = wanted
+
+    def _limit_refused(self, what: str, hint: str) -> None:
+        if self.message.get("limits") == "strict":
+            raise UnsupportedError(what, hint)
+        self.warnings.append(what + (f" ({hint})" if hint else ""))
+
+    def _choose_seccomp(self) -> None:
+        chosen = security.security_options(self.config["security_opt"])
+        bounding, _ = security.capabilities(self.config["cap_add"], self.config["cap_drop"], self.config["privileged"])
+        if chosen.seccomp == "unconfined" or (self.config["privileged"] and not chosen.seccomp):
+            return
+        if chosen.seccomp:
+            from rl.config.jsonio import read_json
+
+            try:
+                profile = read_json(chosen.seccomp)
+            except (OSError, ValueError) as error:
+                raise RlError(f"read the seccomp profile {chosen.seccomp}: {error}") from None
+            self.context.seccomp = seccomp.resolve(profile, bounding)
+        else:
+            self.context.seccomp = seccomp.default_profile(bounding)
+
+    def _open_streams(self) -> None:
+        """Pipes between the container and its monitor; a terminal brings its own, passthrough needs none."""
+        if self.config["log"]["driver"] == "passthrough":
+            self.io.stdin, self.io.stdout, self.io.stderr = 0, 1, 2
+            return
+        if self.config["terminal"]:
+            return
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self.streams["stdout"], self.io.stdout = os.pipe2(os.O_CLOEXEC)
+        self.streams["stderr"], self.io.stderr = os.pipe2(os.O_CLOEXEC)
+        if self.config["stdin_open"]:
+            self.io.stdin, self.streams["stdin"] = os.pipe2(os.O_CLOEXEC)
+        else:
+            self.io.stdin = null
+        # A container that runs as another user must be able to reopen them: /dev/stdout, /dev/stderr.
+        uid, gid = _outside(self.config["uid_map"], self.context.uid), _outside(self.config["gid_map"], self.context.gid)
+        for fd in (self.io.stdout, self.io.stderr, self.io.stdin):
+            if fd != null:
+                os.fchown(fd, uid, gid)
+
+    def create_process(self) -> None:
+        """The runtime makes the container's init, which waits to be started."""
+        procs = self.cgroup.procs_path if self.cgroup else ""
+        if self.config["runtime"] == "rl":
+            self.created = runtime.create(self.bundle, self.spec, self.io, cgroup_procs=procs)
+        else:
+            from rl.runtime import external
+
+            self.created = external.create(self.config["runtime"], self.id, self.bundle, self.spec, self.io, run_dir=self.paths.run)
+        self.undo.append(lambda: containers.end_process(self.created.pid, process.start_time(self.created.pid)))  # type: ignore[union-attr]
+        for fd in {self.io.stdin, self.io.stdout, self.io.stderr} - {0, 1, 2, -1}:
+            os.close(fd)
+
+    def start_process(self) -> None:
+        """The command runs; the record says so."""
+        assert self.created is not None
+        pid = self.created.pid
+        state: ContainerState = {
+            "status": "running", "pid": pid, "pid_start": process.start_time(pid), "monitor_pid": os.getpid(),
+            "boot_id": process.boot_id(), "started": containers.now(), "finished": "", "exit_code": 0, "oom_killed": False,
+            "error": "", "network": self._network_record(), "cgroup": self.cgroup.path if self.cgroup else "",
+        }
+        if self.config["runtime"] == "rl":
+            runtime.start(self.created)
+        else:
+            from rl.runtime import external
+
+            external.start(self.created)
+        containers.write_state(self.paths, self.id, state)
+        self.state = state
+
+    def _network_record(self) -> dict[str, Any]:
+        record = {key: value for key, value in self.network.items() if key != "pids"}
+        record["helpers"] = [[pid, process.start_time(pid)] for pid in self.helpers]
+        return record
+
+    # hand-over ----------------------------------------------------------------------------------
+    def become_monitor(self) -> None:
+        """Say that it runs, then replace this process by the lean monitor."""
+        assert self.created is not None
+        prefork.send_progress(self.sock, {"started": self.created.pid, "warnings": self.warnings})
+        attached = self.message.get("attach", False)
+        if not attached:
+            self.sock.close()
+        handover.become_monitor(
+            {
+                "id": self.id,
+                "container_dir": self.directory,
+                "run_dir": self.paths.container_run(self.id),
+                "trash_dir": self.paths.trash,
+                "lock_fd": self.lock,
+                "pid": self.created.pid,
+                "pidfd": self.created.pidfd,
+                "master_fd": self.created.master,
+                "stdout_fd": self.streams.get("stdout", -1),
+                "stderr_fd": self.streams.get("stderr", -1),
+                "stdin_fd": self.streams.get("stdin", -1),
+                "listen_fd": self.attach_fd,
+                "client_fd": self.sock.detach() if attached else -1,
+                "client": self.message.get("streams", {}),
+                "log": self.config["log"],
+                "stdin_open": self.config["stdin_open"],
+                "terminal": self.config["terminal"],
+                "helpers": self.helpers,
+                "keep_fds": [fd for fd in (self.net_fd, self.user_fd) if fd >= 0],
+                "cgroup": self.cgroup.path if self.cgroup else "",
+                "remove": self.config["remove"],
+                "delete": self._to_delete(),
+                "state": self.state,
+            }
+        )
+
+    def _to_delete(self) -> list[str]:
+        """What --rm removes beside the container's directory: its name and its anonymous volumes."""
+        if not self.config["remove"]:
+            return []
+        gone = [f"{self.paths.names}/{self.config['name']}"]
+        gone += [f"{self.paths.volumes}/{m['source']}" for m in self.config["mounts"] if m.get("anonymous")]
+        if self.config["options"].get("cidfile"):
+            gone.append(os.path.abspath(self.config["options"]["cidfile"]))
+        return gone
+
+    def roll_back(self) -> None:
+        """Undo what the steps did, last first; each is tried."""
+        for undo in reversed(self.undo):
+            try:
+                undo()
+            except (OSError, RlError):
+                continue
+        for pid in self.helpers:
+            containers.end_process(pid, process.start_time(pid))
+
+
+def _outside(ranges: list[tuple[int, int, int]], inside: int) -> int:
+    """The shared id of the container's id *inside*; without a nested namespace they are the same."""
+    for first, outside, count in ranges:
+        if first <= inside < first + count:
+            return outside + inside - first
+    return inside
+
+
+def _container_id_of_root(config: ContainerConfig) -> tuple[int, int]:
+    return _outside(config["uid_map"], 0), _outside(config["gid_map"], 0)
+
+
+def _own_map(kind: str) -> list[tuple[int, int, int]]:
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        return [(int(a), int(b), int(c)) for a, b, c in (line.split() for line in file)]
+
+
+#: What happens between the launch message and the running command, in order. The network helper starts
+#: first and gets ready while the root file system is mounted.
+STEPS: tuple[tuple[str, Callable[[Launch], None]], ...] = (
+    ("hand over to the monitor", Launch.read_record),
+    ("set up the network", Launch.begin_network),
+    ("join namespaces", Launch.join_namespaces),
+    ("assemble the root file system", Launch.mount_rootfs),
+    ("volumes and user", Launch.fill_volumes),
+    ("network ready", Launch.finish_network),
+    ("prepare the runtime", Launch.prepare_runtime),
+    ("create the container", Launch.create_process),
+    ("start the command", Launch.start_process),
+)

@@ -1,0 +1,186 @@
+"""The monitor-to-be: forked before anything heavy is imported, in the user namespace before it is needed.
+
+`rl run` calls :func:`prefork` first thing. While the command line is parsed and the image resolved, the
+fork takes the container's lock, enters the shared user namespace and imports the runtime; then it waits
+for the launch message. A command that fails before that closes the socket, and the fork goes away.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sys
+import time
+
+import _signal
+import _socket
+
+from rl.config.jsonio import dumps, loads
+from rl.config.paths import Paths
+from rl.errors import RlError, StateError, from_wire, to_wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+#: Packet type of launch progress, see docs/architecture.md, "Attach protocol".
+PROGRESS = b"\x06"
+_PACKET = 1 << 17
+
+
+class Handle:
+    """The command line's end of the pair: the monitor's pid, the container's id, the socket."""
+
+    __slots__ = ("container_id", "pid", "sock")
+
+    def __init__(self, container_id: str, pid: int, sock: _socket.socket) -> None:
+        self.container_id = container_id
+        self.pid = pid
+        self.sock = sock
+
+    def abandon(self) -> None:
+        """Nothing will be launched: let the fork go, and wait until it has."""
+        self.sock.close()
+        try:
+            os.waitpid(self.pid, 0)
+        except ChildProcessError:
+            pass
+
+    def launch(self, message: dict[str, Any], on_step: Callable[[dict[str, Any]], None] | None = None) -> int:
+        """Send the launch message and wait until the container runs; its pid.
+
+        Raises the error of the step that failed. *on_step* gets each step's timing.
+        """
+        try:
+            self.sock.send(PROGRESS + dumps(message).encode())
+        except OSError:
+            pass  # the fork failed early: its error is waiting for us
+        while True:
+            try:
+                packet = self.sock.recv(_PACKET)
+            except ConnectionResetError:
+                packet = b""
+            if not packet:
+                raise RlError("the monitor ended before the container ran", "see `dmesg` for an out-of-memory kill")
+            if packet[:1] != PROGRESS:
+                raise RlError(f"unexpected packet {packet[0]} from the monitor")
+            progress = loads(packet[1:].decode())
+            if "started" in progress:
+                return int(progress["started"])
+            if "error" in progress:
+                self.abandon()
+                raise from_wire(progress["error"])
+            if on_step:
+                on_step(progress)
+
+
+def prefork(paths: Paths | None = None, container_id: str = "") -> Handle:
+    """Fork the monitor of a new container, or of *container_id*."""
+    if paths is None:
+        paths = Paths.from_environment(os.environ)
+    paths.ensure()
+    container_id = container_id or os.urandom(32).hex()
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    try:
+        pid = os.fork()
+    except OSError as error:
+        raise RlError(f"fork the monitor: {error.strerror}", "the limit of processes is reached: ulimit -u") from None
+    if pid:
+        theirs.close()
+        return Handle(container_id, pid, ours)
+    try:
+        ours.close()
+        _monitor(paths, container_id, theirs)
+    except BaseException:
+        if os.environ.get("RL_DEBUG"):
+            sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(125)
+
+
+def _monitor(paths: Paths, container_id: str, sock: _socket.socket) -> None:
+    """The fork's life until it launches the container and becomes the lean monitor."""
+    from rl.kernel import process
+    from rl.runtime import userns
+
+    os.setsid()
+    process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
+    error: BaseException | None = None
+    lock = -1
+    mode = ""
+    began = time.monotonic_ns()
+    try:
+        lock = take_lock(paths, container_id)
+        mode = userns.enter(paths.run, lock)
+        from rl.engine import launch  # imports the runtime while the command line still parses
+    except BaseException as failure:
+        error = failure
+    ended = time.monotonic_ns()
+    message = _receive(sock)
+    if message is not None and error is None:
+        spans = [{"step": "user namespace", "start": began, "end": ended}]
+        launch.launch(paths, container_id, sock, lock, mode, message, spans)  # returns only when it failed
+    elif error is not None and message is not None:
+        send_progress(sock, {"error": to_wire(error)})
+    if lock >= 0:
+        forget_run_directory(paths, container_id)
+
+
+def _receive(sock: _socket.socket) -> dict[str, Any] | None:
+    try:
+        packet = sock.recv(_PACKET)
+    except OSError:
+        return None
+    return loads(packet[1:].decode()) if packet else None
+
+
+def send_progress(sock: _socket.socket, progress: dict[str, Any]) -> None:
+    """Tell the command line; it may be gone, which stops nothing."""
+    try:
+        sock.send(PROGRESS + dumps(progress).encode())
+    except OSError:
+        pass
+
+
+def take_lock(paths: Paths, container_id: str) -> int:
+    """Hold the container's lock file, which says that its monitor lives.
+
+    Raises StateError when another process holds it. Whoever only asks holds a shared lock for
+    microseconds, so a refusal is believed only when it lasts.
+    """
+    directory = paths.container_run(container_id)
+    for _ in range(50):
+        try:
+            os.makedirs(directory, 0o700, exist_ok=True)
+            fd = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue  # its last monitor removed the directory just now
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.stat(f"{directory}/lock")):
+                os.ftruncate(fd, 0)
+                return fd
+        except BlockingIOError:
+            time.sleep(0.002)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOLCK:
+                raise
+            raise RlError(f"lock {directory}/lock: {error.strerror}", "put XDG_RUNTIME_DIR on a local file system") from None
+        os.close(fd)
+    raise StateError(f"container {container_id[:12]} is already running or being started")
+
+
+def forget_run_directory(paths: Paths, container_id: str) -> None:
+    """Remove the run directory of a container that did not start."""
+    directory = paths.container_run(container_id)
+    try:
+        for name in os.listdir(directory):
+            os.unlink(f"{directory}/{name}")
+        os.rmdir(directory)
+    except OSError:
+        pass

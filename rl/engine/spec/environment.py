@@ -1,0 +1,57 @@
+"""The container's environment: the image's, the engine's own, --env-host, --env-file, --env, proxies.
+
+Later sources win, as in podman-run(1), "Environment".
+"""
+
+from __future__ import annotations
+
+import os
+
+from rl.engine.spec.values import label_files
+from rl.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY")
+
+
+def environment(options: Mapping[str, Any], image_env: list[str], host: Mapping[str, str] = os.environ) -> list[str]:
+    """``NAME=value`` lines without HOME and HOSTNAME, which depend on the root file system and the id."""
+    result: dict[str, str] = {"PATH": DEFAULT_PATH, "container": "rl"}
+    if options.get("tty"):
+        result["TERM"] = "xterm"
+    if options.get("http_proxy", True):
+        for name in _PROXIES:
+            if name in host:
+                result[name] = host[name]
+    for line in image_env:
+        name, _, value = line.partition("=")
+        result[name] = value
+    if options.get("env_host"):
+        result.update(host)
+    if options.get("unsetenv_all"):
+        result.clear()
+    for name in options.get("unsetenv", []):
+        result.pop(name, None)
+    for line in label_files(options.get("env_file", []), "--env-file"):
+        _add(result, line, "--env-file", host)
+    for line in options.get("env", []):
+        _add(result, line, "--env", host)
+    return [f"{name}={value}" for name, value in result.items()]
+
+
+def _add(result: dict[str, str], line: str, flag: str, host: Mapping[str, str]) -> None:
+    """One ``NAME=value``; ``NAME`` takes the host's value if it has one, ``PRE*`` all that begin with PRE."""
+    name, equals, value = line.partition("=")
+    if not name or "\0" in line:
+        raise UsageError(f"{flag}: {line!r} is not an environment variable", f"write {flag} NAME=value")
+    if equals:
+        result[name] = value
+    elif name.endswith("*"):
+        result.update({key: host[key] for key in host if key.startswith(name[:-1])})
+    elif name in host:
+        result[name] = host[name]
