@@ -422,3 +422,10 @@ def _undo(engine: Engine, config: ContainerConfig, staging: str, cidfile: str) -
             os.unlink(cidfile)
         except OSError:
             pass
+
+
+def discard(engine: Engine, config: ContainerConfig) -> None:
+    """Take back the container of a `rl run` that did not start: nothing of it may be left."""
+    from rl.engine.rm import rm
+
+    rm(engine, [config["id"]], force=True, ignore=True, volumes=True)

@@ -160,7 +160,7 @@ class Launch:
     # root file system ---------------------------------------------------------------------------
     def mount_rootfs(self) -> None:
         """The image's layers with the container's own writable layer on top, at containers/<id>/rootfs."""
-        from rl.storage import assemble
+        from rl.engine import rootfs
 
         if self.config["rootfs"]:
             self.context.rootfs = self.config["rootfs"]
@@ -168,9 +168,9 @@ class Launch:
         target = f"{self.directory}/rootfs"
         wanted = self.config.get("driver") or self.message.get("storage_driver", "")
         chosen = storage.choose(self.paths, wanted)
-        mounted = assemble.mount(self.paths, chosen, self.config, self.context.id_mode, target)
-        self.helpers += mounted.get("pids", [])
-        self.undo.append(lambda: assemble.unmount(chosen, target))
+        mounted = rootfs.mount(self.paths, chosen, self.config, self.context.id_mode, target)
+        self.helpers += mounted["pids"]
+        self.undo.append(lambda: chosen.unmount(mounted))
         self.context.rootfs = target
         self.driver = chosen.name
 
@@ -337,7 +337,9 @@ class Launch:
     def become_monitor(self) -> None:
         """Say that it runs, then replace this process by the lean monitor."""
         assert self.created is not None
-        prefork.send_progress(self.sock, {"started": self.created.pid, "warnings": self.warnings})
+        for warning in self.warnings:
+            prefork.send_progress(self.sock, {"warning": warning})
+        prefork.send_progress(self.sock, {"started": self.created.pid})
         attached = self.message.get("attach", False)
         if not attached:
             self.sock.close()

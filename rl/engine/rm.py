@@ -1,0 +1,135 @@
+"""rl rm: remove containers, with their writable layer, name, log and, if asked, anonymous volumes.
+
+The directory goes into the trash by one rename, which is the moment the container is gone; the
+files, many of which belong to subordinate ids, are deleted inside the user namespace right after.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rl.engine import containers
+from rl.errors import ConflictError, CorruptRecordError, NoSuchContainerError, RlError
+from rl.storage import trash
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rl.config.model import ContainerConfig
+    from rl.config.paths import Paths
+    from rl.engine.context import Engine
+
+
+def rm(
+    engine: Engine, names: list[str], *, force: bool = False, all: bool = False, ignore: bool = False,
+    time: int | None = None, volumes: bool = False, filters: list[str] | None = None,
+) -> list[tuple[str, RlError | None]]:
+    """Remove each of *names*; (name as given, error or None) for each, all are tried.
+
+    A running container needs *force*, which stops it first with *time* seconds of grace.
+    *ignore* makes missing ones no error. *filters* choose as in `rl ps`.
+    """
+    paths = engine.paths
+    chosen = [(name, name) for name in names]
+    if all or filters:
+        chosen = [(container_id, container_id) for container_id in _matching(engine, filters or [])]
+    results: list[tuple[str, RlError | None]] = []
+    for shown, name in chosen:
+        try:
+            container_id = _find(paths, name, force)
+            _remove(engine, container_id, force, time, volumes)
+        except NoSuchContainerError as error:
+            if not ignore and not all:
+                results.append((shown, error))
+            continue
+        except RlError as error:
+            results.append((shown, error))
+            continue
+        results.append((shown, None))
+    trash.empty(paths)
+    return results
+
+
+def _find(paths: Paths, name: str, force: bool) -> str:
+    """The container's id; with *force* also that of a directory whose records are unreadable."""
+    try:
+        return containers.find(paths, name)
+    except NoSuchContainerError:
+        if force:
+            for container_id in containers.ids(paths):
+                if container_id.startswith(name) and len(name) >= 12:
+                    return container_id
+        raise
+
+
+def _matching(engine: Engine, filters: list[str]) -> list[str]:
+    if not filters:
+        return containers.ids(engine.paths)
+    from rl.engine.ps import ps
+
+    return [str(row["Id"]) for row in ps(engine, all=True, filters=filters)]
+
+
+def _remove(engine: Engine, container_id: str, force: bool, time: int | None, with_volumes: bool) -> None:
+    paths = engine.paths
+    config: ContainerConfig = {}
+    try:
+        config = containers.read_config(paths, container_id)
+        status = containers.read_state(paths, container_id).get("status", "")
+    except CorruptRecordError:
+        if not force:
+            raise
+        status = ""
+    if status in containers.LIVE:
+        if not force:
+            raise ConflictError(
+                f"cannot remove container {container_id} as it is {status} - running or paused containers cannot be removed "
+                "without force: container state improper",
+                f"stop it first with `rl stop {config['name']}`, or use `rl rm --force`",
+            )
+        _stop(engine, container_id, time)
+    _forget(paths, container_id, config)
+    if with_volumes or config.get("remove"):
+        for spec in config.get("mounts", []):
+            if spec.get("anonymous"):
+                trash.discard(paths, f"{paths.volumes}/{spec['source']}")
+
+
+def _stop(engine: Engine, container_id: str, time: int | None) -> None:
+    """Stop a running container; one with --rm removes itself meanwhile, which is fine."""
+    from rl.engine.stop import stop
+
+    for _, error in stop(engine, [container_id], time=time, ignore=True):
+        if error is not None:
+            raise error
+
+
+def _forget(paths: Paths, container_id: str, config: ContainerConfig) -> None:
+    """The name first: a container without a name can still be removed by its id, not the reverse."""
+    name = config.get("name", "") or _name_of(paths, container_id)
+    link = f"{paths.names}/{name}"
+    try:
+        if name and os.path.basename(os.readlink(link)) == container_id:
+            os.unlink(link)
+    except OSError:
+        pass
+    trash.discard(paths, paths.container(container_id))
+    cidfile = config.get("options", {}).get("cidfile")
+    if cidfile:
+        try:
+            with open(cidfile, encoding="ascii") as file:
+                ours = file.read().strip() == container_id
+            if ours:
+                os.unlink(cidfile)
+        except (OSError, UnicodeDecodeError):
+            pass
+
+
+def _name_of(paths: Paths, container_id: str) -> str:
+    """The name that points to *container_id*, for one whose config.json cannot be read."""
+    for name in os.listdir(paths.names):
+        try:
+            if os.path.basename(os.readlink(f"{paths.names}/{name}")) == container_id:
+                return name
+        except OSError:
+            continue
+    return ""
