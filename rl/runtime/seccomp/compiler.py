@@ -139,7 +139,8 @@ def flags_of(profile: dict[str, Any]) -> int:
         if flag not in FLAGS:
             raise wrong(f"flags[{index}]", f"unknown flag {flag!r}, use one of {' '.join(FLAGS)}")
         result |= FLAGS[flag]
-    if any(rule.get("action") == "SCMP_ACT_NOTIFY" for rule in profile.get("syscalls") or ()):
+    rules = _array(profile, "syscalls", "")
+    if any(isinstance(rule, dict) and rule.get("action") == "SCMP_ACT_NOTIFY" for rule in rules):
         if not profile.get("listenerPath"):
             raise wrong("listenerPath", "missing, and a rule has the action SCMP_ACT_NOTIFY")
         result |= FLAGS["SECCOMP_FILTER_FLAG_NEW_LISTENER"]
