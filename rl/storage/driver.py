@@ -1,0 +1,182 @@
+"""The storage drivers behind one interface, which of them this host can use, and which one to take.
+
+A driver stacks layers and a writable directory at a mount point. It is called inside the
+monitor's user and mount namespace; mounts die with that namespace. Containers record the driver
+they were made with, so several live side by side.
+
+``choose`` and ``probes`` are called by the engine, outside. A probe is a real mount attempt in the
+data directory (file systems lie: NFS, nested overlay, eCryptfs), made by a forked child in the user
+namespace, and remembered for this boot.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rl.config.jsonio import read_json, write_json
+from rl.errors import RlError, UnsupportedError, UsageError
+from rl.runtime import userns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol, TypedDict
+
+    from rl.config.paths import Paths
+
+    class Mounted(TypedDict):
+        """What :meth:`Driver.mount` leaves: where, and the helper processes that serve it."""
+
+        driver: str
+        target: str
+        pids: list[int]
+
+    class ProbeResult(TypedDict):
+        name: str
+        usable: bool
+        reason: str
+
+    class Driver(Protocol):
+        """One way to make a root file system of layers."""
+
+        name: str
+
+        def probe(self, paths: Paths) -> str:
+            """Why this driver cannot be used here, "" when it can. Called inside the user namespace."""
+
+        def mount(
+            self, lowers: list[str], upper: str, work: str, target: str, *, readonly: bool = False, volatile: bool = True
+        ) -> Mounted:
+            """Stack *lowers* (top first) under the writable *upper* at the directory *target*.
+
+            *work* is a directory beside *upper* for the driver's own use. An empty *upper* gives a
+            read-only stack. *volatile* gives up durability of what is written, for speed.
+            Raises RlError.
+            """
+
+        def unmount(self, mounted: Mounted) -> None:
+            """Undo :meth:`mount`; what is still busy is detached. Helpers have ended when this returns."""
+
+
+#: Best first: what `choose` takes when nothing is asked.
+NAMES = ("overlay", "fuse-overlayfs", "copy")
+
+# What storage.conf and Podman's users call them.
+_ALIASES = {"overlay2": "overlay", "vfs": "copy", "fuse": "fuse-overlayfs"}
+
+
+def by_name(name: str) -> Driver:
+    """The driver called *name*. Raises UsageError."""
+    name = _ALIASES.get(name, name)
+    if name == "overlay":
+        from rl.storage.overlay import Overlay
+
+        return Overlay()
+    if name == "fuse-overlayfs":
+        from rl.storage.fuse_overlayfs import FuseOverlayfs
+
+        return FuseOverlayfs()
+    if name == "copy":
+        from rl.storage.copy import Copy
+
+        return Copy()
+    raise UsageError(f"there is no storage driver {name!r}", "choose one of " + ", ".join(NAMES))
+
+
+def choose(paths: Paths, wanted: str = "") -> Driver:
+    """The driver for a new container: *wanted*, else what storage.conf says, else the best usable.
+
+    Raises UsageError for an unknown name, UnsupportedError when the one asked for cannot work here.
+    """
+    source = "--storage-driver"
+    if not wanted:
+        wanted, source = configured(paths)
+    if wanted:
+        driver = by_name(wanted)
+        reason = _reason(_results(paths), driver.name)
+        if reason:
+            reason = _reason(_results(paths, fresh=True), driver.name)  # it may have been installed since
+        if reason:
+            raise UnsupportedError(
+                f"storage driver {driver.name} (asked for by {source}) cannot be used here: {reason}",
+                "`rl info` lists the drivers and what each one lacks",
+            )
+        return driver
+    for fresh in (False, True):
+        results = _results(paths, fresh)
+        for name in NAMES:
+            if not _reason(results, name):
+                return by_name(name)
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in results.items())
+    raise UnsupportedError(
+        f"no storage driver can be used in {paths.data}: {reasons}", "put the data on a local file system with --root"
+    )
+
+
+def probes(paths: Paths) -> list[ProbeResult]:
+    """Every driver, whether it works here, and why not; for `rl info`. Probed anew."""
+    results = _results(paths, fresh=True)
+    return [{"name": name, "usable": not _reason(results, name), "reason": _reason(results, name)} for name in NAMES]
+
+
+def _reason(results: dict[str, str], name: str) -> str:
+    return results.get(name, "not probed")
+
+
+def configured(paths: Paths) -> tuple[str, str]:
+    """(driver, file that says so) of storage.conf, ("", "") when none does (containers-storage.conf(5))."""
+    for path in (os.environ.get("CONTAINERS_STORAGE_CONF", ""), f"{paths.config}/storage.conf",
+                 "/etc/containers/storage.conf"):
+        if not path or not os.path.exists(path):
+            continue
+        from rl.storage import storageconf  # a TOML parser: only for those who have such a file
+
+        driver = storageconf.driver(path)
+        if driver:
+            return driver, path
+    return "", ""
+
+
+# --------------------------------------------------------------------------- the probes' memory
+
+
+def _cache_key(paths: Paths) -> str:
+    """What the result depends on: kernel, boot, file system of the data, the FUSE program."""
+    try:
+        device = os.stat(paths.data).st_dev
+        boot = os.stat("/proc/1").st_ctime_ns  # cheaper than reading the boot id, as unique
+    except OSError:
+        return ""
+    return f"{os.uname().release} {boot} {device} {userns.find_program('fuse-overlayfs')} {os.path.exists('/dev/fuse')}"
+
+
+def _results(paths: Paths, fresh: bool = False) -> dict[str, str]:
+    """Driver name to the reason why it is unusable ("" = usable)."""
+    path = f"{paths.run}/storage-probe.json"
+    key = _cache_key(paths)
+    if not fresh:
+        try:
+            record = read_json(path)
+            if record["key"] == key and isinstance(record["reasons"], dict):
+                return dict(record["reasons"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+    reasons: dict[str, str] = userns.call(paths.run, probe_all, paths.data, paths.run, paths.config, paths.cache)
+    try:
+        write_json(path, {"key": key, "reasons": reasons}, sync=False)
+    except OSError:
+        pass  # a full disk costs the memory, not the answer
+    return reasons
+
+
+def probe_all(data: str, run: str, config: str, cache: str) -> dict[str, str]:
+    """Every driver's :meth:`Driver.probe`. Runs inside the user namespace."""
+    from rl.config.paths import Paths
+
+    paths = Paths(data, run, config, cache)
+    reasons = {}
+    for name in NAMES:
+        try:
+            reasons[name] = by_name(name).probe(paths)
+        except (OSError, RlError) as error:
+            reasons[name] = str(error) or type(error).__name__
+    return reasons
