@@ -73,7 +73,9 @@ def _command(argv: list[str]) -> int:
         from rl.cli.clicked import complete
 
         return complete()
-    return _dispatch(argv, handle)
+    from rl.cli.dispatch import dispatch
+
+    return dispatch(argv, handle)
 
 
 def _prefork(argv: list[str]) -> Handle | None:
@@ -90,91 +92,6 @@ def _prefork(argv: list[str]) -> Handle | None:
     from rl.engine.prefork import prefork
 
     return prefork()
-
-
-def _dispatch(argv: list[str], handle: Handle | None) -> int:
-    from rl.cli import parse
-
-    try:
-        given, words = parse.read((parse.GLOBAL,), argv, interspersed=False)
-    except parse.Refused:
-        words, given = [], {}
-    if not words:
-        return _slow(argv)
-    from rl.cli.verbs import find
-
-    module_name, count = find(words)
-    if not module_name:
-        return _slow(argv)
-    verb = load(module_name)
-    try:
-        options, arguments = parse.read((verb.OPTIONS, parse.GLOBAL), words[count:], verb.INTERSPERSED)
-    except parse.Refused:
-        _abandon(handle)
-        return _slow(argv)
-    return execute(verb, " ".join(words[:count]), given, options, arguments, handle)
-
-
-def load(name: str) -> Any:
-    """The verb's module, by its name below rl.cli."""
-    module = f"rl.cli.{name}"
-    __import__(module)
-    return sys.modules[module]
-
-
-def execute(
-    verb: Any, name: str, given: dict[str, Any], options: dict[str, Any], arguments: list[str], handle: Handle | None = None
-) -> int:
-    """Call the verb; *given* are the global options from before it, more may be among *options*."""
-    from rl.cli import parse
-
-    for row in parse.GLOBAL:
-        key = parse.key_of(row[0])
-        if key in options and not _owns(verb, key):
-            given[key] = options.pop(key)
-    try:
-        parse.check_count(f"rl {name}", arguments, *verb.ARGUMENTS)
-    except BaseException:
-        _abandon(handle)
-        raise
-    from rl.engine.context import Engine
-
-    level = given.get("log_level", "warn")
-    if level in ("debug", "trace"):
-        os.environ["RL_DEBUG"] = "1"
-    engine = Engine.from_environment(os.environ, **given)
-    if level not in ("error", "fatal", "panic"):
-        engine.warn = _warn
-    engine.prefork = handle
-    try:
-        code: int = verb.run(engine, options, arguments)
-    finally:
-        _abandon(engine.prefork)
-    return code
-
-
-def _abandon(handle: Handle | None) -> None:
-    """Let the monitor-to-be go if nobody took it: `rl run` sets ``engine.prefork`` to None when it does."""
-    if handle is not None:
-        handle.abandon()
-
-
-def _owns(verb: Any, key: str) -> bool:
-    from rl.cli import parse
-
-    return any(parse.key_of(row[0]) == key for row in verb.OPTIONS)
-
-
-def _slow(argv: list[str]) -> int:
-    """Help, usage errors, and whatever the fast reader did not understand."""
-    from rl.cli.clicked import invoke
-
-    return invoke(argv)
-
-
-def _warn(message: str) -> None:
-    _flush(sys.stdout)
-    sys.stderr.write(f"Warning: {message}\n")
 
 
 def _flush(stream: Any) -> bool:

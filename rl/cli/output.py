@@ -1,0 +1,287 @@
+"""What verbs print: tables as Podman's, JSON, ``--format`` templates, sizes and times for people.
+
+Imports nothing heavy: `rl ps` is on the hot path (docs/architecture.md, "Start-up rules").
+"""
+
+from __future__ import annotations
+
+import sys
+
+from rl.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    #: (heading, field) of each column
+    Columns = Sequence[tuple[str, str]]
+
+
+def write(text: str) -> None:
+    """Print *text* as it is; bytes that are not UTF-8 (surrogates) come out as they went in."""
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+
+
+def complain(error: Any) -> None:
+    """Print one of several errors; the verb goes on with the next name."""
+    sys.stdout.flush()
+    sys.stderr.write(f"Error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+
+
+# --- JSON
+
+
+def _encoder() -> Callable[[str], str]:
+    try:
+        from _json import encode_basestring
+
+        encode: Callable[[str], str] = encode_basestring
+    except ImportError:
+        from json.encoder import encode_basestring as encode
+    return encode
+
+
+def to_json(value: Any, indent: str = "") -> str:
+    """*value* as Go's encoding/json writes it: compact, or indented by *indent*; methods are left out."""
+    out: list[str] = []
+    _encode(value, indent, "\n" if indent else "", _encoder(), out.append)
+    return "".join(out)
+
+
+def _encode(value: Any, indent: str, line: str, quote: Callable[[str], str], put: Callable[[str], None]) -> None:
+    if isinstance(value, str):
+        put(quote(value))
+    elif value is None:
+        put("null")
+    elif value is True or value is False:
+        put("true" if value else "false")
+    elif isinstance(value, (int, float)):
+        put(repr(value))
+    elif isinstance(value, dict):
+        items = [(key, item) for key, item in value.items() if not callable(item)]
+        if not items:
+            return put("{}")
+        inner = line + indent
+        comma, colon = "{" + inner, ": " if indent else ":"
+        for key, item in items:
+            put(comma + quote(str(key)) + colon)
+            _encode(item, indent, inner, quote, put)
+            comma = "," + inner
+        put(line + "}")
+    elif isinstance(value, (list, tuple)):
+        if not value:
+            return put("[]")
+        inner = line + indent
+        comma = "[" + inner
+        for item in value:
+            put(comma)
+            _encode(item, indent, inner, quote, put)
+            comma = "," + inner
+        put(line + "]")
+    else:
+        raise TypeError(f"not a JSON type: {type(value).__name__}")
+    return None
+
+
+# --- tables
+
+
+def table(rows: Sequence[Sequence[str]], least: int = 12, padding: int = 2) -> str:
+    """Rows of cells as lines with aligned columns, as Podman's: at least 12 wide, 2 spaces between."""
+    widths: list[int] = []
+    for row in rows:
+        for at, cell in enumerate(row[:-1]):
+            if at == len(widths):
+                widths.append(least)
+            widths[at] = max(widths[at], len(cell) + padding)
+    lines = []
+    for row in rows:
+        line = "".join([cell.ljust(width) for cell, width in zip(row[:-1], widths)])  # noqa: B905
+        lines.append(line + (row[-1] if row else "") + "\n")
+    return "".join(lines)
+
+
+def columns(rows: Sequence[dict[str, Any]], wanted: Columns, heading: bool = True) -> str:
+    """The default table of a list verb."""
+    lines = [[title for title, _ in wanted]] if heading else []
+    lines += [[str(row[field]) for _, field in wanted] for row in rows]
+    return table(lines) if lines else ""
+
+
+def print_rows(
+    format: str, rows: Sequence[dict[str, Any]], wanted: Columns, heading: bool = True,
+    documents: Callable[[], Any] | None = None, indent: str = "  ",
+) -> None:
+    """Print *rows* as ``--format`` asks: "" or table: *wanted* columns; json: *documents*; else a template per row."""
+    if format == "json":
+        return write(to_json(documents() if documents else list(rows), indent) + "\n")
+    if format in ("", "table"):
+        return write(columns(rows, wanted, heading))
+    from rl.cli.template import Template, TemplateError
+
+    tabular = format.startswith("table ")
+    text = _outside_actions(format[6:].strip() if tabular else format, tabular)
+    template = Template(text)
+    lines = [template.render(row) for row in rows]
+    if not tabular:
+        return write("".join([line if line.endswith("\n") else line + "\n" for line in lines]))
+    if heading:
+        try:
+            lines.insert(0, template.render(_headings(rows, wanted)))
+        except TemplateError:
+            pass  # a template that looks into a field has no heading
+    return write(table([line.rstrip("\n").split("\t") for line in lines]))
+
+
+def print_one(format: str, document: dict[str, Any], indent: str = "  ") -> None:
+    """Print one *document* as ``--format`` asks: json, or a template."""
+    if format in ("", "json"):
+        return write(to_json(document, indent) + "\n")
+    write(render(format, document))
+    return None
+
+
+def render(format: str, document: Any) -> str:
+    """*document* through a ``--format`` template, with the newline Podman adds."""
+    from rl.cli.template import Template
+
+    tabular = format.startswith("table ")
+    text = Template(_outside_actions(format[6:] if tabular else format, tabular)).render(document)
+    if tabular:
+        text = table([line.split("\t") for line in text.rstrip("\n").split("\n")])
+    return text if text.endswith("\n") else text + "\n"
+
+
+def _outside_actions(text: str, tabular: bool) -> str:
+    """``\\t`` and ``\\n`` written as two characters, and in tables each space, as Podman takes them."""
+    out, at = "", 0
+    while True:
+        start = text.find("{{", at)
+        plain = text[at:] if start < 0 else text[at:start]
+        plain = plain.replace("\\t", "\t").replace("\\n", "\n")
+        out += plain.replace(" ", "\t") if tabular else plain
+        if start < 0:
+            return out
+        end = text.find("}}", start)
+        at = len(text) if end < 0 else end + 2
+        out += text[start:at]
+
+
+def _headings(rows: Sequence[dict[str, Any]], wanted: Columns) -> dict[str, Any]:
+    """Field → its heading: that of the default table, else the field's words in capitals."""
+    found: dict[str, Any] = {}
+    for field, value in (rows[0] if rows else {}).items():
+        found[field] = (lambda *words: words[0].upper() if words else "") if callable(value) else _words(field)
+    for title, field in wanted:
+        found[field] = title
+    return found
+
+
+def _words(name: str) -> str:
+    """``CreatedAt`` → ``CREATED AT``, ``ImageID`` → ``IMAGE ID``."""
+    out = ""
+    for at, c in enumerate(name):
+        before, after = name[at - 1 : at], name[at + 1 : at + 2]
+        if at and c.isupper() and (before.islower() or (before.isupper() and after.islower())):
+            out += " "
+        out += c
+    return out.upper()
+
+
+# --- sizes and times
+
+
+def human_size(size: float, precision: int = 3, space: str = "") -> str:
+    """Bytes in units of 1000: ``1.98MB``."""
+    units = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
+    at, value = 0, float(size)
+    while abs(value) >= 1000 and at < len(units) - 1:
+        value /= 1000
+        at += 1
+    text = f"{value:.{precision}g}"
+    if "e" in text:  # 999.7 kB rounds up to the next unit
+        text, at = "1", at + 1
+    return f"{text}{space}{units[at]}"
+
+
+_SPANS = ((48, 1, "hours"), (24 * 14, 24, "days"), (24 * 60, 24 * 7, "weeks"), (24 * 365 * 2, 24 * 30, "months"))
+
+
+def human_duration(seconds: float) -> str:
+    """``5 minutes``, ``About an hour``: how Docker and Podman round."""
+    whole = int(seconds)
+    if whole < 1:
+        return "Less than a second"
+    if whole < 60:
+        return "1 second" if whole == 1 else f"{whole} seconds"
+    minutes = whole // 60
+    if minutes < 60:
+        return "About a minute" if minutes == 1 else f"{minutes} minutes"
+    hours = int(seconds / 3600 + 0.5)
+    if hours == 1:
+        return "About an hour"
+    for limit, unit, name in _SPANS:
+        if hours < limit:
+            return f"{hours // unit} {name}"
+    return f"{hours // (24 * 365)} years"
+
+
+def epoch_ns(text: str) -> int:
+    """Nanoseconds since 1970 of an RFC 3339 time; 0 for "". Raises UsageError for anything else."""
+    if not text:
+        return 0
+    try:
+        year, month, day = int(text[:4]), int(text[5:7]), int(text[8:10])
+        hour, minute, second = int(text[11:13]), int(text[14:16]), int(text[17:19])
+        rest = text[19:]
+        fraction = ""
+        if rest[:1] == ".":
+            end = 1
+            while rest[end : end + 1].isdigit():
+                end += 1
+            fraction, rest = rest[1:end], rest[end:]
+        offset = 0
+        if rest not in ("Z", "z", ""):
+            if rest[0] not in "+-":
+                raise ValueError
+            offset = (int(rest[1:3]) * 3600 + int(rest[4:6]) * 60) * (-1 if rest[0] == "-" else 1)
+        if text[4] != "-" or text[7] != "-" or not 1 <= month <= 12:
+            raise ValueError
+    except (ValueError, IndexError):
+        raise UsageError(f"{text!r} is not a time", "write it as 2026-01-31T12:00:00Z") from None
+    seconds = _days(year, month, day) * 86400 + hour * 3600 + minute * 60 + second - offset
+    return seconds * 10**9 + int((fraction + "000000000")[:9])
+
+
+def _days(year: int, month: int, day: int) -> int:
+    """Days since 1970 in the Gregorian calendar (datetime costs 4 ms to import)."""
+    year -= month <= 2
+    era = year // 400
+    of_era = year - era * 400
+    of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
+    return era * 146097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719468
+
+
+def go_time(text: str) -> str:
+    """An RFC 3339 time as Go prints a time.Time: ``2026-01-31 12:00:00.5 +0000 UTC``."""
+    import time
+
+    ns = epoch_ns(text)
+    if not ns:
+        return "0001-01-01 00:00:00 +0000 UTC"
+    local = time.localtime(ns // 10**9)
+    fraction = f".{ns % 10**9:09d}".rstrip("0").rstrip(".")
+    return time.strftime("%Y-%m-%d %H:%M:%S", local) + fraction + time.strftime(" %z %Z", local)
+
+
+def ago(text: str) -> str:
+    """``5 minutes ago`` for an RFC 3339 time, "" for none."""
+    import time
+
+    ns = epoch_ns(text)
+    return human_duration((time.time_ns() - ns) / 1e9) + " ago" if ns else ""
