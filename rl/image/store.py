@@ -31,7 +31,7 @@ _HEX = frozenset("0123456789abcdef")
 _LONGEST = 200  # of a file name; leaves room for the suffix of temporary files
 #: Shorter than this, hexadecimal digits are never taken for the beginning of an id.
 SHORTEST_PREFIX = 3
-_CORRUPT_HINT = "delete that file and pull or load the image again; other images are not affected"
+_CORRUPT_HINT = "remove it (rl rmi --force NAME) and pull or load the image again; other images are not affected"
 
 
 def file_name(name: str) -> str:
@@ -265,6 +265,25 @@ def _read_all(paths: Paths, files: Iterable[str]) -> list[ImageRecord]:
         except (FileNotFoundError, CorruptRecordError):
             continue
     return found
+
+
+def forget_corrupt(paths: Paths, text: str) -> bool:
+    """Delete the damaged record of the name *text*; whether there was one. Under the records lock."""
+    try:
+        full = reference.parse(text).with_default_tag()
+    except UsageError:
+        return False
+    registries = [full.registry] if full.registry else [reference.LOCALHOST, reference.DOCKER]
+    for registry in registries:
+        file = file_name(str(full.with_registry(registry)))
+        try:
+            read_record(paths, file)
+        except FileNotFoundError:
+            continue
+        except CorruptRecordError:
+            _unlink(paths, file)
+            return True
+    return False
 
 
 def same_image(paths: Paths, image_id: str) -> list[ImageRecord]:
