@@ -1,0 +1,147 @@
+"""slirp4netns: a TCP/IP stack in user space behind a tap device; ports by its API socket.
+
+Slower than pasta and without the clients' addresses (they appear as 10.0.2.2), but it runs where
+pasta is missing and on hosts without any network.
+
+Called by setup.py. Source: slirp4netns(1).
+"""
+
+from __future__ import annotations
+
+import os
+
+from rl.config.jsonio import dumps, loads
+from rl.errors import RlError, UnsupportedError
+from rl.network import flag, host
+from rl.network.helper import Helper, Pending
+from rl.network.namespace import Pinned, pin_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from rl.config.model import PortMapping
+
+TIMEOUT_MS = 15_000
+_OPTIONAL = ("--enable-sandbox", "--enable-seccomp", "--disable-host-loopback")
+
+
+def features(help_text: str) -> frozenset[str]:
+    """The options this slirp4netns has."""
+    return frozenset(word.split("=")[0].strip(",") for word in help_text.split() if word.startswith("--"))
+
+
+def plan(options: Sequence[str], can: frozenset[str]) -> tuple[list[str], dict[str, Any]]:
+    """(arguments without the namespace, what the container's network will look like). Raises UsageError."""
+    chosen = flag.slirp4netns_options(list(options))
+    cidr = str(chosen.get("cidr", "10.0.2.0/24"))
+    first, prefix = flag.network(cidr)
+    arguments = ["--configure", f"--mtu={chosen.get('mtu', 65520)}", f"--cidr={cidr}"]
+    loopback = bool(chosen.get("allow_host_loopback", False))
+    for option in _OPTIONAL:
+        if option in can and not (loopback and option == "--disable-host-loopback"):
+            arguments.append(option)
+    if chosen.get("enable_ipv6"):
+        arguments.append("--enable-ipv6")
+    for name, option, family in (("outbound_addr", "--outbound-addr", host.ipv4), ("outbound_addr6", "--outbound-addr6", host.ipv6)):
+        if name in chosen:
+            if option not in can:
+                raise UnsupportedError(f"slirp4netns option {name}: this slirp4netns lacks it", "install a newer slirp4netns")
+            arguments.append(f"{option}={chosen[name]}")
+    gateway = flag.dotted(first + 2)
+    own = host.ipv4()
+    network: dict[str, Any] = {
+        "ip": flag.dotted(first + 100), "prefix": prefix, "gateway": gateway, "interface": "tap0",
+        "dns": [flag.dotted(first + 3)],
+        # The host's own address leads out of the stack and into the host; its loopback only where allowed.
+        "host_containers_internal": gateway if loopback else own.ip if own else "",
+    }  # fmt: skip
+    return arguments, network
+
+
+def start(
+    executable: str, arguments: Sequence[str], network: dict[str, Any], mappings: Sequence[PortMapping],
+    net_fd: int, run_dir: str,
+) -> Pending:  # fmt: skip
+    """Start slirp4netns on the namespace *net_fd* holds. ``ready()`` adds the ports, and raises RlError."""
+    pinned = Pinned(net_fd, pin_path(run_dir))
+    # A relative path: socket addresses are limited to 107 bytes.
+    socket_name = f"slirp.{os.getpid()}"
+    _unlink(f"{run_dir}/{socket_name}")
+    argv = [executable, *arguments, "--ready-fd=1", f"--api-socket={socket_name}", "--netns-type=path", pinned.path, "tap0"]
+    try:
+        program = Helper(argv, run_dir)
+    except BaseException:
+        pinned.release()
+        raise
+
+    def finish() -> dict[str, Any]:
+        try:
+            if not program.wait(TIMEOUT_MS):
+                complaints = program.complaints() or f"no answer within {TIMEOUT_MS // 1000} s"
+                raise UnsupportedError(f"slirp4netns: {complaints}", "use --network=none or --network=host")
+            _publish(f"{run_dir}/{socket_name}", mappings, network["ip"])
+        except BaseException:
+            program.kill()
+            raise
+        finally:
+            pinned.release()
+            _unlink(f"{run_dir}/{socket_name}")
+        program.release()
+        return {**network, "mode": "slirp4netns", "pids": [program.pid], "warnings": []}
+
+    def cancel() -> None:
+        program.kill()
+        pinned.release()
+        _unlink(f"{run_dir}/{socket_name}")
+
+    return Pending(finish=finish, cancel=cancel)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def _publish(path: str, mappings: Sequence[PortMapping], guest: str) -> None:
+    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        address = f"/proc/self/fd/{directory}/{os.path.basename(path)}"
+        for mapping in mappings:
+            for offset in range(mapping["range"]):
+                arguments = {
+                    "proto": mapping["protocol"], "host_addr": mapping["host_ip"] or "0.0.0.0",
+                    "host_port": mapping["host_port"] + offset, "guest_addr": guest,
+                    "guest_port": mapping["container_port"] + offset,
+                }  # fmt: skip
+                answer = _ask(address, {"execute": "add_hostfwd", "arguments": arguments})
+                if "error" in answer:
+                    where = f"{arguments['host_addr']}:{arguments['host_port']}/{arguments['proto']}"
+                    reason = answer["error"].get("desc", "refused")
+                    raise RlError(f"publish port {where}: slirp4netns: {reason}", "publish another host port, or use --network=pasta")
+    finally:
+        os.close(directory)
+
+
+def _ask(address: str, request: dict[str, Any]) -> dict[str, Any]:
+    """One request of slirp4netns's API: JSON, one connection each."""
+    import _socket
+
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        sock.settimeout(5)
+        sock.connect(address)
+        sock.sendall(dumps(request).encode())
+        sock.shutdown(_socket.SHUT_WR)
+        data = b""
+        while chunk := sock.recv(4096):
+            data += chunk
+        answer = loads(data.decode())
+    except (OSError, ValueError) as error:
+        raise RlError(f"talk to slirp4netns: {error}") from None
+    finally:
+        sock.close()
+    return answer if isinstance(answer, dict) else {}
