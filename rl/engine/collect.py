@@ -76,8 +76,8 @@ def _sweep(engine: Engine, removed: list[ImageRecord] | None) -> int:
         layers.update(record["layers"])
     in_use, damaged = container_layers(paths)
     layers |= in_use
-    for error in errors + damaged:
-        engine.warn(f"{error.message}: what it may use is not freed")
+    for unreadable in errors + damaged:
+        engine.warn(f"{unreadable.message}: what it may use is not freed")
     candidates, unpacked = content.digests(), _unpacked(paths)
     if errors:
         gone = removed or []

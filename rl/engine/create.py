@@ -58,7 +58,8 @@ def plan(
 ) -> ContainerConfig:
     """Everything `config.json` holds, resolved against the image and this host; writes nothing."""
     if options.get("rootfs"):
-        found, document = None, {}
+        found = None
+        document: dict[str, Any] = {}
         root = os.path.abspath(image)
         if not os.path.isdir(root):
             raise NotFoundError(f"--rootfs {image}: no such directory")
@@ -112,6 +113,8 @@ def _process(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -
     config["terminal"] = bool(options.get("tty"))
     config["stdin_open"] = bool(options.get("interactive"))
     config["umask"] = _umask(options.get("umask", "0022"))
+    if "oom_score_adj" in options:
+        values.integer(options["oom_score_adj"], "--oom-score-adj", -1000, 1000)
     config["timezone"] = options.get("tz", "")
     if config["timezone"]:
         _check_timezone(config["timezone"])
@@ -227,7 +230,7 @@ def _network_mode(options: dict[str, Any]) -> str:
 
 def _network(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
     """--network, -p, -P, --dns…, --add-host; `container:` is resolved to an id."""
-    from rl.network import ports
+    from rl.network import files, ports
     from rl.network.flag import parse_network_flag
 
     given = options.get("network") or []
@@ -242,6 +245,9 @@ def _network(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -
     )
     if request["ports"] and (mode in ("none",) or mode.startswith(("container:", "ns:"))):
         raise UsageError(f"published ports cannot be used with --network={mode}", "use the default network")
+    files.check_dns(options.get("dns", []))
+    for value in options.get("add_host", []):
+        files.parse_add_host(value)
     for flag, key in (("dns", "dns"), ("dns_search", "dns_search"), ("dns_option", "dns_options"), ("add_host", "add_hosts")):
         request[key] = list(options.get(flag, []))  # type: ignore[literal-required]
     request["no_hosts"] = bool(options.get("no_hosts"))
@@ -326,8 +332,8 @@ def _log(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> Lo
             log["path"] = os.path.abspath(value)
         else:
             raise UsageError(f"--log-opt: {key!r} is not known", "use max-size=, max-file= or path=")
-    if driver == "passthrough" and options.get("detach"):
-        log["driver"] = "passthrough"
+    if driver == "passthrough" and options.get("tty"):
+        raise UsageError("--log-driver=passthrough cannot be used with --tty: the caller's own terminal is passed on")
     return log
 
 

@@ -18,7 +18,7 @@ from rl.kernel import process
 from rl.monitor import handover
 from rl.network import namespace
 from rl.network import setup as network_setup
-from rl.runtime import cgroup, seccomp, users
+from rl.runtime import cgroup, rootpath, seccomp, users
 from rl.runtime import container as runtime
 from rl.storage import driver as storage
 
@@ -90,19 +90,17 @@ class Launch:
     # network ------------------------------------------------------------------------------------
     def begin_network(self) -> None:
         """Make the namespaces that exist before the container, and let the network helper start."""
-        config, mode = self.config, self.config["network"].get("mode", "default")
+        config = self.config
+        mode = network_setup.effective_mode(config["network"], self.paths.run)
         nested = (config["uid_map"], config["gid_map"]) if config["uid_map"] else None
-        if mode == "host" and nested is None:
-            self.pending = network_setup.start(config["network"], -1, run_dir=self.paths.run)
-            return
-        if mode.startswith(("container:", "ns:")):
+        joined = mode.startswith(("container:", "ns:"))
+        if joined:
             self.context.namespaces["network"] = self._other_namespace("net", mode)
-            if nested is not None:
-                self.user_fd, _ = namespace.create(nested, network=False)
-        else:
-            self.user_fd, self.net_fd = namespace.create(nested, network=mode != "host")
-            self.pending = network_setup.start(config["network"], self.net_fd, run_dir=self.paths.run)
-            self.undo.append(self.pending.cancel)
+        own = not joined and mode != "host"
+        if own or nested is not None:
+            self.user_fd, self.net_fd = namespace.create(nested, network=own)
+        self.pending = network_setup.start(config["network"], self.net_fd, run_dir=self.paths.run)
+        self.undo.append(self.pending.cancel)
         if self.user_fd >= 0:
             self.context.namespaces["user"] = f"/proc/{os.getpid()}/fd/{self.user_fd}"
         if self.net_fd >= 0:
@@ -130,12 +128,10 @@ class Launch:
 
     def finish_network(self) -> None:
         """Wait for the helper, write hosts, resolv.conf and hostname."""
-        if self.pending is not None:
-            self.network = self.pending.ready()
-            self.helpers += self.network.get("pids", [])
-            self.warnings += self.network.pop("warnings", [])
-        else:
-            self.network = {"mode": self.config["network"]["mode"]}
+        assert self.pending is not None
+        self.network = self.pending.ready()
+        self.helpers += self.network["pids"]
+        self.warnings += self.network.pop("warnings", [])
         self._network_files()
 
     def _network_files(self) -> None:
@@ -180,7 +176,7 @@ class Launch:
         context.volumes = volumes.prepare(self.paths, config, context.rootfs)
         context.uid, context.gid, groups, context.home = users.lookup(context.rootfs, config["user"])
         context.additional_gids = groups + [
-            gid for gid in users.groups(context.rootfs, config["group_add"]) if gid not in groups
+            gid for gid in users.group_ids(context.rootfs, config["group_add"]) if gid not in groups
         ]
         self._check_ids()
         for spec in config["mounts"]:
@@ -216,7 +212,11 @@ class Launch:
         """keep-id's user gets a line in /etc/passwd when the image has none, so that programs find it."""
         if not self.config["userns"].startswith("keep-id"):
             return
-        text = users.read(self.context.rootfs, "/etc/passwd")
+        root = os.open(self.context.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            text = rootpath.read_limited(root, "/etc/passwd", 8 << 20).decode(errors="surrogateescape")
+        finally:
+            os.close(root)
         uid = self.context.uid
         if any(line.split(":")[2:3] == [str(uid)] for line in text.splitlines()):
             return
@@ -224,7 +224,7 @@ class Launch:
 
         name = "user" if self.message.get("uid") != uid else pwd.getpwuid(uid).pw_name
         path = f"{self.directory}/passwd"
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text + ("" if text.endswith("\n") or not text else "\n"))
             file.write(f"{name}:*:{uid}:{self.context.gid}:{name}:{self.config['workdir']}:/bin/sh\n")
         os.chmod(path, 0o644)
@@ -327,6 +327,9 @@ class Launch:
             external.start(self.created)
         containers.write_state(self.paths, self.id, state)
         self.state = state
+        if self.config["options"].get("pidfile"):
+            with open(self.config["options"]["pidfile"], "w", encoding="ascii") as file:
+                file.write(f"{pid}\n")
 
     def _network_record(self) -> dict[str, Any]:
         record = {key: value for key, value in self.network.items() if key != "pids"}
@@ -365,6 +368,8 @@ class Launch:
                 "helpers": self.helpers,
                 "keep_fds": [fd for fd in (self.net_fd, self.user_fd) if fd >= 0],
                 "cgroup": self.cgroup.path if self.cgroup else "",
+                "stop_signal": self.config["stop_signal"],
+                "stop_timeout": self.config["stop_timeout"],
                 "remove": self.config["remove"],
                 "delete": self._to_delete(),
                 "state": self.state,

@@ -101,6 +101,8 @@ def _process(config: ContainerConfig, context: Context, no_new_privileges: bool)
         "capabilities": process_capabilities(config, context.uid),
         "noNewPrivileges": no_new_privileges,
     }
+    if "oom_score_adj" in config["options"]:
+        process["oomScoreAdj"] = int(config["options"]["oom_score_adj"])
     rlimits = security.ulimits(config["ulimits"])
     if rlimits:
         process["rlimits"] = rlimits

@@ -39,7 +39,8 @@ def mount(
     lowers = layer_store.lowers(paths, config["layers"], key)
     upper, work = writable.prepare(paths, paths.container(config["id"]), lowers)
     os.makedirs(target, 0o700, exist_ok=True)
-    return driver.mount(lowers, upper, work, target)
+    # What a container that is removed at its end wrote need not survive a power loss.
+    return driver.mount(lowers, upper, work, target, volatile=config["remove"])
 
 
 def _make(paths: Paths, config: ContainerConfig, missing: list[str], key: str) -> None:

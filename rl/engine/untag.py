@@ -23,9 +23,8 @@ def untag(engine: Engine, image: str, names: list[str] | None = None) -> list[st
         wanted = [normalize(name) for name in names] if names else list(records)
         for name in wanted:
             if name not in records:
-                raise NoSuchImageError(
-                    f"{name}: tag not known for {image}", f"its names: {', '.join(records)}" if records else "it has none"
-                )
+                known = f"its names: {', '.join(records)}" if records else "it has none"
+                raise NoSuchImageError(f"{name}: tag not known for {image}", known)
         for name in dict.fromkeys(wanted):
             store.drop_locked(engine.paths, records[name])
     return wanted

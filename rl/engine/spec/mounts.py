@@ -40,9 +40,14 @@ def mounts(options: Mapping[str, Any], image_volumes: list[str]) -> list[MountSp
         if spec["destination"] in seen:
             raise UsageError(f"{spec['destination']}: duplicate mount destination", "mount each directory once")
         seen.add(spec["destination"])
+    mode = options.get("image_volume", "anonymous")
     for path in image_volumes:
         destination = _destination(path, "VOLUME of the image")
-        if destination not in seen:
+        if destination in seen or mode == "ignore":
+            continue
+        if mode == "tmpfs":
+            found.append({"type": "tmpfs", "source": "tmpfs", "destination": destination, "options": [*_TMPFS_DEFAULTS]})
+        else:
             found.append({"type": "volume", "source": "", "destination": destination, "options": [], "anonymous": True})
     return found
 

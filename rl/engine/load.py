@@ -1,0 +1,61 @@
+"""rl load: images from an archive, a directory or standard input. The steps: read, unpack, record."""
+
+from __future__ import annotations
+
+from rl.engine.collect import collect_pending, discard_later
+from rl.image.archive import LoadedImage, read
+from rl.image.content import ContentStore, adding
+from rl.image.store import add
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from rl.engine.context import Engine
+
+    Progress = Callable[[str, int, int], None]  # diff id, bytes of the blob done, bytes of the blob
+
+
+def load(
+    engine: Engine,
+    source: str | int,
+    *,
+    platform: tuple[str, str, str] | None = None,
+    on_progress: Progress | None = None,
+) -> list[str]:
+    """The images in *source* (a path, or a descriptor to read from): their full names.
+
+    An image without a name is returned as ``sha256:<id>``. Reads docker-archive, oci-archive, OCI
+    layouts and ``dir:`` directories, compressed or not. Nothing is recorded unless all images are whole.
+    Raises VerificationError, NotFoundError, RlError.
+    """
+    try:
+        with adding(engine.paths):
+            # Whatever happens now, there may be blobs left that no image uses.
+            discard_later(engine.paths)
+            images = read(engine.paths, source, platform)
+            unpack(engine, [layer for image in images for layer in image.layers], on_progress)
+            return [name for image in images for name in _record(engine, image)]
+    finally:
+        collect_pending(engine)
+
+
+def unpack(engine: Engine, layers: list[Any], on_progress: Progress | None = None) -> None:
+    """Unpack every layer (``digest``, ``media_type``, ``diff_id``) that is not unpacked yet, side by side."""
+    from rl.storage.unpack import Unpacker
+
+    content = ContentStore(engine.paths)
+    unique = {layer.diff_id: layer for layer in layers}
+    if not unique:
+        return
+    with Unpacker(engine.paths, on_progress=on_progress) as unpacker:
+        for layer in unique.values():
+            unpacker.submit(content.path(layer.digest), layer.diff_id, layer.media_type)
+        unpacker.results()
+
+
+def _record(engine: Engine, image: LoadedImage) -> list[str]:
+    for name in image.names or [""]:
+        add(engine.paths, name, image.manifest, image.index)
+    return image.names or [f"sha256:{image.image_id}"]
