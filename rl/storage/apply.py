@@ -328,7 +328,8 @@ def explain(entry: Entry, error: OSError) -> RlError:
             last = max(int(line.split()[0]) + int(line.split()[2]) for line in file) - 1
         if entry.uid > last or entry.gid > last or min(entry.uid, entry.gid) < 0:
             return VerificationError(
-                f"unpack {text(entry.name)}: it belongs to {entry.uid}:{entry.gid}, and only ids up to {last} are mapped",
+                f"unpack {text(entry.name)}: it belongs to {entry.uid}:{entry.gid}, but only ids up to {last} are mapped"
+                + (f" (a range of {last} in /etc/subuid and /etc/subgid)" if last else ""),
                 f"widen your range in /etc/subuid and /etc/subgid to {max(entry.uid, entry.gid)} or more ids: "
                 "sudo usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST $USER",
             )

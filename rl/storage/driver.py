@@ -44,7 +44,8 @@ if TYPE_CHECKING:
             """Why this driver cannot be used here, "" when it can. Called inside the user namespace."""
 
         def mount(
-            self, lowers: list[str], upper: str, work: str, target: str, *, readonly: bool = False, volatile: bool = True
+            self, lowers: list[str], upper: str, work: str, target: str, *,
+            readonly: bool = False, volatile: bool = True,
         ) -> Mounted:
             """Stack *lowers* (top first) under the writable *upper* at the directory *target*.
 
@@ -93,8 +94,8 @@ def choose(paths: Paths, wanted: str = "") -> Driver:
     if wanted:
         driver = by_name(wanted)
         reason = _reason(_results(paths), driver.name)
-        if reason:
-            reason = _reason(_results(paths, fresh=True), driver.name)  # it may have been installed since
+        if reason:  # what it lacks may be there by now
+            reason = _reason(_results(paths, fresh=True), driver.name)
         if reason:
             raise UnsupportedError(
                 f"storage driver {driver.name} (asked for by {source}) cannot be used here: {reason}",
@@ -106,7 +107,7 @@ def choose(paths: Paths, wanted: str = "") -> Driver:
         for name in NAMES:
             if not _reason(results, name):
                 return by_name(name)
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in results.items())
+    reasons = "; ".join(f"{name}: {_reason(results, name)}" for name in NAMES)
     raise UnsupportedError(
         f"no storage driver can be used in {paths.data}: {reasons}", "put the data on a local file system with --root"
     )
@@ -120,6 +121,11 @@ def probes(paths: Paths) -> list[ProbeResult]:
 
 def _reason(results: dict[str, str], name: str) -> str:
     return results.get(name, "not probed")
+
+
+def default_key(paths: Paths) -> str:
+    """The id key of layers for containers in the shared namespace: "", or "single" where one id is all there is."""
+    return "single" if _results(paths).get("id mode") == "single" else ""
 
 
 def configured(paths: Paths) -> tuple[str, str]:
@@ -146,11 +152,17 @@ def _cache_key(paths: Paths) -> str:
         boot = os.stat("/proc/1").st_ctime_ns  # cheaper than reading the boot id, as unique
     except OSError:
         return ""
-    return f"{os.uname().release} {boot} {device} {userns.find_program('fuse-overlayfs')} {os.path.exists('/dev/fuse')}"
+    parts = [os.uname().release, str(boot), str(device), userns.find_program("fuse-overlayfs")]
+    for path in ("/dev/fuse", "/etc/subuid", "/etc/subgid"):
+        try:
+            parts.append(str(os.stat(path).st_mtime_ns))
+        except OSError:
+            parts.append("-")
+    return " ".join(parts)
 
 
 def _results(paths: Paths, fresh: bool = False) -> dict[str, str]:
-    """Driver name to the reason why it is unusable ("" = usable)."""
+    """Driver name to the reason why it is unusable ("" = usable); ``id mode`` to full, root or single."""
     path = f"{paths.run}/storage-probe.json"
     key = _cache_key(paths)
     if not fresh:
@@ -173,7 +185,7 @@ def probe_all(data: str, run: str, config: str, cache: str) -> dict[str, str]:
     from rl.config.paths import Paths
 
     paths = Paths(data, run, config, cache)
-    reasons = {}
+    reasons = {"id mode": userns.current_mode()}
     for name in NAMES:
         try:
             reasons[name] = by_name(name).probe(paths)

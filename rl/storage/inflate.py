@@ -226,9 +226,11 @@ def _zstd(source: int) -> Iterator[bytes]:
         ) from None
     inflater = zstandard.ZstdDecompressor()
     try:
-        with open(source, "rb", buffering=0, closefd=False) as file:
-            with inflater.stream_reader(file, read_size=_READ, read_across_frames=True) as stream:
-                while chunk := stream.read(_PIECE):
-                    yield chunk
+        with (
+            open(source, "rb", buffering=0, closefd=False) as file,
+            inflater.stream_reader(file, read_size=_READ, read_across_frames=True) as stream,
+        ):
+            while chunk := stream.read(_PIECE):
+                yield chunk
     except zstandard.ZstdError as error:
         raise VerificationError(f"the layer's zstd data is damaged: {error}", "pull the image again") from None

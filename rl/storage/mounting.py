@@ -45,6 +45,7 @@ def detach(target: str) -> None:
 def probe(driver: Driver, paths: Paths) -> str:
     """Mount two small layers with *driver* in the data directory and look: the reason it fails, or ""."""
     from rl.storage.trash import remove_tree
+    from rl.storage.tree import make_opaque, make_whiteout
 
     base = f"{paths.data}/.probe-{driver.name}-{os.getpid()}"
     layer1, layer2, upper, work, target = (f"{base}/{name}" for name in ("l1", "l2", "upper", "work", "m"))
@@ -54,8 +55,12 @@ def probe(driver: Driver, paths: Paths) -> str:
             os.mkdir(path, 0o755)
         for path in (f"{layer1}/gone", f"{layer1}/d/hidden"):
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-        os.mknod(f"{layer2}/gone", 0o020000, 0)
-        os.setxattr(f"{layer2}/d", "user.overlay.opaque", b"y")
+        fd = os.open(layer2, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            make_whiteout(b"gone", fd)
+            make_opaque(b"d", fd)
+        finally:
+            os.close(fd)
         mounted = driver.mount([layer2, layer1], upper, work, target)
         try:
             if os.listdir(target) != ["d"] or os.listdir(f"{target}/d"):

@@ -140,6 +140,8 @@ def make_whiteout(name: bytes, dirfd: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL):
             raise
+        if kind(name, dirfd):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
         os.close(os.open(b".wh." + name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o444, dir_fd=dirfd))
 
 

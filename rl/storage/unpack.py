@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     Progress = Callable[[str, int, int], None]  # diff id, bytes of the blob done, bytes of the blob
 
 
+_KILLED = "something killed them: is there enough memory?"
+
+
 def _stage(
     blob: str, diff_id: str, id_key: str, staging: str, progress: Callable[[int, int], None] | None,
     max_entries: int, close_in_child: tuple[int, ...] = (),
@@ -195,7 +198,7 @@ class Unpacker:
             raise self._error
         missing = [d for d in self._submitted if d not in self._done]
         if missing:
-            raise RlError(f"unpack layer {missing[0][:19]}: the unpacking processes have ended", "is there enough memory?")
+            raise RlError(f"unpack layer {missing[0][:19]}: the unpacking processes have ended", _KILLED)
         return [self._done[d] for d in self._submitted]
 
     def _report(self, fd: int, report: dict[str, Any]) -> None:
@@ -223,7 +226,7 @@ class Unpacker:
         diff_id = self._busy.pop(fd, "")
         if not self._error and (diff_id or status):
             what = f"unpack layer {diff_id[:19]}" if diff_id else "unpack layers"
-            self._error = RlError(f"{what}: the unpacking process ended with status {status}", "is there enough memory?")
+            self._error = RlError(f"{what}: the unpacking process ended with status {status}", _KILLED)
 
 
 def _map_sockets(module: Any) -> tuple[_socket.socket, _socket.socket]:
@@ -238,12 +241,12 @@ def _worker(
     paths: Paths, id_key: str, max_entries: int, tasks: _socket.socket, reports: int, parent: int, clean: bool
 ) -> None:
     """The life of a worker: one staging directory, one task after the other. Never returns."""
-    import _signal
+    import signal
 
     staging: Staging | None = None
     try:
-        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # the caller decides, and tells us
-        _signal.signal(_signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides, and tells us
+        signal.signal(signal.SIGTERM, _terminate)
         try:
             userns.enter(paths.run)
             # After enter: a change of credentials forgets the death signal.
