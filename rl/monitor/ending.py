@@ -1,0 +1,315 @@
+"""The monitor's exit duties, from the container's last output to the last file of it.
+
+Called by `rl.monitor.main` and `rl.monitor.handover` when the container's init has ended. :data:`STEPS` is the order;
+each step is tried whatever became of the others, and none can wait for long: waiters must be told and resources freed
+even when the disk is full. No second program is started.
+
+1. Drain the streams, close the log. 2. Ask the cgroup whether memory ran out. 3. Kill what the container left running
+(with a shared pid namespace). 4. End pasta, fuse-overlayfs and the like. 5. Remove the cgroup. 6. Write state.json, or
+with --rm rename the container into the trash and free its name. 7. Remove the run directory and give the lock back:
+from here `start` and `rm` work. 8. Tell waiters and attached clients. 9. Erase the trash, which nobody waits for.
+"""
+
+from __future__ import annotations
+
+import posix
+import select
+import time
+
+from rl.config.jsonio import dumps, write_atomic
+from rl.monitor.clients import Client
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rl.monitor.loop import Monitor
+
+#: Seconds that a client other than the first gets to take what is queued for it.
+PATIENCE = 5.0
+
+
+class Ending:
+    """What the steps share."""
+
+    __slots__ = ("erase", "monitor", "oom_killed", "params")
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor = monitor
+        self.params = monitor.params
+        self.oom_killed = False
+        self.erase: list[str] = []  # trash to remove at the very end
+
+    def drain(self) -> None:
+        """Everything the container wrote goes to its log and its clients."""
+        self.monitor.drain()
+
+    def ask_for_oom(self) -> None:
+        """Whether the kernel killed anything in the container for lack of memory (cgroup v2, memory.events)."""
+        for path in self.params["oom_events"]:
+            for line in _read(path).splitlines():
+                word, _, count = line.partition(b" ")
+                if word == b"oom_kill" and int(count) > 0:
+                    self.oom_killed = True
+
+    def kill_strays(self) -> None:
+        """Orphans of the container are our children now: they end with it."""
+        helpers = set(self.params["helpers"])
+        for _ in range(100):
+            children = {int(pid) for pid in _read(f"/proc/self/task/{posix.getpid()}/children").split()} - helpers
+            if not children:
+                return
+            _kill(children)
+            _reap(0.01)
+
+    def end_helpers(self) -> None:
+        """Network and file system helpers; a FUSE mount is taken down first, so that nothing written is lost."""
+        mounts = _mounts_below(self.params["container_dir"])
+        for path, kind in mounts:
+            if kind.startswith("fuse"):
+                _unmount(path)
+        helpers = set(self.params["helpers"])
+        _kill(helpers)
+        deadline = time.monotonic() + 2
+        while helpers and time.monotonic() < deadline:
+            helpers = {pid for pid in helpers if _exists(pid)}
+            _reap(0.002)
+
+    def remove_cgroup(self) -> None:
+        """The cgroup with what the container made below it."""
+        path = self.params.get("cgroup", "")
+        if not path:
+            return
+        deadline = time.monotonic() + 1
+        while not _remove_cgroup(path) and time.monotonic() < deadline:
+            try:
+                _overwrite(f"{path}/cgroup.kill", b"1")
+            except OSError:
+                pass
+            _reap(0.005)
+
+    def record(self) -> None:
+        """The last word in state.json; with --rm the container goes into the trash instead."""
+        if not self.params.get("remove") or not self._discard():
+            self._write_state()
+
+    def _discard(self) -> bool:
+        params = self.params
+        target = f"{params['trash_dir']}/{params['id']}.{posix.getpid()}"
+        try:
+            posix.rename(params["container_dir"], target)
+        except OSError:
+            return False  # told as an exited container: `rl rm` says why
+        self.erase.append(target)
+        for number, path in enumerate(params.get("delete", [])):
+            try:
+                if posix.lstat(path).st_mode & 0o170000 == 0o040000:
+                    posix.rename(path, f"{target}.{number}")
+                    self.erase.append(f"{target}.{number}")
+                else:
+                    posix.unlink(path)
+            except OSError:
+                continue
+        return True
+
+    def _write_state(self) -> None:
+        state = self.params["state"]
+        ns = time.time_ns()
+        state["status"] = "exited"
+        state["pid"] = 0
+        state["exit_code"] = self.monitor.status
+        state["oom_killed"] = self.oom_killed
+        state["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ns // 10**9)) + f".{ns % 10**9:09d}Z"
+        if self.monitor.log and self.monitor.log.lost:
+            state["log_lost"] = self.monitor.log.lost
+        path = f"{self.params['container_dir']}/state.json"
+        spare = f"{self.params['container_dir']}/state.spare"
+        data = (dumps(state) + "\n").encode()
+        try:
+            write_atomic(path, data, sync=False)
+        except OSError:  # the disk is full: this was reserved when the container started
+            fd = self.params["spare_fd"]
+            if fd >= 0:
+                posix.pwrite(fd, data, 0)
+                posix.ftruncate(fd, len(data))
+                posix.rename(spare, path)
+                return
+            _overwrite(path, data, truncate=True)  # its block is there
+        if self.params["spare_fd"] >= 0:
+            posix.unlink(spare)
+
+    def leave(self) -> None:
+        """Nobody finds a monitor any more; who starts the container again gets the lock."""
+        for name in ("attach", "lock"):
+            try:
+                posix.unlink(f"{self.params['run_dir']}/{name}")
+            except OSError:
+                continue
+        try:
+            posix.rmdir(self.params["run_dir"])
+        except OSError:
+            pass
+        posix.close(self.params["lock_fd"])
+
+    def tell(self) -> None:
+        """The exit packet to all clients, after what is queued for them; the first one may take its time."""
+        monitor = self.monitor
+        packet = b"\x04" + dumps({"exit_code": monitor.status, "oom_killed": self.oom_killed, "error": ""}).encode()
+        clients = monitor.clients + [Client(fd, False, False, False, False) for fd in monitor.accept()]
+        waiting = []
+        for client in clients:
+            while client.receive():
+                pass  # closing with unread packets would reset the connection
+            if client.send(packet) and client.queue:
+                waiting.append(client)
+            else:
+                client.close()
+        self._flush(waiting)
+
+    def _flush(self, waiting: list[Client]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while waiting:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                waiting = [client for client in waiting if client.first]
+            poll = select.poll()
+            for client in waiting:
+                poll.register(client.fd, select.POLLOUT)
+            if waiting:
+                poll.poll(left * 1000 if left > 0 else None)
+            for client in tuple(waiting):
+                if not client.flush() or not client.queue:
+                    client.close()
+                    waiting.remove(client)
+
+    def erase_trash(self) -> None:
+        """As root of the user namespace, for the files belong to subordinate ids."""
+        if not self.erase:
+            return
+        from rl.monitor.erase import erase_tree
+
+        for path in self.erase:
+            for mounted, _ in reversed(_mounts_below(path)):
+                _unmount(mounted)
+            erase_tree(path)
+
+
+STEPS: tuple[Callable[[Ending], None], ...] = (
+    Ending.drain,
+    Ending.ask_for_oom,
+    Ending.kill_strays,
+    Ending.end_helpers,
+    Ending.remove_cgroup,
+    Ending.record,
+    Ending.leave,
+    Ending.tell,
+    Ending.erase_trash,
+)
+
+
+def finish(monitor: Monitor) -> None:
+    """Do all of it."""
+    ending = Ending(monitor)
+    for step in STEPS:
+        try:
+            step(ending)
+        except Exception:  # whatever it is, the next steps matter more
+            continue
+
+
+def _read(path: str) -> bytes:
+    try:
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    except OSError:
+        return b""
+    parts = []
+    try:
+        while part := posix.read(fd, 65536):
+            parts.append(part)
+    except OSError:
+        pass
+    finally:
+        posix.close(fd)
+    return b"".join(parts)
+
+
+def _overwrite(path: str, data: bytes, truncate: bool = False) -> None:
+    fd = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
+    try:
+        posix.pwrite(fd, data, 0)
+        if truncate:
+            posix.ftruncate(fd, len(data))
+    finally:
+        posix.close(fd)
+
+
+def _kill(pids: set[int]) -> None:
+    for pid in pids:
+        try:
+            posix.kill(pid, 9)
+        except OSError:
+            continue
+
+
+def _exists(pid: int) -> bool:
+    """Whether *pid* still runs; our own children until they are reaped."""
+    try:
+        posix.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _reap(seconds: float) -> None:
+    """Take the status of children that ended; wait *seconds* if none has."""
+    try:
+        if posix.waitpid(-1, posix.WNOHANG)[0]:
+            return
+    except ChildProcessError:
+        pass
+    time.sleep(seconds)
+
+
+def _remove_cgroup(path: str) -> bool:
+    """Whether the cgroup is gone; cgroups below it go first."""
+    try:
+        posix.rmdir(path)
+        return True
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
+    try:
+        with posix.scandir(path) as entries:
+            below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for child in below:
+            _remove_cgroup(child)
+        posix.rmdir(path)
+        return True
+    except OSError:
+        return False
+
+
+def _mounts_below(directory: str) -> list[tuple[str, str]]:
+    """(mount point, type) of the mounts in *directory*, in mount order (proc(5), mountinfo)."""
+    found = []
+    for line in _read("/proc/self/mountinfo").decode(errors="surrogateescape").splitlines():
+        left, _, right = line.partition(" - ")
+        point = left.split(" ")[4]
+        for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+            point = point.replace(code, character)
+        if point.startswith(directory + "/"):
+            found.append((point, right.split(" ")[0]))
+    return found
+
+
+def _unmount(path: str) -> None:
+    from rl.kernel import mount
+
+    try:
+        mount.umount(path)
+    except OSError:
+        try:
+            mount.umount(path, mount.MNT_DETACH)
+        except OSError:
+            pass

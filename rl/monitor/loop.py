@@ -1,0 +1,420 @@
+"""The monitor's loop: the container's parent for as long as it runs.
+
+Runs in the process that `rl.monitor.handover` replaced itself by (helpers/rl-monitor), and for the first second of a
+container's life in that process before. It relays the container's output to its log and to attached clients,
+their input to the container, and ends with the exit duties of `rl.monitor.ending`.
+
+Every container keeps one of these in memory, so it imports nothing but C modules (not even ``os``,
+which costs 280 kB) and `rl.monitor.{clients,logs}`; what is needed once is imported where it is needed.
+
+Who may slow down whom:
+
+- Nothing here ever waits for a client, a full disk or the container: every descriptor is non-blocking.
+- The log gets each chunk first, as soon as it is read.
+- The *first* client (the `rl run` or `rl start -a` that started the container) is what a pipe would be: while its
+  queue is not empty the container's output is not read, so `rl run … | slow` loses nothing and uses no memory.
+- Any *other* client has a bounded queue; one that does not keep up is disconnected, for neither the
+  container nor its log nor other clients may suffer from a forgotten `rl attach`.
+- Input is relayed one packet at a time; a client is not read while the container does not take its input.
+
+Signals to the monitor itself: SIGTERM and SIGINT stop the container in its own manner (stop signal, timeout, SIGKILL),
+after which the monitor ends as always. SIGHUP and SIGPIPE are ignored.
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import posix
+import select
+import time
+
+from rl.monitor.clients import Client
+from rl.monitor.logs import open_log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rl.monitor.handover import Params
+
+CHUNK = 32768  # the largest payload of a packet
+#: After the container's end this much is still read from a pipe that somebody else keeps open and
+#: keeps writing to: what was written before the end is never more (/proc/sys/fs/pipe-max-size).
+DRAIN = 1 << 20
+
+IN, OUT, GONE = select.POLLIN, select.POLLOUT, select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+class Monitor:
+    """One container's streams, clients and process."""
+
+    __slots__ = (
+        "_buffer", "_handlers", "_held", "_input", "_listener", "_poll", "_reopened", "_signal_fd", "_stop_at",
+        "_streams", "_view", "clients", "ended", "log", "params", "status", "stdin_fd",
+    )
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.status = 0  # exit code of the container's init, once it has ended
+        self.ended = False
+        self.clients: list[Client] = []
+        self.log = open_log(params["log"])
+        if self.log and "log_carry" in params:
+            self.log.take(params["log_carry"])
+        self.stdin_fd = params["master_fd"] if params["terminal"] else params["stdin_fd"]
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._buffer = bytearray(CHUNK + 1)
+        self._view = memoryview(self._buffer)
+        self._streams: dict[int, int] = {}  # descriptor: 1 stdout, 2 stderr
+        self._held = False  # the first client is behind: the streams are not read
+        self._input: list[bytes] = []  # what the container has not taken yet
+        self._stop_at = 0.0  # when to kill what did not obey the stop signal
+        self._reopened = 0
+        self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, params["listen_fd"])
+        self._signal_fd = self._catch_signals()
+        self._watch(params["listen_fd"], IN, self._on_connection)
+        for key, kind in (("stdout_fd", 1), ("stderr_fd", 2), ("master_fd", 1)):
+            fd: int = params[key]  # type: ignore[literal-required]
+            if fd >= 0:
+                posix.set_blocking(fd, False)
+                self._streams[fd] = kind
+                self._watch(fd, IN, self._reader(fd, kind))
+        if self.stdin_fd >= 0:
+            posix.set_blocking(self.stdin_fd, False)
+        for fd, stdin, stdout, stderr, first in params["clients"]:
+            self._add_client(fd, stdin, stdout, stderr, first)
+
+    # the loop -----------------------------------------------------------------------------------
+    def run(self, seconds: float = 0) -> bool:
+        """Work until the container has ended (True), or for *seconds* and until nothing is half done (False)."""
+        until = time.monotonic() + seconds if seconds else 0.0
+        self._reap()
+        while not self.ended:
+            now = time.monotonic()
+            if until and now >= until and not self._input and not any(client.queue for client in self.clients):
+                return False
+            if self._stop_at and now >= self._stop_at:
+                self._stop_at = 0.0
+                self.kill(9)
+            wait = min((t for t in (until, self._stop_at) if t), default=0.0)
+            # At least 20 ms: past `until` a client's queue is what we wait for.
+            for fd, events in self._poll.poll(max(20.0, (wait - now) * 1000) if wait else None):
+                handler = self._handlers.get(fd)
+                if handler:
+                    handler(events)
+        return True
+
+    def _watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
+        self._poll.register(fd, events)
+        self._handlers[fd] = handler
+
+    def _forget(self, fd: int) -> None:
+        if self._handlers.pop(fd, None):
+            try:
+                self._poll.unregister(fd)
+            except KeyError:
+                pass  # a held stream
+
+    # the container's process ----------------------------------------------------------------------
+    def _catch_signals(self) -> int:
+        """Signals become bytes in a pipe that poll watches."""
+        reader, writer = posix.pipe2(posix.O_NONBLOCK | posix.O_CLOEXEC)
+        for signal in (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT):
+            _signal.signal(signal, _noted)
+        for signal in (_signal.SIGHUP, _signal.SIGPIPE):
+            _signal.signal(signal, _signal.SIG_IGN)
+        _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        # Handover blocked them while there was nobody to catch them.
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        self._watch(reader, IN, self._on_signal)
+        return reader
+
+    def _on_signal(self, _events: int) -> None:
+        try:
+            numbers = posix.read(self._signal_fd, 512)
+        except BlockingIOError:
+            return
+        self._reap()
+        if not self.ended and (_signal.SIGTERM in numbers or _signal.SIGINT in numbers):
+            self.kill(self.params["stop_signal"])
+            self._stop_at = self._stop_at or time.monotonic() + self.params["stop_timeout"]
+
+    def _reap(self) -> None:
+        """Take the status of every child that ended; orphans of the container come to us too (subreaper)."""
+        while True:
+            try:
+                pid, status = posix.waitpid(-1, posix.WNOHANG)
+            except ChildProcessError:
+                pid = 0
+                if not self.ended and not self._init_exists():
+                    self.ended, self.status = True, 255  # someone else took the status: never wait forever
+            if not pid:
+                return
+            if pid == self.params["pid"]:
+                self.ended = True
+                code = posix.waitstatus_to_exitcode(status)
+                self.status = code if code >= 0 else 128 - code
+
+    def _init_exists(self) -> bool:
+        try:
+            posix.kill(self.params["pid"], 0)
+        except OSError:
+            return False
+        return True
+
+    def kill(self, signal: int) -> None:
+        """Signal the container's init; it is our child and not reaped yet, so the pid is its own."""
+        if not self.ended:
+            try:
+                posix.kill(self.params["pid"], signal)
+            except OSError:
+                pass
+
+    # output ---------------------------------------------------------------------------------------
+    def _reader(self, fd: int, kind: int) -> Callable[[int], None]:
+        def on_output(_events: int) -> None:
+            if self._relay(fd, kind) == 0:
+                self._close_stream(fd)
+
+        return on_output
+
+    def _relay(self, fd: int, kind: int) -> int:
+        """Pass one read on; the number of bytes, 0 at the end, -1 when there is nothing now."""
+        try:
+            size = posix.readv(fd, [self._view[1:]])
+        except BlockingIOError:
+            return -1
+        except OSError:  # EIO: a terminal nobody has open
+            return -1 if not self.ended and self._reopen_terminal(fd) else 0
+        if size:
+            self._buffer[0] = kind
+            if self.log:
+                self.log.write(kind, bytes(self._view[1 : size + 1]))
+            for client in tuple(self.clients):
+                if client.stdout if kind == 1 else client.stderr:
+                    self.send(client, self._view[: size + 1])
+        return size
+
+    def _reopen_terminal(self, fd: int) -> bool:
+        """All of the container closed its terminal, or vhangup(2) did; an init system opens it again later."""
+        self._reopened += 1
+        if fd != self.params["master_fd"] or self._reopened > 1000:
+            return False
+        from rl.monitor import peer
+
+        held = peer.open_terminal(fd)
+        if held < 0:
+            return False
+        if self.params["slave_fd"] >= 0:
+            posix.close(self.params["slave_fd"])
+        self.params["slave_fd"] = held
+        return True
+
+    def _close_stream(self, fd: int) -> None:
+        self._forget(fd)
+        if self._streams.pop(fd, 0) and fd != self.stdin_fd:
+            posix.close(fd)
+
+    def _hold(self) -> None:
+        """Read the container's output only while the first client takes it."""
+        held = any(client.first and client.queue for client in self.clients)
+        if held != self._held:
+            self._held = held
+            for fd in self._streams:
+                if held:
+                    self._poll.unregister(fd)
+                else:
+                    self._poll.register(fd, IN)
+            if not held and self._input:
+                self._watch_input(True)
+
+    def drain(self) -> None:
+        """What the container wrote before it ended; never waits."""
+        for fd, kind in tuple(self._streams.items()):
+            left = DRAIN
+            while left > 0 and (size := self._relay(fd, kind)) > 0:
+                left -= size
+            self._forget(fd)
+        self._streams.clear()
+        if self.log:
+            self.log.close()
+
+    # clients --------------------------------------------------------------------------------------
+    def _on_connection(self, _events: int) -> None:
+        for fd in self.accept():
+            self._add_client(fd, False, False, False, False)
+
+    def accept(self) -> list[int]:
+        """Every connection that waits."""
+        found = []
+        while True:
+            try:
+                found.append(self._listener._accept()[0])  # type: ignore[attr-defined]
+            except OSError:
+                return found
+
+    def _add_client(self, fd: int, stdin: bool, stdout: bool, stderr: bool, first: bool) -> None:
+        client = Client(fd, stdin, stdout, stderr, first)
+        self.clients.append(client)
+        self._watch(fd, IN, lambda events: self._on_client(client, events))
+
+    def _on_client(self, client: Client, events: int) -> None:
+        if events & OUT:
+            self._flush(client)
+        if events & IN and client.fd >= 0:
+            self._on_packet(client)
+        elif events & GONE:
+            self.drop(client)
+
+    def send(self, client: Client, packet: memoryview | bytes) -> None:
+        """Give *packet* to the client without waiting; one that is too far behind is dropped."""
+        if not client.send(packet):
+            self.drop(client)
+        elif client.queue:
+            self._poll.modify(client.fd, client.events())
+            if client.first:
+                self._hold()
+
+    def _flush(self, client: Client) -> None:
+        if not client.flush():
+            self.drop(client)
+        elif not client.queue:
+            self._poll.modify(client.fd, client.events())
+            if client.first:
+                self._hold()
+
+    def drop(self, client: Client) -> None:
+        """The client is gone, or has to go: it alone."""
+        if client.fd < 0:
+            return
+        self._forget(client.fd)
+        self.clients.remove(client)
+        client.close()
+        if client.first:
+            self._hold()
+            if client.stdin:  # it was killed: the container sees the end of its input, as in a pipe
+                self._end_input()
+
+    def _on_packet(self, client: Client) -> None:
+        packet = client.receive()
+        if packet is None:
+            return
+        if not packet:
+            self.drop(client)
+            return
+        kind, payload = packet[0], packet[1:]
+        if kind == 0:
+            self._on_input(client, payload)
+        elif kind == 3 and len(payload) == 4 and self.params["terminal"]:
+            from rl.monitor import peer
+
+            peer.resize(self.params["master_fd"], payload)
+        elif kind == 5:
+            client.hello(payload)
+        elif kind == 7 and len(payload) == 1:
+            self.kill(payload[0])
+
+    # input ----------------------------------------------------------------------------------------
+    def _on_input(self, client: Client, data: bytes) -> None:
+        if self.stdin_fd < 0 or not client.stdin:
+            return
+        self._input.append(data)
+        if len(self._input) == 1:
+            self._write_input()
+        if self._input:  # not taken at once: this client waits
+            client.waits = True
+            self._poll.modify(client.fd, client.events())
+
+    def _end_input(self) -> None:
+        if self.stdin_fd >= 0:
+            self._input.append(b"")
+            if len(self._input) == 1:
+                self._write_input()
+
+    def _write_input(self) -> None:
+        """Write what the container takes; an empty chunk is the end of its input."""
+        while self._input:
+            data = self._input[0]
+            if not data:
+                if self._finish_input():
+                    return
+                self._input.pop(0)
+                continue
+            try:
+                size = posix.write(self.stdin_fd, data)
+            except BlockingIOError:
+                self._watch_input(True)
+                return
+            except OSError:  # EPIPE: it closed its stdin
+                self._close_input()
+                return
+            if size < len(data):
+                self._input[0] = data[size:]
+            else:
+                self._input.pop(0)
+        self._watch_input(False)
+        self._resume_clients()
+
+    def _watch_input(self, waiting: bool) -> None:
+        fd = self.stdin_fd
+        if self.params["terminal"]:  # the same descriptor is read
+            if fd in self._streams and not self._held:
+                self._poll.modify(fd, IN | OUT if waiting else IN)
+                reader = self._reader(fd, 1)
+                self._handlers[fd] = self._both(reader) if waiting else reader
+        elif waiting:
+            self._watch(fd, OUT, lambda _events: self._write_input())
+        else:
+            self._forget(fd)
+
+    def _both(self, reader: Callable[[int], None]) -> Callable[[int], None]:
+        def on_terminal(events: int) -> None:
+            if events & (IN | GONE):
+                reader(events)
+            if events & OUT:
+                self._write_input()
+
+        return on_terminal
+
+    def _finish_input(self) -> bool:
+        """End the container's input: close its pipe (True), or type the terminal's end-of-file character."""
+        if not self.params["terminal"]:
+            self._close_input()
+            return True
+        from rl.monitor import peer
+
+        peer.type_end_of_file(self.stdin_fd)
+        return False
+
+    def _close_input(self) -> None:
+        self._input.clear()
+        if not self.params["terminal"]:
+            self._forget(self.stdin_fd)
+            posix.close(self.stdin_fd)
+            self.params["stdin_fd"] = -1
+        self.stdin_fd = -1
+        self._resume_clients()
+
+    def _resume_clients(self) -> None:
+        for client in self.clients:
+            if client.waits:
+                client.waits = False
+                self._poll.modify(client.fd, client.events())
+
+    # replacing this process -----------------------------------------------------------------------
+    def export(self) -> Params:
+        """What another interpreter needs to go on where :meth:`run` stopped."""
+        params = self.params
+        params["clients"] = [(c.fd, c.stdin, c.stdout, c.stderr, c.first) for c in self.clients]
+        if self.log:
+            params["log_carry"] = self.log.carry()
+        for key in ("stdout_fd", "stderr_fd"):
+            if params[key] not in self._streams:
+                params[key] = -1
+        return params
+
+
+def _noted(_signal_number: int, _frame: object) -> None:
+    """The wake-up pipe carries the signal's number."""
