@@ -1,0 +1,423 @@
+"""Control groups, version 2, by plain files in the subtree the caller may write; or the reason why there is none.
+
+Called by the runtime when it creates a container (:func:`detect`, :func:`create`, :meth:`Cgroup.apply`), by the
+engine for pause, kill and clean-up (``Cgroup(path)``), and by ``rl info``.
+
+A cgroup that hands controllers to its children must not hold processes itself ("no internal processes"). So the
+containers' cgroups are made below the caller's own, and when the first limit is asked for, the processes in there,
+the caller's shell among them, step aside into a leaf of it, :data:`LEAF`; a later rl that starts in that leaf uses
+the one above. Nothing outside the caller's own cgroup is touched.
+
+Source: kernel Documentation/admin-guide/cgroup-v2.rst, "Delegation"; cgroups(7).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+
+from rl.errors import RlError, StateError, UnsupportedError, UsageError
+from rl.runtime.cgrouplimits import MAX, Setting, settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+ROOT = "/sys/fs/cgroup"
+#: where the processes of a cgroup go that starts to hand out controllers
+LEAF = "rl-caller"
+PREFIX = "rl-"
+
+_WORTH_ENABLING = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc")
+
+
+class Support:
+    """What this host offers: ``mode`` cgroupfs or none; with none, ``reason`` and ``hint`` say why and what to do.
+
+    ``base`` is the directory the containers' cgroups are made in, ``own`` the caller's cgroup as the kernel
+    names it, ``controllers`` what can limit something here (with an explaining ``reason`` when it is little).
+    """
+
+    __slots__ = ("base", "controllers", "hint", "mode", "own", "reason", "root")
+
+    def __init__(
+        self, mode: str, root: str, own: str, base: str = "", controllers: tuple[str, ...] = (),
+        reason: str = "", hint: str = "",
+    ) -> None:  # fmt: skip
+        self.mode = mode
+        self.root = root
+        self.own = own
+        self.base = base
+        self.controllers = controllers
+        self.reason = reason
+        self.hint = hint
+
+
+def detect(root: str = ROOT) -> Support:
+    """Look where this process is and what it may do there; a few file accesses, no writes."""
+    own = own_path()
+    if not os.path.exists(f"{root}/cgroup.controllers"):
+        if not os.path.isdir(root) or not os.listdir(root):
+            return Support(
+                "none", root, own,
+                reason=f"no cgroup file system is mounted on {root}", hint=f"sudo mount -t cgroup2 cgroup2 {root}",
+            )  # fmt: skip
+        return Support(
+            "none", root, own,
+            reason="this host uses cgroup v1, or v1 and v2 side by side; limits without root need v2 alone",
+            hint="boot with systemd.unified_cgroup_hierarchy=1 on the kernel command line",
+        )  # fmt: skip
+    if not own.startswith("/") or own.startswith("/.."):
+        return Support(
+            "none", root, own,
+            reason=f"the cgroup of this process ({own or 'none'}) is outside of what {root} shows",
+            hint="start rl in the cgroup namespace whose file system is mounted there",
+        )  # fmt: skip
+    base = root + own.rstrip("/")
+    if base.endswith("/" + LEAF):
+        base = base[: -len(LEAF) - 1]
+    for name in ("", "/cgroup.procs", "/cgroup.subtree_control"):
+        if not os.access(base + name, os.W_OK):
+            return _not_ours(root, own, base)
+    controllers = tuple(read(f"{base}/cgroup.controllers").split())
+    if controllers:
+        return Support("cgroupfs", root, own, base, controllers)
+    return Support(
+        "cgroupfs", root, own, base,
+        reason=f"no controller is delegated to {own}",
+        hint="printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' | sudo install -D /dev/stdin"
+        " /etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload, and log in again",
+    )  # fmt: skip
+
+
+def _not_ours(root: str, own: str, base: str) -> Support:
+    if os.path.isdir(base) and os.statvfs(base).f_flag & os.ST_RDONLY:
+        reason = f"{base} is mounted read-only"
+        hint = "inside a container, start that one with a writable /sys/fs/cgroup"
+    else:
+        uid = _outer_uid()
+        reason = f"the cgroup of this process ({own}) is not delegated to uid {uid}"
+        hint = f"sudo chown {uid} {base} {base}/cgroup.procs {base}/cgroup.subtree_control"
+        if os.path.exists(f"/run/user/{uid}/systemd/private"):
+            hint = "start it as: systemd-run --user --scope -p Delegate=yes rl …"
+    return Support("none", root, own, reason=reason, hint=hint)
+
+
+def _outer_uid() -> int:
+    """This process's uid as the host knows it, from inside the shared user namespace too."""
+    uid = os.getuid()
+    for inside, outside, count in (map(int, line.split()) for line in read("/proc/self/uid_map").splitlines()):
+        if inside <= uid < inside + count:
+            return outside + uid - inside
+    return uid
+
+
+def own_path(pid: str = "self") -> str:
+    """The cgroup v2 path of a process, as /proc/PID/cgroup names it; "" if there is none."""
+    try:
+        lines = read(f"/proc/{pid}/cgroup").splitlines()
+    except OSError:
+        return ""
+    return next((line[3:] for line in lines if line.startswith("0::")), "")
+
+
+def read(path: str) -> str:
+    """The content of a small file of the kernel."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = b""
+        while chunk := os.read(fd, 65536):
+            data += chunk
+        return data.decode(errors="replace")
+    finally:
+        os.close(fd)
+
+
+def write(path: str, value: str) -> None:
+    """Write *value* to a file of the kernel, in one write(2): it is one command."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def unmet(support: Support, resources: dict[str, Any]) -> list[str]:
+    """What of *resources* cannot be had where there is no cgroup at all: every limit, with the reason."""
+    return [f"{setting.what}: {support.reason}" for setting in settings(resources) if not _is_no_limit(setting)]
+
+
+def _is_no_limit(setting: Setting) -> bool:
+    """A setting that asks for what is the case without it."""
+    return not setting.problem and (setting.value == MAX or (setting.file == "memory.swap.max" and not _has_swap()))
+
+
+def _has_swap() -> bool:
+    try:
+        return read("/proc/swaps").count("\n") > 1
+    except OSError:
+        return False
+
+
+def create(support: Support, container_id: str, parent: str = "") -> Cgroup:
+    """Make the cgroup of a container; one left behind under its name is taken over if it is empty.
+
+    *parent* (``--cgroup-parent``): relative to the base, or absolute in the hierarchy. Controllers are enabled where
+    that takes nothing more; :meth:`Cgroup.apply` does more for a limit. Raises UnsupportedError with mode none, RlError
+    where it cannot be made.
+    """
+    if support.mode == "none":
+        raise UnsupportedError(f"create a cgroup: {support.reason}", support.hint)
+    if ".." in parent.split("/"):
+        raise UsageError(f"cgroup parent {parent}: must not contain ..")
+    above = base = support.base
+    if parent.startswith("/"):
+        above = base = support.root + parent.rstrip("/")
+    elif parent:
+        above = f"{base}/{parent.rstrip('/')}"
+    path = f"{above}/{PREFIX}{container_id}"
+    try:
+        os.makedirs(path, exist_ok=True)
+        if read(f"{path}/cgroup.procs").strip():
+            raise StateError(f"create cgroup {path}: it exists and holds processes", "end them, or use another name")
+    except OSError as error:
+        raise RlError(
+            f"create cgroup {path}: {error.strerror}", f"{above} must be writable by uid {_outer_uid()}"
+        ) from None
+    cgroup = Cgroup(path, base, movable=base == support.base)
+    cgroup.enable([name for name in support.controllers if name in _WORTH_ENABLING], may_move=False)
+    return cgroup
+
+
+class Cgroup:
+    """One container's cgroup.
+
+    ``base``: the directory from which on down controllers may be enabled for it; ``movable``: it is the caller's own,
+    whose processes may be moved aside for that.
+    """
+
+    __slots__ = ("base", "movable", "path")
+
+    def __init__(self, path: str, base: str = "", movable: bool = False) -> None:
+        self.path = path
+        self.base = base or os.path.dirname(path)
+        self.movable = movable
+
+    @property
+    def procs_path(self) -> str:
+        """The file that takes the pid of a process to move in."""
+        return f"{self.path}/cgroup.procs"
+
+    # --- limits
+
+    def apply(self, resources: dict[str, Any]) -> list[str]:
+        """Set the limits of an OCI ``linux.resources``; returns those that could not be set, each with its reason.
+
+        The caller turns that into a warning, or into an error with ``--limits=strict``. Raises UsageError for limits
+        that contradict each other.
+        """
+        wanted = settings(resources)
+        self.enable(sorted({setting.controller for setting in wanted if setting.controller}), may_move=True)
+        _check_usage(self.path, resources)
+        failed = []
+        for setting in wanted:
+            problem = setting.problem or self._set(setting)
+            if problem and not _is_no_limit(setting):
+                failed.append(f"{setting.what}: {problem}")
+        return failed
+
+    def _set(self, setting: Setting) -> str:
+        """Write one setting; "" or why that failed."""
+        path = f"{self.path}/{setting.file}"
+        try:
+            write(path, setting.value)
+        except FileNotFoundError:
+            if setting.without:
+                return self._set(setting.without)
+            available = read(f"{self.path}/cgroup.controllers").split()
+            if setting.controller and setting.controller not in available:
+                return f"controller {setting.controller} is not available in {os.path.dirname(self.path)}"
+            return f"this kernel has no {setting.file}"
+        except OSError as error:
+            return f"write {setting.value} to {path}: {error.strerror}"
+        return ""
+
+    def enable(self, controllers: list[str], may_move: bool) -> None:
+        """Hand *controllers* down from the base to this cgroup, as far as possible.
+
+        With *may_move*, processes that stand in the way step aside into :data:`LEAF`; what could not be enabled shows
+        when its files are missing.
+        """
+        relative = os.path.relpath(self.path, self.base)
+        step = self.base
+        for part in relative.split("/"):
+            _enable(step, controllers, may_move and self.movable and step == self.base)
+            step = f"{step}/{part}"
+
+    # --- state
+
+    def pids(self) -> list[int]:
+        """Processes in here and in the cgroups below, as this process's pid namespace numbers them."""
+        found = []
+        for path in self._tree():
+            try:
+                found += [int(line) for line in read(f"{path}/cgroup.procs").split()]
+            except OSError:
+                continue  # gone meanwhile
+        return found
+
+    def oom_kills(self) -> int:
+        """How many processes the kernel has killed here for memory; 0 without the memory controller."""
+        return self._event("memory.events", "oom_kill")
+
+    def _event(self, file: str, name: str) -> int:
+        try:
+            lines = read(f"{self.path}/{file}").splitlines()
+        except OSError:
+            return 0
+        return next((int(line.split()[1]) for line in lines if line.startswith(name + " ")), 0)
+
+    def _tree(self) -> list[str]:
+        """This cgroup's directory and those below it, the deepest first."""
+        found = []
+        try:
+            with os.scandir(self.path) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        found += Cgroup(entry.path)._tree()
+        except OSError:
+            return []
+        return [*found, self.path]
+
+    # --- actions
+
+    def freeze(self, timeout: float = 10.0) -> None:
+        """Stop all processes in here and return when they stand. Raises RlError after *timeout* seconds."""
+        self._set_frozen(1, timeout)
+
+    def thaw(self, timeout: float = 10.0) -> None:
+        """Let them go on."""
+        self._set_frozen(0, timeout)
+
+    def _set_frozen(self, value: int, timeout: float) -> None:
+        verb = "freeze" if value else "thaw"
+        try:
+            write(f"{self.path}/cgroup.freeze", str(value))
+            events = os.open(f"{self.path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise RlError(f"{verb} cgroup {self.path}: {error.strerror}") from None
+        try:
+            poll = select.poll()
+            poll.register(events, select.POLLPRI)
+            end = time.monotonic() + timeout
+            while f"frozen {value}\n".encode() not in os.pread(events, 4096, 0):
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise RlError(f"{verb} cgroup {self.path}: not done after {timeout:g} s")
+                poll.poll(left * 1000)
+        finally:
+            os.close(events)
+
+    def kill(self) -> None:
+        """SIGKILL to every process in here and below, those that are just being forked included."""
+        try:
+            write(f"{self.path}/cgroup.kill", "1")
+        except FileNotFoundError:
+            if os.path.isdir(self.path):
+                self._kill_one_by_one()
+        except OSError as error:
+            raise RlError(f"kill cgroup {self.path}: {error.strerror}") from None
+
+    def _kill_one_by_one(self) -> None:
+        """Before Linux 5.14: nothing forks while it is frozen, and SIGKILL reaches frozen processes."""
+        self.freeze()
+        for pid in self.pids():
+            try:
+                os.kill(pid, 9)
+            except ProcessLookupError:
+                continue
+        self.thaw()
+
+    def remove(self, timeout: float = 2.0) -> None:
+        """Remove this cgroup and those below. What has just been killed may need a moment: up to *timeout* seconds.
+
+        Raises StateError while processes live in it.
+        """
+        end = time.monotonic() + timeout
+        pause = 0.001
+        while True:
+            busy = [path for path in self._tree() if not _rmdir(path)]
+            if not busy:
+                return
+            if time.monotonic() > end:
+                raise StateError(f"remove cgroup {busy[0]}: it still holds processes", "end them first")
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+
+
+def _rmdir(path: str) -> bool:
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
+            return False
+        raise RlError(f"remove cgroup {path}: {error.strerror}") from None
+    return True
+
+
+def _check_usage(path: str, resources: dict[str, Any]) -> None:
+    """``checkBeforeUpdate``: refuse a memory limit below what is in use, where it would start the OOM killer."""
+    memory = resources.get("memory") or {}
+    if not memory.get("checkBeforeUpdate") or (memory.get("limit") or -1) < 0:
+        return
+    try:
+        used = int(read(f"{path}/memory.current"))
+    except OSError:
+        return
+    if used > memory["limit"]:
+        raise StateError(f"set a memory limit of {memory['limit']} bytes: {used} are in use", "choose a higher limit")
+
+
+def _enable(path: str, controllers: list[str], may_move: bool) -> None:
+    """Add *controllers* to cgroup.subtree_control of *path*; what it does not have is left out."""
+    control = f"{path}/cgroup.subtree_control"
+    try:
+        available = read(f"{path}/cgroup.controllers").split()
+        missing = [name for name in controllers if name in available and name not in read(control).split()]
+    except OSError:
+        return
+    if not missing:
+        return
+    if _try_write(control, " ".join("+" + name for name in missing)) == errno.EBUSY and may_move:
+        _step_aside(path)
+    for name in missing:  # one by one: one that is refused does not cost the others
+        if name not in read(control).split():
+            _try_write(control, "+" + name)
+
+
+def _try_write(path: str, value: str) -> int:
+    """Write; returns the errno, 0 when it worked."""
+    try:
+        write(path, value)
+    except OSError as error:
+        return error.errno or -1
+    return 0
+
+
+def _step_aside(path: str) -> None:
+    """Move the processes of *path* into its leaf; new ones may be forked meanwhile, so look until there is none."""
+    leaf = f"{path}/{LEAF}"
+    try:
+        os.makedirs(leaf, exist_ok=True)
+        for _ in range(20):
+            pids = read(f"{path}/cgroup.procs").split()
+            if not pids:
+                return
+            for pid in pids:
+                _try_write(f"{leaf}/cgroup.procs", pid)  # ESRCH: it has ended
+    except OSError:
+        return  # the controller stays off, and apply() says so
