@@ -1,0 +1,252 @@
+"""The child's way from clone to the container's command: one list of steps, :data:`STEPS`.
+
+Called by :mod:`rl.runtime.container` in the new process. Every step is a function of the
+:class:`~rl.runtime.sync.Setup`; the first that fails ends the child, its error goes to the parent.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from rl.errors import RlError, UnsupportedError
+from rl.kernel import fs
+from rl.kernel import mount as m
+from rl.kernel import namespaces as ns
+from rl.kernel import process as kp
+from rl.runtime import devices, hooks, mounts, process, terminal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from rl.runtime.sync import Setup
+
+#: OCI namespace type: clone flag
+NAMESPACES = {
+    "user": ns.CLONE_NEWUSER, "mount": ns.CLONE_NEWNS, "pid": ns.CLONE_NEWPID, "network": ns.CLONE_NEWNET,
+    "ipc": ns.CLONE_NEWIPC, "uts": ns.CLONE_NEWUTS, "cgroup": ns.CLONE_NEWCGROUP, "time": ns.CLONE_NEWTIME,
+}
+#: Made by a step of its own: cgroup after entering the cgroup, time because its offsets come first.
+LATE = ns.CLONE_NEWCGROUP | ns.CLONE_NEWTIME
+
+
+def enter_cgroup(setup: Setup) -> None:
+    """Write ourselves into the cgroup, before its namespace makes it the root."""
+    for path in setup.cgroup_procs:
+        ns.write_proc(path, "0")
+
+
+def join_namespaces(setup: Setup) -> None:
+    """Join what the spec names by path: the user namespace first, alone; its root is who we are then."""
+    if setup.joined:
+        return
+    setup.joined = True
+    order = sorted(setup.fds, key=lambda kind: kind != "user")
+    for kind in order:
+        try:
+            ns.setns(setup.fds[kind], NAMESPACES[kind])
+        except OSError as error:
+            raise RlError(
+                f"join the {kind} namespace: {error.strerror}",
+                "it belongs to another user namespace" if error.errno == errno.EPERM else "",
+            ) from None
+        if kind == "user":
+            become_root(setup)
+
+
+def become_root(setup: Setup) -> None:
+    """uid and gid 0 of the user namespace just entered."""
+    setup.setgroups_denied = _setgroups_denied()
+    try:
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    except OSError as error:
+        raise RlError(f"become root of the user namespace: {error.strerror}", "its id maps must map id 0") from None
+
+
+def _setgroups_denied() -> bool:
+    with open("/proc/self/setgroups", encoding="ascii") as file:
+        return file.read().strip() == "deny"
+
+
+def map_ids(setup: Setup) -> None:
+    """In a new user namespace: wait until the parent has written the maps."""
+    if setup.flags & ns.CLONE_NEWUSER:
+        setup.sync.ask(b"M")
+        become_root(setup)
+    else:
+        setup.setgroups_denied = _setgroups_denied()
+
+
+def late_namespaces(setup: Setup) -> None:
+    """The cgroup namespace, and the time namespace with its offsets."""
+    if setup.flags & ns.CLONE_NEWCGROUP:
+        ns.unshare(ns.CLONE_NEWCGROUP)
+    if setup.flags & ns.CLONE_NEWTIME:
+        ns.unshare(ns.CLONE_NEWTIME)
+        for clock, offset in (setup.linux.get("timeOffsets") or {}).items():
+            line = f"{clock} {offset.get('secs', 0)} {offset.get('nanosecs', 0)}\n"
+            ns.write_proc("/proc/self/timens_offsets", line)
+        # unshare(2) leaves ourselves outside; entering by its file saves a second fork.
+        fd = ns.open_namespace("self", "time_for_children")
+        ns.setns(fd, ns.CLONE_NEWTIME)
+        os.close(fd)
+
+
+def oom_score(setup: Setup) -> None:
+    """oomScoreAdj; a user may raise it, not lower it below what it was: then it stays."""
+    wanted = setup.process.get("oomScoreAdj")
+    if wanted is None:
+        return
+    try:
+        ns.write_proc("/proc/self/oom_score_adj", str(wanted))
+    except PermissionError:
+        pass
+
+
+def new_session(setup: Setup) -> None:
+    """A session and a keyring of our own; from here on nobody may trace us or read our memory."""
+    os.setsid()
+    try:
+        kp.join_new_keyring()
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EDQUOT, errno.EPERM):
+            raise
+    kp.prctl(kp.PR_SET_DUMPABLE, 0)
+
+
+def names(setup: Setup) -> None:
+    """Host name and domain name; a network namespace of our own gets its loopback up."""
+    for key, function in (("hostname", ns.sethostname), ("domainname", ns.setdomainname)):
+        name = setup.spec.get(key)
+        if not name:
+            continue
+        if not setup.flags & ns.CLONE_NEWUTS and "uts" not in setup.fds:
+            raise UnsupportedError(f"{key} {name!r} needs a UTS namespace", "leave out --uts=host")
+        try:
+            function(name)
+        except OSError as error:
+            raise RlError(f"set {key} {name!r}: {error.strerror}", "a host name has at most 64 bytes") from None
+    if setup.flags & ns.CLONE_NEWNET:
+        ns.loopback_up()
+
+
+def root_file_system(setup: Setup) -> None:
+    """Detach from the host's mounts and make the root, our working directory, a mount of its own."""
+    receives = mounts.wants_propagation(setup.spec) or "s" in (setup.linux.get("rootfsPropagation") or "")[:2]
+    m.mount(None, "/", None, m.MS_REC | (m.MS_SLAVE if receives else m.MS_PRIVATE))
+    # By an empty path: nothing is looked up, so it may be below directories closed to our present ids.
+    root = m.open_tree("", m.OPEN_TREE_CLONE | m.AT_RECURSIVE | m.AT_EMPTY_PATH)
+    m.move_mount(root, "", m.AT_FDCWD)
+    setup.root = root
+    os.fchdir(root)
+    if receives:
+        m.mount(None, ".", None, m.MS_REC | m.MS_PRIVATE)
+
+
+def all_mounts(setup: Setup) -> None:
+    """The spec's mounts, in order."""
+    mounts.mount_all(setup.spec, setup.root, setup.sources)
+
+
+def all_devices(setup: Setup) -> None:
+    """/dev: nodes, links, and the terminal as /dev/console."""
+    devices.populate(setup.spec, setup.root, setup.nodes)
+    if setup.process.get("terminal"):
+        setup.master, setup.slave = terminal.open_pair(setup.root, setup.process)
+        terminal.bind_console(setup.root, setup.slave)
+
+
+def sysctls(setup: Setup) -> None:
+    """linux.sysctl, through the host's /proc, which the container cannot have prepared; it shows our namespaces."""
+    for key, value in (setup.linux.get("sysctl") or {}).items():
+        name = key if "/" in key else key.replace(".", "/")
+        if name.startswith("/") or ".." in name.split("/"):
+            raise RlError(f"sysctl {key!r} is not a name")
+        try:
+            fd = os.open(f"/proc/sys/{name}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                if fs.fs_type(fd) != fs.PROC_SUPER_MAGIC:
+                    raise RlError(f"set sysctl {key}: /proc is not a procfs")
+                os.write(fd, str(value).encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            hint = "only sysctls of the container's own namespaces can be set" if error.errno in (1, 13) else ""
+            raise RlError(f"set sysctl {key}={value}: {error.strerror}", hint) from None
+
+
+def outer_hooks(setup: Setup) -> None:
+    """prestart and createRuntime hooks, run by the parent; createContainer hooks, run here."""
+    if setup.hook_state is None:
+        return
+    if hooks.wanted(setup.spec, "prestart", "createRuntime"):
+        setup.sync.ask(b"H")
+    hooks.run(setup.spec, "createContainer", {**setup.hook_state, "pid": os.getpid()})
+
+
+def hidden_paths(setup: Setup) -> None:
+    """maskedPaths and readonlyPaths."""
+    devices.mask(setup.root, setup.linux.get("maskedPaths") or [], setup.nodes["null"])
+    devices.make_readonly(setup.root, setup.linux.get("readonlyPaths") or [])
+
+
+def readonly_root(setup: Setup) -> None:
+    """root.readonly: last, as mount points may have had to be made."""
+    if not (setup.spec.get("root") or {}).get("readonly"):
+        return
+    try:
+        m.mount_setattr(setup.root, "", m.MOUNT_ATTR_RDONLY)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        flags = os.fstatvfs(setup.root).f_flag & (m.MS_NOSUID | m.MS_NODEV | m.MS_NOEXEC)
+        m.mount(None, ".", None, m.MS_REMOUNT | m.MS_BIND | m.MS_RDONLY | flags)
+
+
+def pivot(setup: Setup) -> None:
+    """Make the root the root, and let go of the host's mounts (pivot_root(2), the "." trick)."""
+    os.fchdir(setup.root)
+    m.pivot_root(".", ".")
+    m.umount(".", m.MNT_DETACH)
+    os.chdir("/")
+    os.close(setup.root)
+    propagation = setup.linux.get("rootfsPropagation")
+    if propagation:
+        if propagation not in mounts.PROPAGATION:
+            raise RlError(f"rootfsPropagation {propagation!r} is not known")
+        m.mount(None, "/", None, mounts.PROPAGATION[propagation])
+
+
+STEPS: tuple[tuple[str, Callable[[Setup], None]], ...] = (
+    ("enter the cgroup", enter_cgroup),
+    ("map ids", map_ids),
+    ("join namespaces", join_namespaces),
+    ("create namespaces", late_namespaces),
+    ("set oom_score_adj", oom_score),
+    ("start a session", new_session),
+    ("set the host name", names),
+    ("prepare the root file system", root_file_system),
+    ("mount", all_mounts),
+    ("create devices", all_devices),
+    ("set sysctls", sysctls),
+    ("run hooks", outer_hooks),
+    ("hide paths", hidden_paths),
+    ("make the root read-only", readonly_root),
+    ("change the root", pivot),
+    *process.STEPS,
+)
+
+
+def run(setup: Setup, steps: tuple[tuple[str, Callable[[Setup], None]], ...] = STEPS) -> NoReturn:
+    """Walk the steps; the last one does not return."""
+    current = ""
+    try:
+        for name, step in steps:
+            current = name
+            step(setup)
+    except BaseException as error:
+        setup.sync.fail(current, error)
+    os._exit(1)

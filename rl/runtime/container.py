@@ -1,0 +1,313 @@
+"""Create and start a container: from an OCI bundle to a process (OCI runtime specification 1.2).
+
+Called by the monitor (root of the shared user namespace, single-threaded, in a mount namespace of its own)
+and by `rl-runtime`. :func:`create` makes everything up to the command, :func:`start` lets it run. The init
+process is always a child of the caller: one clone(2) with all new namespaces, or, where a user or pid
+namespace is to be joined, a second one by the first child with CLONE_PARENT.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import struct
+
+from rl.config.jsonio import loads
+from rl.errors import RlError, UnsupportedError, from_wire
+from rl.kernel import clone as kclone
+from rl.kernel import namespaces as ns
+from rl.kernel import process as kp
+from rl.runtime import child, devices, hooks, mounts, seccomp
+from rl.runtime.sync import PACKET, Io, Setup, Sync
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Created", "Io", "create", "run_poststop", "start"]
+
+
+class Created:
+    """A container that waits for :func:`start`, or runs.
+
+    ``pid`` is init's pid here and ``pidfd`` stands for it; ``master`` is the pty's master or -1. The caller owns
+    both descriptors and reaps the process.
+    """
+
+    __slots__ = ("bundle", "container_id", "master", "pid", "pidfd", "sock", "spec")
+
+    def __init__(self, sock: _socket.socket, spec: dict[str, Any], bundle: str = "", container_id: str = "") -> None:
+        self.pid = 0
+        self.pidfd = -1
+        self.master = -1
+        self.sock: _socket.socket | None = sock
+        self.spec = spec
+        self.bundle = bundle
+        self.container_id = container_id
+
+    def hook_state(self, status: str) -> dict[str, Any]:
+        """The state document hooks get."""
+        return hooks.state(self.spec, self.bundle, self.container_id, status, self.pid)
+
+    def abandon(self) -> None:
+        """Kill and reap what exists of the process, close everything; for errors before or at start."""
+        if self.pidfd >= 0:
+            try:
+                kp.pidfd_send_signal(self.pidfd, 9)
+            except OSError:
+                pass
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
+        if self.pid:
+            try:
+                os.waitpid(self.pid, 0)
+            except ChildProcessError:
+                pass
+            self.pid = 0
+        for fd in (self.pidfd, self.master):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self.master = -1
+
+
+def create(
+    bundle: str, spec: dict[str, Any], io: Io, *, container_id: str = "", cgroup_procs: str | list[str] = "",
+    cache_dir: str = "", die_with_parent: bool = True,
+) -> Created:
+    """Make the container of *spec* (config.json, parsed) up to "waiting for start".
+
+    *bundle* is what relative paths in *spec* start from. *cgroup_procs* are the ``cgroup.procs`` files to enter,
+    *cache_dir* keeps compiled seccomp filters. The caller keeps its fds of *io*. Raises RlError; then nothing is left.
+    """
+    parent_end, child_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    created = Created(parent_end, spec, bundle, container_id)
+    setup = Setup(spec, spec.get("process") or {}, io, Sync(child_end))
+    setup.bundle = bundle
+    setup.cgroup_procs = [cgroup_procs] if isinstance(cgroup_procs, str) else list(cgroup_procs)
+    setup.cgroup_procs = [path for path in setup.cgroup_procs if path]
+    setup.die_with_parent = die_with_parent
+    try:
+        try:
+            _prepare(setup, created, cache_dir)
+            _clone(setup, created)
+        finally:
+            child_end.close()
+            for fd in (*setup.fds.values(), *setup.sources.values(), *setup.nodes.values()):
+                os.close(fd)
+        _until_ready(created)
+    except BaseException:
+        created.abandon()
+        raise
+    return created
+
+
+def _prepare(setup: Setup, created: Created, cache_dir: str) -> None:
+    """All that is done outside: seccomp program, namespace files, bind sources, device nodes."""
+    spec, linux = setup.spec, setup.linux
+    _refuse_unsupported(spec, setup.process)
+    profile = linux.get("seccomp")
+    if profile:
+        setup.seccomp = seccomp.program_for(profile, cache_dir)
+        setup.seccomp_flags = seccomp.flags_of(profile)
+    for entry in linux.get("namespaces") or []:
+        kind, path = entry.get("type"), entry.get("path")
+        if kind not in child.NAMESPACES:
+            raise UnsupportedError(f"namespace type {kind!r} is not known")
+        if path:
+            try:
+                setup.fds[kind] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise RlError(f"open the {kind} namespace {path}: {error.strerror}") from None
+        else:
+            setup.flags |= child.NAMESPACES[kind]
+    if not setup.flags & ns.CLONE_NEWNS:
+        raise UnsupportedError("a container needs a new mount namespace", 'add {"type": "mount"} to linux.namespaces')
+    setup.sources = mounts.open_sources(spec, created.bundle)
+    setup.nodes = devices.open_nodes(spec)
+    if spec.get("hooks"):
+        setup.hook_state = hooks.state(spec, created.bundle, created.container_id, "creating", 0)
+
+
+def _refuse_unsupported(spec: dict[str, Any], process: dict[str, Any]) -> None:
+    """What cannot be honoured is an error, never silence."""
+    linux = spec.get("linux") or {}
+    for what, value in (
+        ("process.apparmorProfile", process.get("apparmorProfile") not in (None, "", "unconfined")),
+        ("process.selinuxLabel", process.get("selinuxLabel")), ("linux.mountLabel", linux.get("mountLabel")),
+        ("linux.intelRdt", linux.get("intelRdt")), ("vm", spec.get("vm")),
+    ):
+        if value:
+            raise UnsupportedError(f"{what} is not supported", "remove it from config.json")
+
+
+def _clone(setup: Setup, created: Created) -> None:
+    """The process, with the root as its working directory: clone carries that into the new mount namespace."""
+    root = os.path.join(created.bundle, (setup.spec.get("root") or {}).get("path") or "rootfs")
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            os.chdir(root)
+        except OSError as error:
+            raise RlError(f"enter the root file system {root}: {error.strerror}") from None
+        flags = setup.flags & ~child.LATE
+        two_steps = "user" in setup.fds or "pid" in setup.fds or (setup.fds and flags & ns.CLONE_NEWUSER)
+        try:
+            pid, pidfd = kclone.clone(0 if two_steps else flags)
+        except OSError as error:
+            raise _cannot_clone(error) from None
+        if pid == 0:
+            if two_steps:
+                _first_child(setup, flags)
+            child.run(setup)
+        created.pid, created.pidfd = pid, pidfd
+    finally:
+        os.fchdir(here)
+        os.close(here)
+    if two_steps:
+        _adopt(created)
+
+
+def _first_child(setup: Setup, flags: int) -> None:
+    """Join, then make init as a sibling; returns in init only."""
+    step = "enter the cgroup"
+    try:
+        child.enter_cgroup(setup)
+        setup.cgroup_procs = []
+        step = "join namespaces"
+        child.join_namespaces(setup)
+        step = "create namespaces"
+        pid, _ = kclone.clone(flags | kclone.CLONE_PARENT)
+        if pid == 0:
+            return
+        setup.sync.tell(b"P", b"%d" % pid)
+        os._exit(0)
+    except BaseException as error:
+        setup.sync.fail(step, error)
+        os._exit(1)
+
+
+def _adopt(created: Created) -> None:
+    """Take init, our child by CLONE_PARENT, in the place of the first child."""
+    assert created.sock is not None
+    data = created.sock.recv(PACKET)
+    os.waitpid(created.pid, 0)
+    os.close(created.pidfd)
+    created.pid, created.pidfd = 0, -1
+    if data[:1] == b"M":  # init was faster than its maker
+        _take_pid(created, created.sock.recv(PACKET))
+        _write_maps(created)
+        return
+    _take_pid(created, data)
+
+
+def _take_pid(created: Created, data: bytes) -> None:
+    if data[:1] != b"P":
+        raise _error_of(data, created)
+    created.pid = int(data[1:])
+    created.pidfd = os.pidfd_open(created.pid)
+
+
+def _cannot_clone(error: OSError) -> RlError:
+    hint = ""
+    if error.errno in (errno.ENOSPC, errno.EUSERS):
+        hint = "the limit of namespaces is reached: see /proc/sys/user/max_*_namespaces"
+    elif error.errno in (errno.EPERM, errno.EINVAL):
+        hint = "this kernel or an outer container forbids one of the namespaces that are asked for"
+    elif error.errno == errno.EAGAIN:
+        hint = "the limit of processes is reached: ulimit -u, or the pids limit of an outer cgroup"
+    return RlError(f"create the container's namespaces: {os.strerror(error.errno or 0)}", hint)
+
+
+def _until_ready(created: Created) -> None:
+    """Serve the child until it waits for start."""
+    assert created.sock is not None
+    while True:
+        data, ancillary, _, _ = created.sock.recvmsg(PACKET, 64)
+        letter = data[:1]
+        if letter == b"M":
+            _write_maps(created)
+        elif letter == b"H":
+            document = created.hook_state("creating")
+            for kind in ("prestart", "createRuntime"):
+                hooks.run(created.spec, kind, document)
+            created.sock.send(b"h")
+        elif letter == b"R":
+            for _, _, fds in ancillary:
+                created.master = struct.unpack("=i", fds[:4])[0]
+            if created.master >= 0:
+                os.set_inheritable(created.master, False)
+            return
+        else:
+            raise _error_of(data, created)
+
+
+def _write_maps(created: Created) -> None:
+    """The id maps of a new user namespace, in ids of ours, in which we have all capabilities."""
+    assert created.sock is not None
+    linux = created.spec.get("linux") or {}
+    for kind in ("gid", "uid"):
+        maps = linux.get(f"{kind}Mappings") or []
+        if not maps:
+            raise RlError(f"a new user namespace needs linux.{kind}Mappings")
+        text = "".join(f"{entry['containerID']} {entry['hostID']} {entry['size']}\n" for entry in maps)
+        try:
+            ns.write_proc(f"/proc/{created.pid}/{kind}_map", text)
+        except OSError as error:
+            raise RlError(
+                f"map {kind}s of the container's user namespace: {error.strerror}",
+                "the map reaches beyond the ids of the namespace around it: see /etc/subuid and /etc/subgid",
+            ) from None
+    created.sock.send(b"m")
+
+
+def _error_of(data: bytes, created: Created) -> RlError:
+    """The error that the child sent, or what its end tells."""
+    if data[:1] == b"E":
+        return from_wire(loads(data[1:].decode()))
+    status = 0
+    if created.pid:
+        status = os.waitstatus_to_exitcode(os.waitpid(created.pid, 0)[1])
+        created.pid = 0
+    if status == -9:
+        return RlError(
+            "the container's process was killed while it was prepared",
+            "its memory limit may be too small: raise --memory",
+        )
+    if status == -31:
+        return RlError("the seccomp profile forbids a call needed to start the command", "see --security-opt seccomp=…")
+    return RlError(f"the container's process ended while it was prepared (status {status})")
+
+
+def start(created: Created) -> None:
+    """Let the command run; returns when it does.
+
+    Raises CommandNotFoundError (127), CommandNotExecutableError (126), or RlError, also when a poststart
+    hook fails; then the process is gone and reaped.
+    """
+    sock = created.sock
+    if sock is None:
+        raise RlError("the container was started already")
+    try:
+        try:
+            sock.send(b"S")
+        except BrokenPipeError:
+            pass  # it has ended: what it said last tells why
+        data = sock.recv(PACKET)
+        if data:
+            raise _error_of(data, created)
+        sock.close()
+        created.sock = None
+        if hooks.wanted(created.spec, "poststart"):
+            hooks.run(created.spec, "poststart", created.hook_state("running"))
+    except BaseException:
+        created.abandon()
+        raise
+
+
+def run_poststop(spec: dict[str, Any], bundle: str, container_id: str) -> list[str]:
+    """Run the poststop hooks of a container that has ended; returns what went wrong, hooks after it ran."""
+    if not hooks.wanted(spec, "poststop"):
+        return []
+    return hooks.run_all(spec, "poststop", hooks.state(spec, bundle, container_id, "stopped", 0))

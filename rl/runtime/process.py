@@ -1,0 +1,366 @@
+"""From a prepared process to the user's command: OCI ``process``, for create and exec alike.
+
+The steps are listed in :data:`STEPS`, in the order security demands (design: LSM, seccomp without
+no_new_privs, bounding set, user, capabilities, no_new_privs, start, seccomp, command). Called by
+:mod:`rl.runtime.child` and :mod:`rl.runtime.exec`; runs inside the container's namespaces and root.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # no stub; `signal` costs an import of enum
+import errno
+import fcntl
+import os
+import stat
+import struct
+
+from rl.errors import CommandNotFoundError, RlError, UnsupportedError
+from rl.kernel import libc as k
+from rl.kernel import process as kp
+from rl.runtime import capabilities, hooks, launch, rootpath, terminal, users
+from rl.runtime.seccomp import install
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rl.runtime.sync import Setup
+
+_CLOSE_RANGE_CLOEXEC = 4
+
+
+def standard_io(setup: Setup) -> None:
+    """fds 0-2, the preserved ones from 3 on; everything else closes when the command starts."""
+    io, terminal_fd = setup.io, setup.slave
+    count = len(io.preserve)
+    first_free = 3 + count
+    # Moved out of the way first: a wanted fd may sit on another one's place.
+    setup.sync.move_above(first_free + 3)
+    keep = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, first_free + 3) for fd in io.preserve]
+    if terminal_fd >= 0:
+        terminal.take(terminal_fd)
+    else:
+        streams = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, first_free + 3) for fd in (io.stdin, io.stdout, io.stderr)]
+        for number, fd in enumerate(streams):
+            os.dup2(fd, number, inheritable=True)
+        _own_pipes(setup)
+    for number, fd in enumerate(keep):
+        os.dup2(fd, 3 + number, inheritable=True)
+    mark_close_on_exec(first_free)
+
+
+def mark_close_on_exec(first: int) -> None:
+    """Let every descriptor from *first* on close at exec, in one call however many there may be."""
+    try:
+        kp.close_range(first, flags=_CLOSE_RANGE_CLOEXEC)
+    except OSError:  # before Linux 5.11
+        import resource
+
+        for fd in range(first, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16)):
+            try:
+                os.set_inheritable(fd, False)
+            except OSError:
+                continue
+
+
+def _own_pipes(setup: Setup) -> None:
+    """Give anonymous pipes to the container's user, so that it can open /dev/stderr anew."""
+    uid = (setup.process.get("user") or {}).get("uid", 0)
+    if not uid:
+        return
+    probe = os.pipe2(os.O_CLOEXEC)
+    device = os.fstat(probe[0]).st_dev
+    for fd in probe:
+        os.close(fd)
+    for fd in range(3):
+        info = os.fstat(fd)
+        if stat.S_ISFIFO(info.st_mode) and info.st_dev == device and info.st_uid != uid:
+            try:
+                os.fchown(fd, uid, -1)
+            except OSError:
+                pass  # the pipe of another user, given by who called us
+
+
+def resources(setup: Setup) -> None:
+    """Scheduling, I/O priority, affinity, personality, resource limits."""
+    process = setup.process
+    if process.get("scheduler"):
+        _scheduler(process["scheduler"])
+    if process.get("ioPriority"):
+        _io_priority(process["ioPriority"])
+    affinity = (process.get("execCPUAffinity") or {}).get("final")
+    if affinity:
+        os.sched_setaffinity(0, _cpus(affinity))
+    personality = (setup.spec.get("linux") or {}).get("personality")
+    if personality:
+        _personality(personality)
+    if process.get("rlimits"):
+        _rlimits(process["rlimits"])
+
+
+def _rlimits(limits: list[dict[str, int | str]]) -> None:
+    import resource
+
+    for limit in limits:
+        name = str(limit["type"])
+        kind = getattr(resource, name, None)
+        if kind is None:
+            raise UnsupportedError(f"resource limit {name} is not known here")
+        values = []
+        for key in ("soft", "hard"):
+            value = int(limit[key])
+            values.append(-1 if value < 0 or value >= 2**63 - 1 else value)
+        try:
+            resource.setrlimit(kind, (values[0], values[1]))
+        except (OSError, ValueError) as error:
+            hard = resource.getrlimit(kind)[1]
+            if values[1] != hard and (values[1] == -1 or (hard != -1 and values[1] > hard)):
+                raise RlError(
+                    f"set {name} to {limit['soft']}:{limit['hard']}: the caller's hard limit is {hard}",
+                    "ask for no more than that, or have the limit raised in /etc/security/limits.conf",
+                ) from None
+            raise RlError(f"set {name} to {limit['soft']}:{limit['hard']}: {error}") from None
+
+
+_POLICIES = {"SCHED_OTHER": 0, "SCHED_FIFO": 1, "SCHED_RR": 2, "SCHED_BATCH": 3, "SCHED_ISO": 4, "SCHED_IDLE": 5,
+             "SCHED_DEADLINE": 6}
+_SCHEDULER_FLAGS = {"SCHED_FLAG_RESET_ON_FORK": 1, "SCHED_FLAG_RECLAIM": 2, "SCHED_FLAG_DL_OVERRUN": 4,
+                    "SCHED_FLAG_KEEP_POLICY": 8, "SCHED_FLAG_KEEP_PARAMS": 16, "SCHED_FLAG_UTIL_CLAMP_MIN": 32,
+                    "SCHED_FLAG_UTIL_CLAMP_MAX": 64}
+
+
+def _scheduler(wanted: dict[str, object]) -> None:
+    """sched_setattr(2) with config.md's ``process.scheduler``."""
+    def number(key: str) -> int:
+        return int(str(wanted.get(key) or 0))
+
+    policy = str(wanted.get("policy"))
+    if policy not in _POLICIES:
+        raise RlError(f"scheduler policy {policy!r} is not known")
+    flags = 0
+    for flag in wanted.get("flags") or ():  # type: ignore[attr-defined]
+        flags |= _SCHEDULER_FLAGS[flag]
+    attributes = struct.pack(
+        "=IIQiIQQQ", 48, _POLICIES[policy], flags, number("nice"), number("priority"),
+        number("runtime"), number("deadline"), number("period"),
+    )
+    try:
+        k.syscall(k.number_of("sched_setattr"), 0, attributes, 0)
+    except OSError as error:
+        raise RlError(f"set scheduler {policy}: {error.strerror}", "real-time policies need privileges") from None
+
+
+def _io_priority(wanted: dict[str, object]) -> None:
+    classes = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+    name = str(wanted.get("class"))
+    if name not in classes:
+        raise RlError(f"I/O priority class {name!r} is not known")
+    try:
+        k.syscall(k.number_of("ioprio_set"), 1, 0, classes[name] << 13 | int(str(wanted.get("priority") or 0)))
+    except OSError as error:
+        raise RlError(f"set I/O priority {name}: {error.strerror}") from None
+
+
+def _cpus(text: str) -> set[int]:
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _personality(wanted: dict[str, object]) -> None:
+    domains = {"LINUX": 0, "LINUX32": 8}
+    domain = str(wanted.get("domain"))
+    flags = wanted.get("flags")
+    if domain not in domains or flags:
+        raise UnsupportedError(f"personality {domain} with flags {flags} is not supported", "use LINUX or LINUX32")
+    k.check(k.libc.personality(domains[domain]))
+
+
+def working_directory(setup: Setup) -> None:
+    """Make ``cwd`` where it is missing and enter it; before the user changes, again after it if root may not."""
+    path = setup.process.get("cwd") or "/"
+    if not path.startswith("/"):
+        raise RlError(f"working directory {path!r} is not absolute")
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(rootpath.ensure_directory(root, path))
+    except PermissionError:
+        pass  # closed to root: the user decides below
+    except NotADirectoryError:
+        raise RlError(f"working directory {path}: a file is in its place", "choose another with --workdir") from None
+    except OSError as error:
+        hint = "create it in the image: the root file system is read-only" if error.errno == errno.EROFS else ""
+        raise RlError(f"working directory {path}: {error.strerror}", hint) from None
+    finally:
+        os.close(root)
+    try:
+        os.chdir(path)
+    except PermissionError:
+        setup.retry_cwd = True
+        return
+    except OSError as error:
+        raise RlError(f"enter working directory {path}: {error.strerror}") from None
+    _check_cwd(path)
+
+
+def _check_cwd(path: str) -> None:
+    """The kernel marks a directory outside the root as unreachable (CVE-2024-21626)."""
+    try:
+        reachable = os.getcwd().startswith("/")
+    except FileNotFoundError:
+        reachable = False
+    if not reachable:
+        raise RlError(f"working directory {path} is outside of the container's root: refused")
+
+
+def early_seccomp(setup: Setup) -> None:
+    """Without no_new_privs a filter needs CAP_SYS_ADMIN, which is about to be dropped."""
+    if setup.seccomp and not setup.process.get("noNewPrivileges"):
+        install(setup.seccomp, setup.seccomp_flags)
+        setup.seccomp = None
+
+
+def identity(setup: Setup) -> None:
+    """Bounding set, groups, user, capabilities, umask."""
+    process = setup.process
+    user = process.get("user") or {}
+    uid, gid = user.get("uid", 0), user.get("gid", 0)
+    sets = capabilities.Sets(process.get("capabilities"))
+    capabilities.limit_bounding(sets)
+    kp.prctl(kp.PR_SET_KEEPCAPS, 1)
+    _set_groups(list(user.get("additionalGids") or []), setup)
+    for what, call, number in (("group", os.setresgid, gid), ("user", os.setresuid, uid)):
+        try:
+            call(number, number, number)
+        except OSError as error:
+            raise _cannot_become(what, number, error) from None
+    kp.prctl(kp.PR_SET_KEEPCAPS, 0)
+    capabilities.apply(sets)
+    os.umask(user.get("umask", 0o022))
+    # A new user makes the kernel forget it (and exec resets it): nobody in the container may look into us.
+    kp.prctl(kp.PR_SET_DUMPABLE, 0)
+    if setup.retry_cwd:
+        path = process.get("cwd") or "/"
+        try:
+            os.chdir(path)
+        except OSError as error:
+            raise RlError(f"enter working directory {path} as user {uid}: {error.strerror}") from None
+        _check_cwd(path)
+
+
+def _set_groups(groups: list[int], setup: Setup) -> None:
+    if setup.setgroups_denied:
+        return  # a single-id map: the kernel allows no groups (user_namespaces(7), "setgroups")
+    try:
+        os.setgroups(groups)
+    except OSError as error:
+        raise _cannot_become("groups", ", ".join(map(str, groups)), error) from None
+
+
+def _cannot_become(what: str, number: object, error: OSError) -> RlError:
+    hint = ""
+    if error.errno == errno.EINVAL:
+        hint = "the id is not mapped: the user's ranges in /etc/subuid and /etc/subgid (or --userns) do not reach it"
+    elif error.errno == errno.EAGAIN:
+        hint = "the user has reached RLIMIT_NPROC: raise --ulimit nproc"
+    return RlError(f"become {what} {number}: {error.strerror}", hint)
+
+
+def no_new_privs(setup: Setup) -> None:
+    """``noNewPrivileges``: setuid programs and file capabilities grant nothing from here on."""
+    if setup.process.get("noNewPrivileges"):
+        kp.prctl(kp.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def parent_death(setup: Setup) -> None:
+    """End with the parent. Only here: every change of user makes the kernel forget it (prctl(2))."""
+    if setup.die_with_parent:
+        kp.prctl(kp.PR_SET_PDEATHSIG, 9)
+    # A parent that died before this call is noticed in the next step: its end of the socket is closed.
+
+
+def environment(setup: Setup) -> None:
+    """The command's environment; HOME from the container's passwd unless it is given."""
+    variables: dict[str, str] = {}
+    for item in setup.process.get("env") or []:
+        name, equals, value = item.partition("=")
+        if equals and name:
+            variables[name] = value
+    if not variables.get("HOME"):
+        uid = (setup.process.get("user") or {}).get("uid", 0)
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            variables["HOME"] = users.home_of(root, uid)
+        finally:
+            os.close(root)
+    setup.environment = variables
+
+
+def wait_for_start(setup: Setup) -> None:
+    """Report that everything is ready, with the terminal's master; go on when told to."""
+    setup.sync.ready(setup.master)
+    if setup.master >= 0:
+        os.close(setup.master)
+        setup.master = -1
+
+
+def late_seccomp(setup: Setup) -> None:
+    """With no_new_privs the filter comes last, so that it need not allow any of our own steps."""
+    if setup.seccomp:
+        install(setup.seccomp, setup.seccomp_flags)
+
+
+def start_hooks(setup: Setup) -> None:
+    """startContainer hooks run inside the container, before its command."""
+    if setup.hook_state is not None:
+        hooks.run(setup.spec, "startContainer", {**setup.hook_state, "pid": os.getpid()})
+
+
+def signals(setup: Setup) -> None:
+    """Default actions and nothing blocked: Python ignores SIGPIPE and SIGXFSZ, the caller perhaps more."""
+    for number in range(1, 65):
+        if number not in (9, 19, 32, 33) and _signal.getsignal(number) != _signal.SIG_DFL:
+            _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def find_command(setup: Setup) -> None:
+    """Look the command up while system calls are free; later with startContainer hooks, which may bring it."""
+    if setup.hook_state is None or not hooks.wanted(setup.spec, "startContainer"):
+        setup.candidates = launch.find(_arguments(setup), setup.environment)
+
+
+def execute(setup: Setup) -> None:
+    """Replace this process by the command; returns only by raising."""
+    arguments = _arguments(setup)
+    if not setup.candidates:
+        setup.candidates = launch.find(arguments, setup.environment)
+    launch.execute(setup.candidates, arguments, setup.environment)
+
+
+def _arguments(setup: Setup) -> list[str]:
+    arguments: list[str] = setup.process.get("args") or []
+    if not arguments or not arguments[0]:
+        raise CommandNotFoundError("no command to run", "give one: rl run IMAGE COMMAND")
+    return arguments
+
+
+STEPS: tuple[tuple[str, Callable[[Setup], None]], ...] = (
+    ("connect standard input and output", standard_io),
+    ("set resource limits", resources),
+    ("enter the working directory", working_directory),
+    ("prepare the environment", environment),
+    ("load the seccomp filter", early_seccomp),
+    ("change user and capabilities", identity),
+    ("set no_new_privs", no_new_privs),
+    ("follow the parent's death", parent_death),
+    ("wait for start", wait_for_start),
+    ("find the command", find_command),
+    ("reset signals", signals),
+    ("load the seccomp filter", late_seccomp),
+    ("run startContainer hooks", start_hooks),
+    ("start the command", execute),
+)
+

@@ -1,0 +1,137 @@
+"""What parent and child share while a process is prepared: the record of it, and the socket between them.
+
+One SOCK_SEQPACKET pair; a packet is one letter and a payload. The child's end closes at exec: end of file
+without an error packet means that the command runs.
+
+| packet | from | meaning |
+|---|---|---|
+| ``P`` pid | child | the init process has this pid (two forks) |
+| ``M`` / ``m`` | child / parent | write my id maps / done |
+| ``H`` / ``h`` | child / parent | run the hooks that run outside / done |
+| ``R`` [fd] | child | ready, waiting for start; the descriptor is the terminal's master |
+| ``S`` | parent | start |
+| ``E`` JSON | child | failed: :func:`rl.errors.to_wire`, and ``step`` |
+"""
+
+from __future__ import annotations
+
+import _socket
+import fcntl
+import os
+import struct
+
+from rl.config.jsonio import dumps
+from rl.errors import RlError, to_wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+PACKET = 1 << 15
+
+
+class Io:
+    """The descriptors a process gets as 0, 1 and 2 (unused with a terminal), and those to pass as 3…"""
+
+    __slots__ = ("preserve", "stderr", "stdin", "stdout")
+
+    def __init__(self, stdin: int = 0, stdout: int = 1, stderr: int = 2, preserve: list[int] | None = None) -> None:
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+        self.preserve = preserve or []
+
+
+class Sync:
+    """The child's end of the socket. A parent that is gone ends the child."""
+
+    __slots__ = ("sock", "wait")
+
+    def __init__(self, sock: _socket.socket, wait: bool = True) -> None:
+        self.sock = sock
+        self.wait = wait  # False: nobody will say start (exec)
+
+    def move_above(self, lowest: int) -> None:
+        """Move to a descriptor not below *lowest*."""
+        number = fcntl.fcntl(self.sock.fileno(), fcntl.F_DUPFD_CLOEXEC, lowest)
+        self.sock.close()
+        self.sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, number)
+
+    def tell(self, letter: bytes, payload: bytes = b"") -> None:
+        """Send a packet that needs no answer."""
+        try:
+            self.sock.send(letter + payload)
+        except OSError:
+            os._exit(1)
+
+    def ask(self, letter: bytes) -> None:
+        """Send a packet and wait for its answer."""
+        self.tell(letter)
+        self._await()
+
+    def _await(self) -> None:
+        if not self.sock.recv(1):
+            os._exit(1)  # the parent has gone or given up
+
+    def ready(self, master: int) -> None:
+        """Say that everything is prepared, hand over the terminal's *master* (-1: none), wait for start."""
+        ancillary = []
+        if master >= 0:
+            ancillary.append((_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("=i", master)))
+        try:
+            self.sock.sendmsg([b"R"], ancillary)
+        except OSError:
+            os._exit(1)
+        if self.wait:
+            self._await()
+
+    def fail(self, step: str, error: BaseException) -> None:
+        """Tell the parent why it will not be."""
+        if isinstance(error, OSError):
+            where = f" ({error.filename})" if error.filename else ""
+            wire = to_wire(RlError(f"{step}: {error.strerror or error}{where}"))
+        elif isinstance(error, RlError):
+            wire = to_wire(error)
+        else:
+            wire = to_wire(RlError(f"{step}: {type(error).__name__}: {error}"))
+        wire["step"] = step
+        data = dumps(wire).encode()
+        if len(data) >= PACKET:
+            wire["message"] = wire["message"][: PACKET // 8]
+            data = dumps(wire).encode()
+        self.tell(b"E", data)
+
+
+class Setup:
+    """Everything the steps of a child work on; filled by the parent before clone, then by the steps."""
+
+    __slots__ = (
+        "bundle", "candidates", "cgroup_procs", "die_with_parent", "environment", "fds", "flags", "hook_state", "io",
+        "joined", "linux", "master", "nodes", "process", "retry_cwd", "root", "seccomp", "seccomp_flags",
+        "setgroups_denied", "slave", "sources", "spec", "sync",
+    )
+
+    def __init__(self, spec: dict[str, Any], process: dict[str, Any], io: Io, sync: Sync) -> None:
+        self.spec = spec
+        self.process = process
+        self.linux: dict[str, Any] = spec.get("linux") or {}
+        self.io = io
+        self.sync = sync
+        self.bundle = ""
+        self.cgroup_procs: list[str] = []
+        self.die_with_parent = False
+        self.flags = 0  # CLONE_NEW*: the namespaces that are new
+        self.fds: dict[str, int] = {}  # type of namespace to join → its file
+        self.joined = False
+        self.sources: dict[int, int] = {}  # index of mount → detached mount of its source
+        self.nodes: dict[str, int] = {}  # path of device → detached mount of it
+        self.root = -1
+        self.master = -1
+        self.slave = -1
+        self.seccomp: bytes | None = None
+        self.seccomp_flags = 0
+        self.setgroups_denied = False
+        self.retry_cwd = False
+        self.hook_state: dict[str, Any] | None = None
+        self.environment: dict[str, str] = {}
+        self.candidates: list[str] = []
