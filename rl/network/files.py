@@ -63,7 +63,8 @@ def parse_add_host(value: str) -> tuple[list[str], str]:
     if address.startswith("[") and address.endswith("]"):
         address = address[1:-1]
     if address != "host-gateway" and not _family(address):
-        raise UsageError(f"--add-host {value!r}: {address!r} is not an IP address", "--add-host name:192.0.2.1 or name:host-gateway")
+        hint = "--add-host name:192.0.2.1 or name:host-gateway"
+        raise UsageError(f"--add-host {value!r}: {address!r} is not an IP address", hint)
     return parts, address
 
 
@@ -99,8 +100,9 @@ def _entries(lines: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 
 def hosts(
-    request: NetworkRequest, network: dict[str, Any], hostname: str, name: str, config: dict[str, Any], image_hosts: str = ""
-) -> str:
+    request: NetworkRequest, network: dict[str, Any], hostname: str, name: str, config: dict[str, Any],
+    image_hosts: str = "",
+) -> str:  # fmt: skip
     """/etc/hosts: --add-host first (the first match counts), the base file, localhost, the host, the container.
 
     Raises UnsupportedError when host-gateway is asked for where the host cannot be reached.
@@ -126,8 +128,7 @@ def hosts(
     defaults = [("127.0.0.1", ["localhost"]), ("::1", ["localhost"])] if "localhost" not in known else []
     if gateway:
         defaults.append((gateway, [n for n in HOST_NAMES if n not in known]))
-    for address in _own_addresses(network):
-        defaults.append((address, own))
+    defaults += [(address, own) for address in _own_addresses(network)]
     return "".join(f"{address}\t{' '.join(names)}\n" for address, names in entries + defaults if names)
 
 
@@ -222,4 +223,5 @@ def check_dns(servers: Sequence[str]) -> None:
             if len(servers) > 1:
                 raise UsageError("--dns=none cannot be given together with other --dns", "leave one of them out")
         elif not _family(server):
-            raise UsageError(f"--dns {server!r}: not an IP address", "--dns 192.0.2.53, or --dns none to keep the image's file")
+            hint = "--dns 192.0.2.53, or --dns none to keep the image's file"
+            raise UsageError(f"--dns {server!r}: not an IP address", hint)

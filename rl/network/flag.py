@@ -22,7 +22,9 @@ _ENGINES_OWN = frozenset((
     "--socket", "-s", "--one-off", "-1", "--help", "-h", "--version", "--no-netns-quit",
 ))  # fmt: skip
 
-_SLIRP_OPTIONS = ("allow_host_loopback", "cidr", "enable_ipv6", "mtu", "outbound_addr", "outbound_addr6", "port_handler")
+_SLIRP_OPTIONS = (
+    "allow_host_loopback", "cidr", "enable_ipv6", "mtu", "outbound_addr", "outbound_addr6", "port_handler",
+)  # fmt: skip
 
 
 def parse_network_flag(values: list[str]) -> NetworkRequest:
@@ -90,7 +92,8 @@ def slirp4netns_options(options: list[str]) -> dict[str, str | bool | int]:
     for option in options:
         name, equals, value = option.partition("=")
         if name not in _SLIRP_OPTIONS or not equals or not value:
-            raise UsageError(f"slirp4netns option {option!r}: unknown or without a value", "known: " + ", ".join(_SLIRP_OPTIONS))
+            hint = "known: " + ", ".join(_SLIRP_OPTIONS)
+            raise UsageError(f"slirp4netns option {option!r}: unknown or without a value", hint)
         if name in ("allow_host_loopback", "enable_ipv6"):
             result[name] = _boolean(name, value)
         elif name == "mtu":
@@ -125,7 +128,8 @@ def network(cidr: str) -> tuple[int, int]:
     except (OSError, ValueError):
         raise UsageError(f"slirp4netns option cidr={cidr}: not an IPv4 network", "cidr=10.0.2.0/24") from None
     if not 1 <= length <= 25 or number & ((1 << 32 - length) - 1):
-        raise UsageError(f"slirp4netns option cidr={cidr}: must be a network address with a prefix up to 25", "cidr=10.0.2.0/24")
+        what = "must be a network address with a prefix up to 25"
+        raise UsageError(f"slirp4netns option cidr={cidr}: {what}", "cidr=10.0.2.0/24")
     return number, length
 
 

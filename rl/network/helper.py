@@ -13,6 +13,7 @@ from rl.kernel import process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
 _SIGPIPE, _SIGXFSZ, _SIGKILL = 13, 25, 9
 
@@ -142,15 +143,15 @@ class Pending:
 
     def __init__(
         self,
-        result: dict[str, object] | None = None,
-        finish: Callable[[], dict[str, object]] | None = None,
+        result: dict[str, Any] | None = None,
+        finish: Callable[[], dict[str, Any]] | None = None,
         cancel: Callable[[], None] | None = None,
     ) -> None:
         self._result = result
         self._finish = finish
         self._cancel = cancel
 
-    def ready(self) -> dict[str, object]:
+    def ready(self) -> dict[str, Any]:
         """What was set up (see setup.start). Raises RlError; nothing is left running then."""
         if self._result is None:
             assert self._finish is not None

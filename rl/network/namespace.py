@@ -34,7 +34,8 @@ def create(
     """(user namespace fd or -1, network namespace fd or -1), both close-on-exec, ``lo`` up.
 
     With *userns_maps* (uid map, gid map) a user namespace nested in the current one is made first and
-    owns the network namespace; with *network* false that is all (network fd -1). *sysctls* are (path below /proc/sys, value), best effort.
+    owns the network namespace; with *network* false that is all (network fd -1). *sysctls* are
+    (path below /proc/sys, value), best effort.
     Raises UnsupportedError where the kernel forbids one of the two.
     """
     ask_r, ask_w = os.pipe2(os.O_CLOEXEC)  # child → parent: one byte per stage
@@ -49,7 +50,7 @@ def create(
         if userns_maps is not None:
             _expect(ask_r, "user")
             user = ns.open_namespace(child, "user")
-            for kind, ranges in zip(("uid", "gid"), userns_maps):
+            for kind, ranges in zip(("uid", "gid"), userns_maps, strict=True):
                 ns.write_proc(f"/proc/{child}/{kind}_map", "".join(f"{a} {b} {n}\n" for a, b, n in ranges))
             os.write(go_w, b"g")
         _expect(ask_r, "network")

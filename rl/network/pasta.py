@@ -32,16 +32,26 @@ TIMEOUT_MS = 15_000
 DNS_FORWARD = "169.254.1.1"
 MAP_GUEST = "169.254.1.2"
 
-_FEATURES = (
-    "--config-net", "--dns-forward", "--map-guest-addr", "--no-map-gw", "--no-netns-quit",
-    "--runas", "--pid", "--quiet", "--tcp-ns", "--udp-ns",
-)  # fmt: skip
+
+def is_old(can: frozenset[str]) -> bool:
+    """Whether this pasta is from before September 2024, by its options *can*."""
+    return "--map-guest-addr" not in can
 
 
-def features(help_text: str) -> frozenset[str]:
-    """The options this pasta has, of those that matter here."""
-    words = frozenset(word.strip(",[]") for word in help_text.split())
-    return frozenset(option for option in _FEATURES if option in words)
+def loses_replies(can: frozenset[str], mappings: Sequence[PortMapping]) -> list[PortMapping]:
+    """The UDP ports whose clients on the host's loopback would never get an answer.
+
+    Old pasta looks up the socket to answer by the container's port instead of the host's: measured with
+    2023-03-09, where the answer goes to file descriptor 0. Equal port numbers and other clients are fine.
+    """
+    if not is_old(can):
+        return []
+    remapped = [m for m in mappings if m["protocol"] == "udp" and m["host_port"] != m["container_port"]]
+    return [m for m in remapped if _local(m["host_ip"])]
+
+
+def _local(ip: str) -> bool:
+    return ip in ("", "0.0.0.0", "::", "::1") or ip.startswith("127.")
 
 
 class Plan:
@@ -98,8 +108,16 @@ def port_arguments(mappings: Sequence[PortMapping], options: Sequence[str]) -> l
 def plan(
     given: Sequence[str], mappings: Sequence[PortMapping], can: frozenset[str], loopback_dns: bool, as_root: bool
 ) -> Plan:
-    """The command line. *given* are the user's options; *loopback_dns*: the host's resolvers are on its loopback only."""
+    """The command line. *given* are the user's options, *can* those this pasta has.
+
+    *loopback_dns*: the host's resolvers are on its loopback only; *as_root*: the caller is the host's root.
+    """
     result = Plan()
+    for mapping in loses_replies(can, mappings):
+        result.warnings.append(
+            f"this version of pasta loses the answers of {ports.format_ports([mapping])} to clients on this host: "
+            "publish it under the same number, use --network=slirp4netns, or install a newer passt"
+        )
     # --map-gw is not pasta's, it is Podman's word for "leave --no-map-gw out".
     options = [option for option in given if option != "--map-gw"]
     arguments = ["--config-net", *port_arguments(mappings, options)]

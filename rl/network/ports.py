@@ -39,7 +39,8 @@ def _protocols(text: str, spec: str) -> list[str]:
     names = text.lower().split(",")
     for name in names:
         if name == "sctp":
-            raise UsageError(f"port {spec!r}: SCTP cannot be forwarded without root", "use tcp or udp, or --network=host")
+            hint = "use tcp or udp, or --network=host"
+            raise UsageError(f"port {spec!r}: SCTP cannot be forwarded without root", hint)
         if name not in PROTOCOLS:
             raise UsageError(f"port {spec!r}: protocol {name!r} is neither tcp nor udp", _FORM)
     return names
@@ -114,7 +115,9 @@ def _expose(spec: str) -> list[tuple[int, str]]:
     return [(port, name) for name in protocols for port in range(first, last + 1)]
 
 
-def parse_publish(published: Sequence[str], exposed: Iterable[str] = (), publish_all: bool = False) -> list[PortMapping]:
+def parse_publish(
+    published: Sequence[str], exposed: Iterable[str] = (), publish_all: bool = False
+) -> list[PortMapping]:
     """All mappings of a container, random host ports chosen, sorted.
 
     *published* are the ``-p`` values; *exposed* (``--expose`` and the image's ExposedPorts) count with
@@ -159,7 +162,8 @@ def _check_overlap(mapping: PortMapping, others: list[PortMapping]) -> None:
     for other in others:
         if _overlap(mapping, other):
             raise UsageError(
-                f"conflicting port mappings: {format_ports([other])} and {format_ports([mapping])} want the same host port",
+                f"conflicting port mappings: {format_ports([other])} and {format_ports([mapping])}"
+                " want the same host port",
                 "publish each host port once",
             )
 
@@ -176,7 +180,8 @@ def _random(mapping: PortMapping, taken: list[PortMapping]) -> int:
             sock.bind((ip, 0))
             port = int(sock.getsockname()[1])
         except OSError as error:
-            raise UnsupportedError(f"choose a free port on {ip}: {error.strerror}", "name an address this host has") from None
+            hint = "name an address this host has"
+            raise UnsupportedError(f"choose a free port on {ip}: {error.strerror}", hint) from None
         finally:
             sock.close()
         if not any(_overlap({**mapping, "host_port": port}, other) for other in taken):
@@ -199,10 +204,10 @@ def format_ports(mappings: Sequence[PortMapping], exposed: Sequence[tuple[int, s
         else:
             merged.append(mapping.copy())
     published = {(m["container_port"] + i, m["protocol"]) for m in merged for i in range(m["range"])}
-    texts = [
-        f"{_show_ip(m['host_ip'])}:{_show(m['host_port'], m['range'])}->{_show(m['container_port'], m['range'])}/{m['protocol']}"
-        for m in merged
-    ]
+    texts = []
+    for m in merged:
+        host, container = _show(m["host_port"], m["range"]), _show(m["container_port"], m["range"])
+        texts.append(f"{_show_ip(m['host_ip'])}:{host}->{container}/{m['protocol']}")
     texts += [f"{port}/{protocol}" for port, protocol in exposed if (port, protocol) not in published]
     return ", ".join(texts)
 

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_VERSION = 1
+_VERSION = 2
 
 #: (table, key, type): all that is read of containers.conf here.
 _KEYS = (
@@ -136,17 +136,16 @@ class Memory:
         stamp = [_stamp(path) for path in files]
         known = self._facts.get("config")
         if known and known[0] == stamp:
-            found: dict[str, Any] = known[1]
-            return found
-        return self._learn("config", stamp, parse(files))
+            return dict(known[1])
+        return dict(self._learn("config", stamp, parse(files)))
 
-    def program(self, executable: str) -> str:
-        """The text of ``executable --help``."""
+    def program(self, executable: str) -> frozenset[str]:
+        """The long options that ``executable --help`` names."""
         stamp = [_stamp(executable)]
         known = self._facts.get(executable)
         if known and known[0] == stamp:
-            return str(known[1])
-        return str(self._learn(executable, stamp, _output(executable, "--help")))
+            return frozenset(known[1])
+        return frozenset(self._learn(executable, stamp, _long_options(_output(executable, "--help"))))
 
     def _learn(self, name: str, stamp: object, value: Any) -> Any:
         self._facts[name] = [stamp, value]
@@ -161,6 +160,11 @@ class Memory:
                 self._changed = False
             except OSError:
                 pass
+
+
+def _long_options(help_text: str) -> list[str]:
+    words = (word.strip(",.[]()").partition("=")[0] for word in help_text.split())
+    return sorted({word for word in words if word.startswith("--") and len(word) > 2})
 
 
 def _output(executable: str, *arguments: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from rl.errors import RlError, UnsupportedError
-from rl.network import files, pasta, ports, settings, slirp4netns
+from rl.network import files, pasta, ports, settings
 from rl.network.helper import Pending
 from rl.runtime.userns import find_program
 
@@ -88,7 +88,8 @@ def start(request: NetworkRequest, net_fd: int, *, run_dir: str) -> Pending:
     - ``mode``: pasta, slirp4netns, host or none. **host although a namespace was made** means that it
       must not be used: see :func:`effective_mode`;
     - ``ip``, ``prefix``, ``gateway``, ``interface``, ``ipv6``, ``ipv6_prefix``, ``ipv6_gateway`` where known;
-    - ``dns``: resolvers the network itself offers; ``host_containers_internal``: the host's address as seen from inside;
+    - ``dns``: resolvers the network itself offers;
+    - ``host_containers_internal``: the host's address as seen from inside, "" if there is none;
     - ``pids``: helpers that must be ended with the container; ``warnings``.
 
     Raises ConflictError (port in use), UnsupportedError, UsageError, RlError; so does ``ready()``.
@@ -99,12 +100,15 @@ def start(request: NetworkRequest, net_fd: int, *, run_dir: str) -> Pending:
     memory = settings.remembered(run_dir)
     config = memory.config()
     by_name = asked in RUNGS
-    candidates = []
+    candidates: list[_Rung] = []
     for name in (asked,) if by_name else _order(config):
         executable = _usable(name, config)
         if executable:
             candidates.append((name, executable, memory.program(executable)))
     memory.save()
+    first = candidates[0] if len(candidates) > 1 else None
+    if first and first[0] == "pasta" and pasta.loses_replies(first[2], request.get("ports", [])):
+        candidates.reverse()  # answers that arrive are worth more than speed and source addresses
     if not candidates:
         if by_name:
             raise UnsupportedError(f"--network={asked}: {tun_problem() or f'{asked} is not installed'}", _hint(asked))
@@ -113,14 +117,19 @@ def start(request: NetworkRequest, net_fd: int, *, run_dir: str) -> Pending:
     return _Ladder(request, config, candidates, net_fd, run_dir).pending()
 
 
+#: (name, executable, its long options)
+_Rung = tuple[str, str, frozenset[str]]
+
+
 class _Ladder:
     """The rungs still to try for one container."""
 
     __slots__ = ("_candidates", "_config", "_current", "_net_fd", "_request", "_run_dir", "_said")
 
     def __init__(
-        self, request: NetworkRequest, config: dict[str, Any], candidates: Sequence[tuple[str, str, str]], net_fd: int, run_dir: str
-    ) -> None:
+        self, request: NetworkRequest, config: dict[str, Any], candidates: Sequence[_Rung],
+        net_fd: int, run_dir: str,
+    ) -> None:  # fmt: skip
         self._request = request
         self._config = config
         self._candidates = list(candidates)
@@ -130,17 +139,18 @@ class _Ladder:
         self._current = self._next()
 
     def _next(self) -> Pending:
-        name, executable, help_text = self._candidates.pop(0)
+        name, executable, can = self._candidates.pop(0)
         mappings = self._request.get("ports", [])
         options = self._request.get("options", [])
         if name == "slirp4netns":
+            from rl.network import slirp4netns
+
             options = [*self._config.get("engine.network_cmd_options", []), *options]
-            arguments, network = slirp4netns.plan(options, slirp4netns.features(help_text))
+            arguments, network = slirp4netns.plan(options, can)
             return slirp4netns.start(executable, arguments, network, mappings, self._net_fd, self._run_dir)
         options = [*self._config.get("network.pasta_options", []), *options]
-        can = pasta.features(help_text)
         plan = pasta.plan(options, mappings, can, files.only_loopback_resolvers(), _real_root())
-        return pasta.start(executable, plan, mappings, self._net_fd, self._run_dir, verify="--map-guest-addr" not in can)
+        return pasta.start(executable, plan, mappings, self._net_fd, self._run_dir, verify=pasta.is_old(can))
 
     def pending(self) -> Pending:
         return Pending(finish=self._finish, cancel=lambda: self._current.cancel())
@@ -166,7 +176,7 @@ def _real_root() -> bool:
 
 
 def _unserved(mode: str, request: NetworkRequest) -> dict[str, Any]:
-    warnings = []
+    warnings: list[str] = []
     if mode == "host" and request.get("ports"):
         warnings.append("published ports are ignored with --network=host: the container's ports are the host's")
     return {"mode": mode.partition(":")[0], "pids": [], "dns": [], "warnings": warnings, "host_containers_internal": ""}

@@ -9,6 +9,7 @@ Called by setup.py. Source: slirp4netns(1).
 from __future__ import annotations
 
 import os
+import time
 
 from rl.config.jsonio import dumps, loads
 from rl.errors import RlError, UnsupportedError
@@ -18,6 +19,7 @@ from rl.network.namespace import Pinned, pin_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Sequence
     from typing import Any
 
@@ -27,27 +29,22 @@ TIMEOUT_MS = 15_000
 _OPTIONAL = ("--enable-sandbox", "--enable-seccomp", "--disable-host-loopback")
 
 
-def features(help_text: str) -> frozenset[str]:
-    """The options this slirp4netns has."""
-    return frozenset(word.split("=")[0].strip(",") for word in help_text.split() if word.startswith("--"))
-
-
 def plan(options: Sequence[str], can: frozenset[str]) -> tuple[list[str], dict[str, Any]]:
-    """(arguments without the namespace, what the container's network will look like). Raises UsageError."""
+    """(arguments, what the container's network will look like). Raises UsageError."""
     chosen = flag.slirp4netns_options(list(options))
     cidr = str(chosen.get("cidr", "10.0.2.0/24"))
     first, prefix = flag.network(cidr)
     arguments = ["--configure", f"--mtu={chosen.get('mtu', 65520)}", f"--cidr={cidr}"]
     loopback = bool(chosen.get("allow_host_loopback", False))
-    for option in _OPTIONAL:
-        if option in can and not (loopback and option == "--disable-host-loopback"):
-            arguments.append(option)
+    unwanted = "--disable-host-loopback" if loopback else ""
+    arguments += [option for option in _OPTIONAL if option in can and option != unwanted]
     if chosen.get("enable_ipv6"):
         arguments.append("--enable-ipv6")
-    for name, option, family in (("outbound_addr", "--outbound-addr", host.ipv4), ("outbound_addr6", "--outbound-addr6", host.ipv6)):
+    for name in ("outbound_addr", "outbound_addr6"):
+        option = "--" + name.replace("_", "-")
+        if name in chosen and option not in can:
+            raise UnsupportedError(f"slirp4netns option {name}: this slirp4netns lacks it", "install a newer one")
         if name in chosen:
-            if option not in can:
-                raise UnsupportedError(f"slirp4netns option {name}: this slirp4netns lacks it", "install a newer slirp4netns")
             arguments.append(f"{option}={chosen[name]}")
     gateway = flag.dotted(first + 2)
     own = host.ipv4()
@@ -66,10 +63,15 @@ def start(
 ) -> Pending:  # fmt: skip
     """Start slirp4netns on the namespace *net_fd* holds. ``ready()`` adds the ports, and raises RlError."""
     pinned = Pinned(net_fd, pin_path(run_dir))
-    # A relative path: socket addresses are limited to 107 bytes.
-    socket_name = f"slirp.{os.getpid()}"
-    _unlink(f"{run_dir}/{socket_name}")
-    argv = [executable, *arguments, "--ready-fd=1", f"--api-socket={socket_name}", "--netns-type=path", pinned.path, "tap0"]
+    path = f"{run_dir}/slirp.{os.getpid()}"
+    _unlink(path)
+    api = path
+    if not path.startswith("/run/") or len(path) > 107:
+        # In its sandbox slirp4netns sees only /run and /etc of the host, and only there can it make its
+        # socket; a long path must be given relative to its working directory, which the sandbox changes too.
+        arguments = [argument for argument in arguments if argument != "--enable-sandbox"]
+        api = os.path.basename(path)
+    argv = [executable, *arguments, "--ready-fd=1", f"--api-socket={api}", "--netns-type=path", pinned.path, "tap0"]
     try:
         program = Helper(argv, run_dir)
     except BaseException:
@@ -81,20 +83,20 @@ def start(
             if not program.wait(TIMEOUT_MS):
                 complaints = program.complaints() or f"no answer within {TIMEOUT_MS // 1000} s"
                 raise UnsupportedError(f"slirp4netns: {complaints}", "use --network=none or --network=host")
-            _publish(f"{run_dir}/{socket_name}", mappings, network["ip"])
+            _publish(path, mappings, network["ip"])
         except BaseException:
             program.kill()
             raise
         finally:
             pinned.release()
-            _unlink(f"{run_dir}/{socket_name}")
+            _unlink(path)
         program.release()
         return {**network, "mode": "slirp4netns", "pids": [program.pid], "warnings": []}
 
     def cancel() -> None:
         program.kill()
         pinned.release()
-        _unlink(f"{run_dir}/{socket_name}")
+        _unlink(path)
 
     return Pending(finish=finish, cancel=cancel)
 
@@ -121,9 +123,23 @@ def _publish(path: str, mappings: Sequence[PortMapping], guest: str) -> None:
                 if "error" in answer:
                     where = f"{arguments['host_addr']}:{arguments['host_port']}/{arguments['proto']}"
                     reason = answer["error"].get("desc", "refused")
-                    raise RlError(f"publish port {where}: slirp4netns: {reason}", "publish another host port, or use --network=pasta")
+                    hint = "publish another host port, or use --network=pasta"
+                    raise RlError(f"publish port {where}: slirp4netns: {reason}", hint)
     finally:
         os.close(directory)
+
+
+def _connect(sock: _socket.socket, address: str) -> None:
+    """Connect, waiting for the socket to appear: slirp4netns makes it shortly after it said that it is ready."""
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            sock.connect(address)
+            return
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.001)
 
 
 def _ask(address: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +149,7 @@ def _ask(address: str, request: dict[str, Any]) -> dict[str, Any]:
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
         sock.settimeout(5)
-        sock.connect(address)
+        _connect(sock, address)
         sock.sendall(dumps(request).encode())
         sock.shutdown(_socket.SHUT_WR)
         data = b""
