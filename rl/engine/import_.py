@@ -91,7 +91,9 @@ def _keep(content: ContentStore, stream: Source, kind: str, what: str) -> Layer:
         start = Source(plain)
         block = start.peek(512)
         if len(block) < 512 or (block != bytes(512) and not _is_tar(block)):
-            raise VerificationError(f"import {what}: it is not a tar archive", "rl import reads tar archives, compressed or not")
+            raise VerificationError(
+                f"import {what}: it is not a tar archive", "rl import reads tar archives, compressed or not"
+            )
         while piece := start.read(CHUNK):
             diff.update(piece)
         digest = writer.commit()

@@ -13,7 +13,6 @@ from rl.engine.collect import collect
 from rl.errors import ConflictError, CorruptRecordError, NoSuchImageError, RlError, UsageError
 from rl.image import store
 from rl.image.content import records_lock
-from rl.image.reference import parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ def _remove(
     found = store.find(paths, name)
     records = store.same_image(paths, found["id"])
     named = [record for record in records if record["name"]]
-    by_name = _is_name_of(name, found)
+    by_name = store.is_name_of(name, found)
     if by_name and len(named) > 1:
         store.drop_locked(paths, found)
         report.untagged.append(found["name"])
@@ -144,20 +143,6 @@ def _remove(
     _delete(paths, records, report, removed)
     if not no_prune:
         _prune_parents(paths, found, report, removed)
-
-
-def _is_name_of(name: str, found: ImageRecord) -> bool:
-    """Whether *name* was taken for a name: not for (the beginning of) an id, nor for a digest."""
-    if not found["name"]:
-        return False
-    try:
-        wanted = parse(name)
-    except UsageError:
-        return False
-    if wanted.digest:
-        return found["name"].endswith("@" + wanted.digest)
-    full = str(wanted.with_default_tag())
-    return found["name"] == full or found["name"].endswith("/" + full)
 
 
 def _delete(paths: Paths, records: list[ImageRecord], report: Report, removed: list[ImageRecord]) -> None:
@@ -199,7 +184,7 @@ def _remove_containers(engine: Engine, name: str) -> None:
     """What --force does first, without the lock: stopping a container takes its time."""
     found = store.find(engine.paths, name)
     named = [record for record in store.same_image(engine.paths, found["id"]) if record["name"]]
-    if len(named) > 1 and _is_name_of(name, found):
+    if len(named) > 1 and store.is_name_of(name, found):
         return  # the image stays, with its other names
     containers = users(engine.paths, found["id"])
     if containers:

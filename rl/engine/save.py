@@ -70,23 +70,15 @@ def _check(
 def _images(engine: Engine, names: list[str], multi: bool) -> list[writing.Named]:
     if not multi:
         found = store.find(engine.paths, names[0])
-        own = [found["name"]] if _by_name(names[0], found["name"]) else []
+        own = [found["name"]] if store.is_name_of(names[0], found) else []
         return [(found, list(dict.fromkeys([*own, *(target_name(name) for name in names[1:])])))]
     images: dict[str, writing.Named] = {}
     for name in names:
         found = store.find(engine.paths, name)
         tags = images.setdefault(found["id"], (found, []))[1]
-        if _by_name(name, found["name"]) and found["name"] not in tags:
+        if store.is_name_of(name, found) and found["name"] not in tags:
             tags.append(found["name"])
     return list(images.values())
-
-
-def _by_name(asked: str, name: str) -> bool:
-    """Whether the image was asked for by a name that an archive can keep: no id, no digest."""
-    repository = name.rpartition(":")[0]
-    return bool(repository) and "@" not in name and (
-        name.endswith(asked) or repository.endswith(asked.removeprefix("docker.io/"))
-    )
 
 
 def _to_file(engine: Engine, images: list[writing.Named], path: str, format: str, uncompressed: bool) -> None:

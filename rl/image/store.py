@@ -286,6 +286,20 @@ def forget_corrupt(paths: Paths, text: str) -> bool:
     return False
 
 
+def is_name_of(text: str, found: ImageRecord) -> bool:
+    """Whether *text* was taken for a name: not for (the beginning of) an id, nor for a digest."""
+    if not found["name"]:
+        return False
+    try:
+        wanted = reference.parse(text)
+    except UsageError:
+        return False
+    if wanted.digest:
+        return found["name"].endswith("@" + wanted.digest)
+    full = str(wanted.with_default_tag())
+    return found["name"] == full or found["name"].endswith("/" + full)
+
+
 def same_image(paths: Paths, image_id: str) -> list[ImageRecord]:
     """All records of the image with this full id, the named ones by name."""
     return sorted((r for r in _read_all(paths, _files(paths)) if r["id"] == image_id), key=_name_of)

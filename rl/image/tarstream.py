@@ -158,6 +158,8 @@ class TarReader:
     def _check(self, header: bytes) -> None:
         stated = header[148:156].strip(b" \0")
         if sum(header) - sum(header[148:156]) + 256 != (int(stated, 8) if _octal(stated) else -1):
+            if self._count == 1:
+                raise VerificationError(f"{self.what} is not a tar archive", "check that it is the file you mean")
             raise self._error("has a member whose header checksum is wrong")
 
     def _number(self, field: bytes) -> int:

@@ -43,8 +43,8 @@ def test_parse(text: str, registry: str, repository: str, tag: str, digest: str)
 BAD = [
     "", ":tag", "/a", "a/", "a//b", "Nginx", "a/B", "a:", "a:-x", "a:.x", "a:" + "t" * 129, "a b", "a:x y", "-a", "a-",
     "a___b", "a._b", "a..b", "a.b.", "é", "a:é", "a@", "a@sha256:abc", f"a@{D}x", "a@md5:" + "a" * 32, f"@{D}",
-    "https://quay.io/a", "http://q.io/a", "localhost:port/a", "q.io:0/a", "q.io:99999/a", "q..io/a", "-q.io/a", "q-.io/a",
-    "[::1/a", "[]:5000/a", "[::1]x/a", "a" * 64, "a" * 256, "q.io/" + "a/" * 130 + "b", "../x", "./x", "q.io/../x",
+    "https://quay.io/a", "http://q.io/a", "localhost:port/a", "q.io:0/a", "q.io:99999/a", "q..io/a", "-q.io/a",
+    "q-.io/a", "[::1/a", "[]:5000/a", "[::1]x/a", "a" * 64, "a" * 256, "q.io/" + "a/" * 130 + "b", "../x", "./x", "q.io/../x",
     "a:b:c", "a\n", "a\0", "docker://",
 ]
 
