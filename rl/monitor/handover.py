@@ -122,6 +122,8 @@ def _package_root() -> str:
 def become_monitor(params: Params) -> NoReturn:
     """Be the container's monitor until it has ended and everything of it is cleaned up."""
     try:
+        # Until the loop has its handlers, a signal waits.
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP))
         _settle(params)
         from rl.monitor.ending import finish
         from rl.monitor.loop import Monitor
@@ -131,6 +133,7 @@ def become_monitor(params: Params) -> NoReturn:
             try:
                 _replace(monitor.export())
             except (OSError, RlError):
+                monitor.unblock_signals()
                 monitor.run()  # no memory, no helper: the container is worth more than 9 MB
         finish(monitor)
     except BaseException:
@@ -223,12 +226,6 @@ def _replace(params: Params) -> NoReturn:
     os.lseek(memory, 0, os.SEEK_SET)
     for fd in _kept(params):
         os.set_inheritable(fd, True)
-    # From here until the new interpreter has its handlers, a signal waits; the mask survives exec.
-    blocked = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, blocked)
     interpreter: str = getattr(sys, "_base_executable", "") or sys.executable or "/proc/self/exe"
     environment = {"TZ": os.environ["TZ"]} if "TZ" in os.environ else {}
-    try:
-        os.execve(interpreter, [interpreter, *FLAGS, helper, params["id"], str(memory)], environment)
-    finally:
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, blocked)
+    os.execve(interpreter, [interpreter, *FLAGS, helper, params["id"], str(memory)], environment)

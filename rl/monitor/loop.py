@@ -93,7 +93,7 @@ class Monitor:
         self._reap()
         while not self.ended:
             now = time.monotonic()
-            if until and now >= until and not self._input and not any(client.queue for client in self.clients):
+            if until and now >= until and not self._half_done():
                 return False
             if self._stop_at and now >= self._stop_at:
                 self._stop_at = 0.0
@@ -105,6 +105,9 @@ class Monitor:
                 if handler:
                     handler(events)
         return True
+
+    def _half_done(self) -> bool:
+        return bool(self._input or self._stop_at or any(client.queue for client in self.clients))
 
     def _watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         self._poll.register(fd, events)
@@ -126,10 +129,13 @@ class Monitor:
         for signal in (_signal.SIGHUP, _signal.SIGPIPE):
             _signal.signal(signal, _signal.SIG_IGN)
         _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        # Handover blocked them while there was nobody to catch them.
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        self.unblock_signals()
         self._watch(reader, IN, self._on_signal)
         return reader
+
+    def unblock_signals(self) -> None:
+        """Handover, or :meth:`export`, blocked them while there was nobody to catch them; the mask survives exec."""
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
     def _on_signal(self, _events: int) -> None:
         try:
@@ -407,6 +413,13 @@ class Monitor:
     def export(self) -> Params:
         """What another interpreter needs to go on where :meth:`run` stopped."""
         params = self.params
+        blocked = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, blocked)
+        try:
+            for number in set(posix.read(self._signal_fd, 512)) & {_signal.SIGTERM, _signal.SIGINT}:
+                posix.kill(posix.getpid(), number)  # noticed, not yet acted upon: it waits for the new interpreter
+        except BlockingIOError:
+            pass
         params["clients"] = [(c.fd, c.stdin, c.stdout, c.stderr, c.first) for c in self.clients]
         if self.log:
             params["log_carry"] = self.log.carry()
