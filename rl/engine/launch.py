@@ -161,14 +161,15 @@ class Launch:
         if self.config["rootfs"]:
             self.context.rootfs = self.config["rootfs"]
             return
-        target = f"{self.directory}/rootfs"
         wanted = self.config.get("driver") or self.message.get("storage_driver", "")
         chosen = storage.choose(self.paths, wanted)
-        mounted = rootfs.mount(self.paths, chosen, self.config, self.context.id_mode, target)
+        mounted = rootfs.mount(self.paths, chosen, self.config, self.context.id_mode, self._note)
         self.helpers += mounted["pids"]
         self.undo.append(lambda: chosen.unmount(mounted))
-        self.context.rootfs = target
-        self.driver = chosen.name
+        self.context.rootfs = mounted["target"]
+
+    def _note(self, text: str) -> None:
+        prefork.send_progress(self.sock, {"note": text})
 
     def fill_volumes(self) -> None:
         """Volumes, the user's numbers, and the files that tell a container what it is."""
@@ -301,7 +302,9 @@ class Launch:
         """The runtime makes the container's init, which waits to be started."""
         procs = self.cgroup.procs_path if self.cgroup else ""
         if self.config["runtime"] == "rl":
-            self.created = runtime.create(self.bundle, self.spec, self.io, cgroup_procs=procs)
+            self.created = runtime.create(
+                self.bundle, self.spec, self.io, container_id=self.id, cgroup_procs=procs, cache_dir=self.paths.cache
+            )
         else:
             from rl.runtime import external
 

@@ -5,14 +5,15 @@ Called by the monitor inside the user namespace, and by what needs to look into 
 
 from __future__ import annotations
 
-import os
-
 from rl.errors import RlError
 from rl.image import store
+from rl.storage import container
 from rl.storage import layers as layer_store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rl.config.model import ContainerConfig
     from rl.config.paths import Paths
     from rl.storage.driver import Driver, Mounted
@@ -24,26 +25,25 @@ def id_key(config: ContainerConfig, mode: str) -> str:
 
 
 def mount(
-    paths: Paths, driver: Driver, config: ContainerConfig, mode: str, target: str
+    paths: Paths, driver: Driver, config: ContainerConfig, mode: str, note: Callable[[str], object]
 ) -> Mounted:
-    """Stack the layers and the container's writable layer at *target*, unpacking what is missing.
+    """Stack the layers and the container's writable layer at containers/<id>/rootfs, unpacking what is missing.
+
+    *note* gets a line about work that takes long.
 
     Raises RlError when a layer is neither unpacked nor in the content store.
     """
-    from rl.storage import writable
-
     key = id_key(config, mode)
     missing = [diff_id for diff_id in config["layers"] if not layer_store.has(paths, diff_id, key)]
     if missing:
-        _make(paths, config, missing, key)
+        _make(paths, config, missing, key, note)
     lowers = layer_store.lowers(paths, config["layers"], key)
-    upper, work = writable.prepare(paths, paths.container(config["id"]), lowers)
-    os.makedirs(target, 0o700, exist_ok=True)
+    upper, work, target = container.prepare(paths, paths.container(config["id"]), lowers)
     # What a container that is removed at its end wrote need not survive a power loss.
     return driver.mount(lowers, upper, work, target, volatile=config["remove"])
 
 
-def _make(paths: Paths, config: ContainerConfig, missing: list[str], key: str) -> None:
+def _make(paths: Paths, config: ContainerConfig, missing: list[str], key: str, note: Callable[[str], object]) -> None:
     """Unpack layers again from their blobs, or copy them with the owners that *key* wants."""
     if config["uid_map"]:
         from rl.storage.idmap import ensure_mapped
@@ -51,6 +51,7 @@ def _make(paths: Paths, config: ContainerConfig, missing: list[str], key: str) -
         plain = [diff_id for diff_id in missing if not layer_store.has(paths, diff_id)]
         if plain:
             _unpack(paths, config, plain, "")
+        note(f"first use of this image with --userns={config['userns']}: copying {len(missing)} layers with other owners")
         ensure_mapped(paths, missing, key, config["uid_map"], config["gid_map"])
     else:
         _unpack(paths, config, missing, key)
@@ -70,4 +71,4 @@ def _unpack(paths: Paths, config: ContainerConfig, missing: list[str], key: str)
                 f"layer {diff_id[:19]} of image {config['image']} is gone", f"rl pull {config['image'] or config['image_id']}"
             )
         path, media_type = blobs[diff_id]
-        unpack_layer(paths, path, diff_id, media_type, key)
+        unpack_layer(paths, path, diff_id, media_type, id_key=key)

@@ -50,7 +50,7 @@ def run(
     message = launch_message(engine, streams)
     warnings: list[str] = []
     try:
-        handle.launch(message, lambda step: _on_step(trace, handle.pid, step, warnings))
+        handle.launch(message, lambda step: _on_step(engine, trace, handle.pid, step, warnings))
     except BaseException:
         creation.discard(engine, config)
         raise
@@ -64,8 +64,10 @@ def run(
     return attach_streams(engine, config, handle.sock, streams)
 
 
-def _on_step(trace: Trace, pid: int, step: dict[str, Any], warnings: list[str]) -> None:
+def _on_step(engine: Engine, trace: Trace, pid: int, step: dict[str, Any], warnings: list[str]) -> None:
     if "warning" in step:
         warnings.append(step["warning"])
+    elif "note" in step:
+        engine.warn(step["note"])
     elif "step" in step:
         trace.add(step["step"], step["start"], step["end"], pid)

@@ -57,6 +57,8 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
     def on_step(step: dict[str, Any]) -> None:
         if "warning" in step:
             warnings.append(step["warning"])
+        elif "note" in step:
+            engine.warn(step["note"])
 
     handle.launch(launch_message(engine, streams), on_step)
     for warning in warnings:

@@ -51,7 +51,7 @@ def prepare(paths: Paths, config: ContainerConfig, rootfs: str) -> dict[str, str
 def _fill(config: ContainerConfig, spec: MountSpec, data: str, rootfs: str) -> None:
     """Make the empty directory *data* like the image's directory at the destination."""
     from rl.kernel import fs
-    from rl.storage.copytree import copy_tree
+    from rl.storage.treecopy import copy_tree
 
     owner = (_root(config["uid_map"]), _root(config["gid_map"]))
     root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -68,7 +68,7 @@ def _fill(config: ContainerConfig, spec: MountSpec, data: str, rootfs: str) -> N
             os.chown(data, status.st_uid, status.st_gid)
             os.chmod(data, status.st_mode & 0o7777)
         else:
-            copy_tree(f"/proc/self/fd/{source}", data)
+            copy_tree(source, data)
     except OSError as error:
         raise RlError(f"copy {spec['destination']} of the image to volume {spec['source'][:24]}: {error.strerror}") from None
     finally:

@@ -1,15 +1,14 @@
 """--userns: the id maps of a container that has a user namespace of its own.
 
 All maps are in ids of the shared namespace: there 0 is the caller and 1…N are the subordinate ids.
-Container id *c* is kept on disk as shared id *c+1* in every one of them, so a layer's files
-need one shifted copy that all such containers share; only the files of keep-id's own user
-differ (rl.storage.mapped). Source: podman-run(1), --userns.
+The layers need other owners on disk for them: see rl.storage.idmap. Source: podman-run(1), --userns.
 """
 
 from __future__ import annotations
 
 from rl.engine.spec.values import integer
 from rl.errors import UnsupportedError, UsageError
+from rl.storage import idmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,10 +22,10 @@ class UserNamespace:
 
     __slots__ = ("gid_map", "id_key", "uid_map", "user")
 
-    def __init__(self, uid_map: list[IdRange], gid_map: list[IdRange], id_key: str = "", user: str = "") -> None:
+    def __init__(self, uid_map: list[IdRange], gid_map: list[IdRange], user: str = "") -> None:
         self.uid_map = uid_map
         self.gid_map = gid_map
-        self.id_key = id_key
+        self.id_key = idmap.key_for(uid_map, gid_map)  # which trees of the layers have these owners
         self.user = user
 
 
@@ -59,32 +58,20 @@ def parse(
         _refuse_unknown(mode, settings, ("uid", "gid", "size"))
         uid = integer(settings.get("uid", ids[0]), "--userns keep-id:uid", 0)
         gid = integer(settings.get("gid", ids[1]), "--userns keep-id:gid", 0)
-        return UserNamespace(_keep(uid, limits[0]), _keep(gid, limits[1]), f"keep{uid}-{gid}", f"{uid}:{gid}")
+        return UserNamespace(idmap.keep_id_map(uid, limits[0] + 1), idmap.keep_id_map(gid, limits[1] + 1), f"{uid}:{gid}")
     if mode == "nomap":
         _refuse_unknown(mode, settings, ())
-        return UserNamespace([(0, 1, limits[0])], [(0, 1, limits[1])], "shift1")
+        return UserNamespace(idmap.shift_map(1, limits[0]), idmap.shift_map(1, limits[1]))
     _refuse_unknown(mode, settings, ("size",))
     count = integer(settings.get("size", _AUTO_SIZE), "--userns auto:size", 1)
     first = _free_range(count, min(limits), taken)
-    return UserNamespace([(0, first, count)], [(0, first, count)], f"auto{first}-{count}")
+    return UserNamespace(idmap.shift_map(first, count), idmap.shift_map(first, count))
 
 
 def _refuse_unknown(mode: str, settings: dict[str, str], known: tuple[str, ...]) -> None:
     for key in settings:
         if key not in known:
             raise UsageError(f"--userns={mode}: unknown option {key!r}", f"{mode} knows: {', '.join(known) or 'no options'}")
-
-
-def _keep(own: int, count: int) -> list[IdRange]:
-    """Container id *own* is the caller (shared 0), every other *c* is shared *c+1*; *count* shared ids follow 0."""
-    if own > count:
-        # Beyond the subordinate range: all of it below, the caller above it.
-        return [(0, 1, count), (own, 0, 1)]
-    ranges: list[IdRange] = [(0, 1, own)] if own else []
-    ranges.append((own, 0, 1))
-    if count - own - 1 > 0:
-        ranges.append((own + 1, own + 2, count - own - 1))
-    return ranges
 
 
 def _free_range(count: int, limit: int, taken: list[tuple[int, int]]) -> int:

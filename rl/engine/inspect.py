@@ -1,0 +1,450 @@
+"""rl inspect: everything known of a container, in Podman's document with Podman's key names.
+
+Called by the command line. On the hot path: `inspect --format '{{.State.ExitCode}}'` reads two small files.
+Source of the names: podman-inspect(1).
+"""
+
+from __future__ import annotations
+
+import os
+
+from rl.engine import containers
+from rl.engine.times import NEVER_TEXT, human_size
+from rl.errors import NoSuchContainerError, NotFoundError, RlError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from rl.config.model import ContainerConfig, ContainerState, MountSpec, PortMapping
+    from rl.engine.context import Engine
+
+_OCI_VERSION = "1.2.0"
+
+
+def inspect(
+    engine: Engine, names: list[str], type: str = "all", size: bool = False
+) -> tuple[list[dict[str, Any]], list[RlError]]:
+    """The documents of *names*, and an error for each that was not found.
+
+    *type*: ``container``, ``image``, ``volume``, or ``all``: the first of these that has such a name.
+    *size* adds what containers have written, in bytes.
+    """
+    if type not in ("all", *_KINDS):
+        raise UsageError(f"inspect: there is no type {type!r}", f"use all, {', '.join(_KINDS)}")
+    kinds = list(_KINDS) if type == "all" else [type]
+    documents: list[dict[str, Any]] = []
+    errors: list[RlError] = []
+    for name in names:
+        unknown: RlError = NotFoundError(f'no such object: "{name}"', "`rl ps -a` and `rl images` list what there is")
+        for kind in kinds:
+            try:
+                documents.append(_KINDS[kind](engine, name, size))
+                break
+            except NotFoundError as error:
+                unknown = error if len(kinds) == 1 else unknown
+            except RlError as error:
+                errors.append(error)
+                break
+        else:
+            errors.append(unknown)
+    return documents, errors
+
+
+def latest(engine: Engine) -> str:
+    """The id of the container created last. Raises NoSuchContainerError when there is none."""
+    newest, found = "", ""
+    for container_id in containers.ids(engine.paths):
+        try:
+            created = containers.read_config(engine.paths, container_id)["created"]
+        except RlError:
+            continue
+        if created > newest:
+            newest, found = created, container_id
+    if not found:
+        raise NoSuchContainerError("there is no container", "create one with `rl run`")
+    return found
+
+
+def _image(engine: Engine, name: str, size: bool) -> dict[str, Any]:
+    from rl.engine.image_inspect import image_inspect
+
+    return image_inspect(engine, name)
+
+
+def _volume(engine: Engine, name: str, size: bool) -> dict[str, Any]:
+    directory = f"{engine.paths.volumes}/{name}"
+    if not name or "/" in name or name.startswith(".") or not os.path.isdir(directory):
+        raise NotFoundError(f"no such volume {name}")
+    from rl.config.jsonio import read_json
+
+    try:
+        record = read_json(f"{directory}/volume.json")
+    except (OSError, ValueError):
+        record = {}
+    return {
+        "Name": name, "Driver": "local", "Mountpoint": f"{directory}/_data", "CreatedAt": record.get("created", ""),
+        "Labels": record.get("labels") or {}, "Scope": "local", "Options": record.get("options") or {},
+        "Anonymous": bool(record.get("anonymous")),
+    }  # fmt: skip
+
+
+def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:
+    """Podman's container document. Raises NoSuchContainerError, AmbiguousNameError, CorruptRecordError."""
+    paths = engine.paths
+    container_id = containers.find(paths, name)
+    config = containers.read_config(paths, container_id)
+    state = containers.read_state(paths, container_id)
+    directory, run = paths.container(container_id), paths.container_run(container_id)
+    command = config.get("command") or [""]
+    caps = _capabilities(config)
+    document: dict[str, Any] = {
+        "Id": container_id,
+        "Created": config["created"],
+        "Path": command[0],
+        "Args": command[1:],
+        "State": _state(config, state, run),
+        "Image": config.get("image_id", ""),
+        "ImageDigest": _image_digest(engine, config),
+        "ImageName": config.get("image", ""),
+        "Rootfs": config.get("rootfs", ""),
+        "Pod": "",
+        "ResolvConfPath": _existing(f"{directory}/resolv.conf"),
+        "HostnamePath": _existing(f"{directory}/hostname"),
+        "HostsPath": _existing(f"{directory}/hosts"),
+        "StaticDir": directory,
+        "OCIConfigPath": _existing(f"{directory}/bundle/config.json"),
+        "OCIRuntime": config.get("runtime", "rl"),
+        "ConmonPidFile": f"{run}/lock",
+        "PidFile": config.get("options", {}).get("pidfile", ""),
+        "Name": config["name"],
+        "RestartCount": state.get("restarts", 0),
+        "Driver": _driver(config, state),
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "EffectiveCaps": caps if not config.get("user") or config["user"].partition(":")[0] in ("0", "root") else [],
+        "BoundingCaps": caps,
+        "ExecIDs": [],
+        "GraphDriver": {"Name": _driver(config, state), "Data": _graph(engine, config, state)},
+        "Mounts": [_mount(engine, spec) for spec in config.get("mounts", []) if spec.get("type") != "tmpfs"],
+        "Dependencies": _dependencies(config),
+        "NetworkSettings": _network(config, state),
+        "Namespace": "",
+        "IsInfra": False,
+        "IsService": False,
+        "Config": _config(config),
+        "HostConfig": _host_config(config, caps, state),
+    }
+    if size:
+        from rl.engine.ps import container_sizes
+
+        measured = container_sizes(engine, [config])[0]
+        document["SizeRw"], document["SizeRootFs"] = measured["rwSize"], measured["rootFsSize"]
+    return document
+
+
+_KINDS: dict[str, Callable[[Engine, str, bool], dict[str, Any]]] = {
+    "container": container, "image": _image, "volume": _volume,
+}  # fmt: skip
+
+
+def _existing(path: str) -> str:
+    return path if os.path.exists(path) else ""
+
+
+def _driver(config: ContainerConfig, state: ContainerState) -> str:
+    return config.get("driver") or state.get("driver", "")  # type: ignore[typeddict-item,no-any-return]
+
+
+def _state(config: ContainerConfig, state: ContainerState, run: str) -> dict[str, Any]:
+    status = state.get("status", "created")
+    alive = status in containers.LIVE
+    return {
+        "OciVersion": _OCI_VERSION,
+        "Status": status,
+        "Running": status in ("running", "stopping"),
+        "Paused": status == "paused",
+        "Restarting": False,
+        "OOMKilled": state.get("oom_killed", False),
+        "Dead": False,
+        "Pid": state.get("pid", 0) if alive else 0,
+        "ConmonPid": state.get("monitor_pid", 0) if alive else 0,
+        "ExitCode": state.get("exit_code", 0),
+        "Error": state.get("error", ""),
+        "StartedAt": state.get("started") or NEVER_TEXT,
+        "FinishedAt": state.get("finished") or NEVER_TEXT,
+        "Health": {"Status": "", "FailingStreak": 0, "Log": None},
+        "CgroupPath": state.get("cgroup", "") if alive else "",
+        "CheckpointedAt": NEVER_TEXT,
+        "RestoredAt": NEVER_TEXT,
+        "StoppedByUser": state.get("stopped_by_user", False),
+    }
+
+
+def _image_digest(engine: Engine, config: ContainerConfig) -> str:
+    """The digest of the image's manifest, while the image is still there."""
+    if not config.get("image"):
+        return ""
+    from rl.image import store
+
+    try:
+        record = store.find(engine.paths, config["image"])
+    except RlError:
+        return ""
+    return record["manifest"] if record["id"] == config.get("image_id") else ""
+
+
+def _capabilities(config: ContainerConfig) -> list[str]:
+    from rl.engine.spec.security import capabilities
+
+    bounding, _ = capabilities(config.get("cap_add", []), config.get("cap_drop", []), config.get("privileged", False))
+    return sorted(bounding)
+
+
+def _graph(engine: Engine, config: ContainerConfig, state: ContainerState) -> dict[str, str]:
+    directory = engine.paths.container(config["id"])
+    if config.get("rootfs"):
+        return {}
+    from rl.storage import layers
+
+    key = config.get("id_key", "")
+    lowers = [layers.layer_path(engine.paths, diff_id, key) for diff_id in reversed(config.get("layers", []))]
+    data = {"LowerDir": ":".join(lowers)}
+    if state.get("status") in containers.LIVE:
+        data["MergedDir"] = f"{directory}/rootfs"
+    data["UpperDir"] = f"{directory}/upper"
+    data["WorkDir"] = f"{directory}/work"
+    return data
+
+
+_PROPAGATION = ("shared", "slave", "private", "rshared", "rslave", "rprivate", "unbindable", "runbindable")
+
+
+def _mount(engine: Engine, spec: MountSpec) -> dict[str, Any]:
+    options = list(spec.get("options", []))
+    volume = spec.get("type") == "volume"
+    source = spec.get("source", "")
+    entry: dict[str, Any] = {"Type": spec.get("type", "bind")}
+    if volume:
+        entry["Name"] = source
+        source = f"{engine.paths.volumes}/{source}/_data"
+    entry.update(
+        Source=source, Destination=spec.get("destination", ""), Driver="local" if volume else "", Mode="",
+        Options=[option for option in options if option not in ("ro", "rw", *_PROPAGATION)], RW="ro" not in options,
+        Propagation=next((option for option in options if option in _PROPAGATION), "rprivate"),
+    )
+    return entry
+
+
+def _dependencies(config: ContainerConfig) -> list[str]:
+    """Ids of the containers whose namespaces this one joins."""
+    modes = [config.get("network", {}).get("mode", ""), config.get("pid_mode", ""), config.get("ipc_mode", ""),
+             config.get("uts_mode", ""), config.get("cgroupns_mode", "")]
+    found = [mode.partition(":")[2] for mode in modes if mode.startswith("container:")]
+    return list(dict.fromkeys(found))
+
+
+def port_bindings(ports: list[PortMapping]) -> dict[str, list[dict[str, str]]]:
+    """``80/tcp`` → [{HostIp, HostPort}], ranges taken apart."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for mapping in ports:
+        for at in range(mapping.get("range", 1) or 1):
+            key = f"{mapping['container_port'] + at}/{mapping['protocol']}"
+            host = {"HostIp": mapping.get("host_ip", ""), "HostPort": str(mapping["host_port"] + at)}
+            found.setdefault(key, []).append(host)
+    return found
+
+
+def _network(config: ContainerConfig, state: ContainerState) -> dict[str, Any]:
+    network = state.get("network", {}) if state.get("status") in containers.LIVE else {}
+    ports: dict[str, Any] = dict(port_bindings(config.get("network", {}).get("ports", [])))
+    for exposed in (config.get("image_config", {}).get("ExposedPorts") or {}):
+        ports.setdefault(exposed if "/" in exposed else f"{exposed}/tcp", None)
+    pid = state.get("pid", 0)
+    return {
+        "EndpointID": "",
+        "Gateway": network.get("gateway", ""),
+        "IPAddress": network.get("ip", ""),
+        "IPPrefixLen": network.get("prefix", 0),
+        "IPv6Gateway": network.get("ipv6_gateway", ""),
+        "GlobalIPv6Address": network.get("ipv6", ""),
+        "GlobalIPv6PrefixLen": network.get("ipv6_prefix", 0),
+        "MacAddress": network.get("mac", ""),
+        "Bridge": "",
+        "SandboxID": "",
+        "HairpinMode": False,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "Ports": ports,
+        "SandboxKey": f"/proc/{pid}/ns/net" if network and pid else "",
+        "Networks": {},
+    }
+
+
+def _config(config: ContainerConfig) -> dict[str, Any]:
+    options, image = config.get("options", {}), config.get("image_config", {})
+    attached = [stream.lower() for stream in options.get("attach", [])]
+    document: dict[str, Any] = {
+        "Hostname": config.get("hostname", ""),
+        "Domainname": "",
+        "User": config.get("user", ""),
+        "AttachStdin": "stdin" in attached,
+        "AttachStdout": "stdout" in attached,
+        "AttachStderr": "stderr" in attached,
+        "Tty": config.get("terminal", False),
+        "OpenStdin": config.get("stdin_open", False),
+        "StdinOnce": False,
+        "Env": config.get("env", []),
+        "Cmd": config.get("arguments", []),
+        "Image": config.get("image", ""),
+        "Volumes": image.get("Volumes"),
+        "WorkingDir": config.get("workdir", ""),
+        "Entrypoint": config.get("entrypoint") or None,
+        "OnBuild": image.get("OnBuild"),
+        "Labels": config.get("labels") or {},
+        "Annotations": config.get("annotations") or {},
+        "StopSignal": _signal_name(config.get("stop_signal", 15)),
+        "StopTimeout": config.get("stop_timeout", 10),
+        "CreateCommand": config.get("create_command") or [],
+        "Umask": config.get("umask", "0022"),
+        "Timeout": 0,
+        "Passwd": True,
+        "sdNotifyMode": "container",
+        "ExposedPorts": image.get("ExposedPorts") or {},
+    }
+    if config.get("timezone"):
+        document["Timezone"] = config["timezone"]
+    if config.get("secrets"):  # type: ignore[typeddict-item]
+        document["Secrets"] = config["secrets"]  # type: ignore[typeddict-item]
+    return document
+
+
+def _signal_name(number: int) -> str:
+    from _signal import SIGRTMIN
+
+    if number >= SIGRTMIN:
+        return f"SIGRTMIN+{number - SIGRTMIN}" if number > SIGRTMIN else "SIGRTMIN"
+    import _signal
+
+    for name in dir(_signal):
+        if name.startswith("SIG") and name[3:4] != "_" and getattr(_signal, name) == number and name not in _ALIASES:
+            return name
+    return str(number)
+
+
+_ALIASES = ("SIGCLD", "SIGPOLL", "SIGIOT", "SIGRTMIN", "SIGRTMAX")
+
+
+def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState) -> dict[str, Any]:
+    options, log = config.get("options", {}), config.get("log", {})
+    request, limits = config.get("network", {}), config.get("limits", {})
+    memory, cpu = limits.get("memory") or {}, limits.get("cpu") or {}
+    return {
+        "Binds": [_bind(spec) for spec in config.get("mounts", []) if spec.get("type") in ("bind", "volume")],
+        "CgroupManager": "cgroupfs",
+        "CgroupMode": config.get("cgroupns_mode", "private"),
+        "ContainerIDFile": options.get("cidfile", ""),
+        "LogConfig": {
+            "Type": log.get("driver", "k8s-file"), "Config": None, "Path": log.get("path", ""),
+            "Tag": log.get("tag", ""), "Size": human_size(log.get("max_size", 0)),
+        },
+        "NetworkMode": state.get("network", {}).get("mode") or request.get("mode", "default"),
+        "PortBindings": port_bindings(request.get("ports", [])),
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "AutoRemove": config.get("remove", False),
+        "Annotations": config.get("annotations") or {},
+        "VolumeDriver": "",
+        "VolumesFrom": None,
+        "CapAdd": sorted(set(caps) - set(_default_capabilities())),
+        "CapDrop": sorted(set(_default_capabilities()) - set(caps)),
+        "Dns": request.get("dns", []),
+        "DnsOptions": request.get("dns_options", []),
+        "DnsSearch": request.get("dns_search", []),
+        "ExtraHosts": request.get("add_hosts", []),
+        "GroupAdd": config.get("group_add", []),
+        "IpcMode": config.get("ipc_mode", "private"),
+        "Cgroup": "",
+        "Cgroups": "default",
+        "Links": None,
+        "OomScoreAdj": options.get("oom_score_adj", 0),
+        "PidMode": config.get("pid_mode", "private"),
+        "Privileged": config.get("privileged", False),
+        "PublishAllPorts": bool(options.get("publish_all")),
+        "ReadonlyRootfs": config.get("read_only", False),
+        "SecurityOpt": config.get("security_opt", []),
+        "Tmpfs": {spec["destination"]: ",".join(spec.get("options", []))
+                  for spec in config.get("mounts", []) if spec.get("type") == "tmpfs"},
+        "UTSMode": config.get("uts_mode", "private"),
+        "UsernsMode": config.get("userns", ""),
+        "IDMappings": _id_mappings(config),
+        "ShmSize": config.get("shm_size", 0),
+        "Runtime": "oci",
+        "ConsoleSize": [0, 0],
+        "Isolation": "",
+        "CpuShares": cpu.get("shares", 0),
+        "Memory": memory.get("limit", 0),
+        "NanoCpus": int(options.get("cpus", 0) * 10**9),
+        "CgroupParent": "",
+        "BlkioWeight": 0,
+        "CpuPeriod": cpu.get("period", 0),
+        "CpuQuota": cpu.get("quota", 0),
+        "CpuRealtimePeriod": 0,
+        "CpuRealtimeRuntime": 0,
+        "CpusetCpus": cpu.get("cpus", ""),
+        "CpusetMems": cpu.get("mems", ""),
+        "Devices": [_device(text) for text in config.get("devices", [])],
+        "DiskQuota": 0,
+        "KernelMemory": 0,
+        "MemoryReservation": memory.get("reservation", 0),
+        "MemorySwap": memory.get("swap", 0),
+        "MemorySwappiness": 0,
+        "OomKillDisable": False,
+        "Init": config.get("init", False),
+        "PidsLimit": (limits.get("pids") or {}).get("limit", 0),
+        "Ulimits": _ulimits(config),
+        "CpuCount": 0,
+        "CpuPercent": 0,
+        "IOMaximumIOps": 0,
+        "IOMaximumBandwidth": 0,
+        "CgroupConf": None,
+    }
+
+
+def _default_capabilities() -> tuple[str, ...]:
+    from rl.engine.spec.security import DEFAULT_CAPABILITIES
+
+    return tuple(DEFAULT_CAPABILITIES)
+
+
+def _bind(spec: MountSpec) -> str:
+    """The mount in the form of ``-v``."""
+    options = list(spec.get("options", []))
+    mode = "ro" if "ro" in options else "rw"
+    rest = [option for option in options if option not in ("ro", "rw")]
+    if not any(option in _PROPAGATION for option in rest):
+        rest.insert(0, "rprivate")
+    return f"{spec.get('source', '')}:{spec.get('destination', '')}:{','.join([mode, *rest])}"
+
+
+def _id_mappings(config: ContainerConfig) -> dict[str, list[str]]:
+    return {
+        key: [":".join(str(number) for number in line) for line in config.get(name, [])]  # type: ignore[attr-defined]
+        for key, name in (("UidMap", "uid_map"), ("GidMap", "gid_map"))
+    }
+
+
+def _device(text: str) -> dict[str, str]:
+    from rl.engine.spec.security import device
+
+    host, inside, access = device(text)
+    return {"PathOnHost": host, "PathInContainer": inside, "CgroupPermissions": access}
+
+
+def _ulimits(config: ContainerConfig) -> list[dict[str, Any]]:
+    from rl.engine.spec.security import ulimits
+
+    return [
+        {"Name": entry["type"], "Soft": entry["soft"], "Hard": entry["hard"]} for entry in ulimits(config.get("ulimits", []))
+    ]
