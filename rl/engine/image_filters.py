@@ -90,12 +90,15 @@ def _not(test: Test) -> Test:
     return lambda image: not test(image)
 
 
+_MEMBERS = {"dangling": "Dangling", "intermediate": "_intermediate", "readonly": "ReadOnly"}
+
+
 def _boolean(key: str) -> Callable[[Engine, str], Test]:
     def make(engine: Engine, value: str) -> Test:
         if value.lower() not in ("true", "false", "1", "0"):
             raise UsageError(f"images: filter {key}={value}: not true or false", f"use {key}=true or {key}=false")
         wanted = value.lower() in ("true", "1")
-        return lambda image: bool(image[key.capitalize() if key != "readonly" else "ReadOnly"]) == wanted
+        return lambda image: bool(image[_MEMBERS[key]]) == wanted
 
     return make
 
@@ -170,7 +173,7 @@ def _id(engine: Engine, value: str) -> Test:
 
 
 def _digest(engine: Engine, value: str) -> Test:
-    return lambda image: any(digest.startswith(value) for digest in image["Digests"])
+    return lambda image: any(digest.startswith(value) for digest in image["_digests"])
 
 
 _FILTERS: dict[str, Callable[[Engine, str], Test]] = {

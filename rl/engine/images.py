@@ -51,18 +51,24 @@ def images(
     if full or filters or not all:
         _complete(engine.paths, found, full or bool(filters), not all or full or bool(filters))
     if not all:
-        found = [image for image in found if image["Names"] or not image["Intermediate"]]
+        found = [image for image in found if image["Names"] or not image["_intermediate"]]
     if names and "" in names:
         raise UsageError("images: an empty string is not an image", "leave it out to see all images")
     if names or filters:
         from rl.engine.image_filters import filtered, named
 
         found = filtered(engine, named(found, names or []), filters or [])
+    for image in found:
+        for key in ("_digests", "_intermediate", "_layers"):
+            del image[key]
     return _SORTS[sort](found)
 
 
-def rows(images: list[Image]) -> list[tuple[Image, str, str]]:
-    """The lines of the table: (image, repository, tag), one per name, ``<none>`` for what there is not."""
+def rows(images: list[Image], sort: str = "created") -> list[tuple[Image, str, str]]:
+    """The lines of the table: (image, repository, tag), one per name, ``<none>`` for what there is not.
+
+    *sort* as in :func:`images`: by repository or tag the lines are in order, not just the images.
+    """
     lines = []
     for image in images:
         for name in image["Names"]:
@@ -70,6 +76,10 @@ def rows(images: list[Image]) -> list[tuple[Image, str, str]]:
             lines.append((image, repository, tag if colon else "<none>"))
         if not image["Names"]:
             lines.append((image, "<none>", "<none>"))
+    if sort == "repository":
+        lines.sort(key=lambda line: line[1:])
+    elif sort == "tag":
+        lines.sort(key=lambda line: line[2])
     return lines
 
 
@@ -107,15 +117,14 @@ def _summary(group: list[ImageRecord]) -> Image:
         "Containers": 0,
         "Names": names,
         "Digest": first["manifest"],
-        "Digests": list(dict.fromkeys(d for record in group for d in store.all_digests(record))),
+        "_digests": list(dict.fromkeys(d for record in group for d in store.all_digests(record))),
         "History": list(dict.fromkeys([*names, *history])),
         "Created": created,
         "CreatedAt": created_at,
         "Dangling": not names,
-        "Intermediate": False,
+        "_intermediate": False,
         "ReadOnly": False,
-        "Layers": first["layers"],
-        "_record": first,
+        "_layers": first["layers"],
     }
 
 
@@ -163,7 +172,7 @@ def _config(paths: Paths, image: Image) -> dict[str, Any]:
     from rl.errors import CorruptRecordError
 
     try:
-        return store.config(paths, image["_record"])
+        return store.config(paths, {"id": image["Id"], "name": image["Names"][0] if image["Names"] else ""})
     except CorruptRecordError:
         return {}
 
@@ -192,7 +201,7 @@ def _families(paths: Paths, found: list[Image], everyone: bool) -> None:
     """
     by_layers: dict[tuple[str, ...], list[Image]] = {}
     for image in found:
-        by_layers.setdefault(tuple(image["Layers"]), []).append(image)
+        by_layers.setdefault(tuple(image["_layers"]), []).append(image)
     histories: dict[str, list[Any]] = {}
 
     def history(image: Image) -> list[Any]:
@@ -201,16 +210,16 @@ def _families(paths: Paths, found: list[Image], everyone: bool) -> None:
         return histories[image["Id"]]
 
     for child in found:
-        layers = tuple(child["Layers"])
+        layers = tuple(child["_layers"])
         near = [other for other in by_layers[layers] if other is not child] + by_layers.get(layers[:-1], [])
         for parent in near:
             if parent is child or (parent["Names"] and not everyone):
                 continue
             if history(parent) and history(parent) == history(child)[:-1]:
                 child["ParentId"] = parent["Id"]
-                parent["Intermediate"] = not parent["Names"]
+                parent["_intermediate"] = not parent["Names"]
     for image in found:
-        image["Dangling"] = not image["Names"] and not image["Intermediate"]
+        image["Dangling"] = not image["Names"] and not image["_intermediate"]
 
 
 # order
