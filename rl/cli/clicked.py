@@ -319,9 +319,9 @@ def _container_names() -> list[str]:
 
 
 def _image_names() -> list[str]:
-    from urllib.parse import unquote
+    from rl.image import store
 
-    names = [unquote(name) for name in _list(_paths().images)]
+    names = sorted(record["name"] for record in store.list_images(_paths())[0] if record["name"])
     return names + [short for name in names for short in _shorter(name)]
 
 

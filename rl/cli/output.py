@@ -1,4 +1,4 @@
-"""What verbs print: tables as Podman's, JSON, ``--format`` templates, sizes and times for people.
+"""What verbs print: tables as Podman's, JSON, ``--format`` templates.
 
 Imports nothing heavy: `rl ps` is on the hot path (docs/architecture.md, "Start-up rules").
 """
@@ -6,8 +6,6 @@ Imports nothing heavy: `rl ps` is on the hot path (docs/architecture.md, "Start-
 from __future__ import annotations
 
 import sys
-
-from rl.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -191,97 +189,3 @@ def _words(name: str) -> str:
             out += " "
         out += c
     return out.upper()
-
-
-# --- sizes and times
-
-
-def human_size(size: float, precision: int = 3, space: str = "") -> str:
-    """Bytes in units of 1000: ``1.98MB``."""
-    units = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
-    at, value = 0, float(size)
-    while abs(value) >= 1000 and at < len(units) - 1:
-        value /= 1000
-        at += 1
-    text = f"{value:.{precision}g}"
-    if "e" in text:  # 999.7 kB rounds up to the next unit
-        text, at = "1", at + 1
-    return f"{text}{space}{units[at]}"
-
-
-_SPANS = ((48, 1, "hours"), (24 * 14, 24, "days"), (24 * 60, 24 * 7, "weeks"), (24 * 365 * 2, 24 * 30, "months"))
-
-
-def human_duration(seconds: float) -> str:
-    """``5 minutes``, ``About an hour``: how Docker and Podman round."""
-    whole = int(seconds)
-    if whole < 1:
-        return "Less than a second"
-    if whole < 60:
-        return "1 second" if whole == 1 else f"{whole} seconds"
-    minutes = whole // 60
-    if minutes < 60:
-        return "About a minute" if minutes == 1 else f"{minutes} minutes"
-    hours = int(seconds / 3600 + 0.5)
-    if hours == 1:
-        return "About an hour"
-    for limit, unit, name in _SPANS:
-        if hours < limit:
-            return f"{hours // unit} {name}"
-    return f"{hours // (24 * 365)} years"
-
-
-def epoch_ns(text: str) -> int:
-    """Nanoseconds since 1970 of an RFC 3339 time; 0 for "". Raises UsageError for anything else."""
-    if not text:
-        return 0
-    try:
-        year, month, day = int(text[:4]), int(text[5:7]), int(text[8:10])
-        hour, minute, second = int(text[11:13]), int(text[14:16]), int(text[17:19])
-        rest = text[19:]
-        fraction = ""
-        if rest[:1] == ".":
-            end = 1
-            while rest[end : end + 1].isdigit():
-                end += 1
-            fraction, rest = rest[1:end], rest[end:]
-        offset = 0
-        if rest not in ("Z", "z", ""):
-            if rest[0] not in "+-":
-                raise ValueError
-            offset = (int(rest[1:3]) * 3600 + int(rest[4:6]) * 60) * (-1 if rest[0] == "-" else 1)
-        if text[4] != "-" or text[7] != "-" or not 1 <= month <= 12:
-            raise ValueError
-    except (ValueError, IndexError):
-        raise UsageError(f"{text!r} is not a time", "write it as 2026-01-31T12:00:00Z") from None
-    seconds = _days(year, month, day) * 86400 + hour * 3600 + minute * 60 + second - offset
-    return seconds * 10**9 + int((fraction + "000000000")[:9])
-
-
-def _days(year: int, month: int, day: int) -> int:
-    """Days since 1970 in the Gregorian calendar (datetime costs 4 ms to import)."""
-    year -= month <= 2
-    era = year // 400
-    of_era = year - era * 400
-    of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
-    return era * 146097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719468
-
-
-def go_time(text: str) -> str:
-    """An RFC 3339 time as Go prints a time.Time: ``2026-01-31 12:00:00.5 +0000 UTC``."""
-    import time
-
-    ns = epoch_ns(text)
-    if not ns:
-        return "0001-01-01 00:00:00 +0000 UTC"
-    local = time.localtime(ns // 10**9)
-    fraction = f".{ns % 10**9:09d}".rstrip("0").rstrip(".")
-    return time.strftime("%Y-%m-%d %H:%M:%S", local) + fraction + time.strftime(" %z %Z", local)
-
-
-def ago(text: str) -> str:
-    """``5 minutes ago`` for an RFC 3339 time, "" for none."""
-    import time
-
-    ns = epoch_ns(text)
-    return human_duration((time.time_ns() - ns) / 1e9) + " ago" if ns else ""

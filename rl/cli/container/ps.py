@@ -1,0 +1,113 @@
+"""`rl ps`: the table of containers."""
+
+from __future__ import annotations
+
+from rl.cli import output
+from rl.engine.ps import ps
+from rl.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rl.engine.context import Engine
+
+USAGE = ""
+ARGUMENTS = (0, 0)
+INTERSPERSED = True
+OPTIONS = (
+    ("-a --all", "flag", "", "Show all containers, not only the running ones"),
+    ("-f --filter", "array", "KEY=VALUE", "Show only these: ancestor, before, exited, id, label, name, network, since, "
+     "status, until, volume"),
+    ("--format", "value", "FORMAT", "json, or a Go template; `table …` adds headings"),
+    ("-n --last", "value", "N", "Show the N containers created last, in any state", "int"),
+    ("-l --latest", "flag", "", "Show the container created last, in any state"),
+    ("--no-trunc --notruncate", "flag", "", "Show ids and commands in full"),
+    ("--noheading", "flag", "", "Print no headings"),
+    ("--ns --namespace", "flag", "", "Show the namespaces of each container"),
+    ("-q --quiet", "flag", "", "Print only ids"),
+    ("-s --size", "flag", "", "Show what each container has written"),
+    ("--sort", "value", "KEY", "Sort by command, created, id, image, names, runningfor, size or status",
+     ("command", "created", "id", "image", "names", "runningfor", "size", "status")),
+)
+HELP = "List containers."
+
+_COLUMNS = (
+    ("CONTAINER ID", "ID"), ("IMAGE", "Image"), ("COMMAND", "Command"), ("CREATED", "CreatedHuman"),
+    ("STATUS", "Status"), ("PORTS", "Ports"), ("NAMES", "Names"),
+)
+_NAMESPACE_COLUMNS = (
+    ("CONTAINER ID", "ID"), ("NAMES", "Names"), ("PID", "Pid"), ("CGROUPNS", "Cgroup"), ("IPC", "IPC"), ("MNT", "MNT"),
+    ("NET", "NET"), ("PIDNS", "PIDNS"), ("USERNS", "USERNS"), ("UTS", "UTS"),
+)
+
+
+def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
+    quiet, size, namespaces = options.get("quiet"), options.get("size"), options.get("ns")
+    text = options.get("format", "")
+    if quiet and (size or namespaces):
+        raise UsageError("quiet conflicts with size and namespace", "leave one of them out")
+    if options.get("latest") and options.get("last", -1) >= 0:
+        raise UsageError("last and latest are mutually exclusive", "leave one of them out")
+    if size and namespaces:
+        raise UsageError("size and namespace options conflict", "leave one of them out")
+    found = ps(
+        engine, all=bool(options.get("all")), filters=options.get("filter", []), last=options.get("last", -1),
+        latest=bool(options.get("latest")), size=bool(size) or ".Size" in text, sort=options.get("sort", "created"),
+        namespaces=bool(namespaces) or "Namespaces" in text or text == "json",
+    )
+    full = bool(options.get("no_trunc"))
+    if quiet and not text:
+        output.write("".join([(row["Id"] if full else row["Id"][:12]) + "\n" for row in found]))
+        return 0
+    rows = [_display(row, full) for row in found] if text != "json" else []
+    wanted = _NAMESPACE_COLUMNS if namespaces else _COLUMNS + ((("SIZE", "Size"),) if size else ())
+    output.print_rows(text, rows, wanted, not options.get("noheading"), documents=lambda: found)
+    return 0
+
+
+def _display(row: dict[str, Any], full: bool) -> dict[str, Any]:
+    """The fields of Podman's templates: text where the JSON has lists."""
+    from rl.engine.times import go_time
+
+    command = " ".join(row["Command"] or [])
+    image, container_id = row["Image"], row["Id"]
+    if not full:
+        container_id = container_id[:12]
+        if len(command) > 20:
+            command = command[:17] + "..."
+    shown = dict(row)
+    shown.update(
+        ID=container_id, Image=image, Command=command, CreatedHuman=row["CreatedAt"], RunningFor=row["CreatedAt"],
+        Names=",".join(row["Names"]), Ports=_ports(row["Ports"]), Networks=",".join(row["Networks"]),
+        Mounts=",".join(row["Mounts"]), Labels=row["Labels"] or {}, Size=_size(row["Size"]),
+        Created=lambda: go_time(_rfc(row["Created"])), CreatedAt=lambda: go_time(_rfc(row["Created"])),
+        Label=lambda name="": (row["Labels"] or {}).get(name, ""),
+    )
+    namespaces = row["Namespaces"]
+    for field, key in (("Cgroup", "Cgroup"), ("IPC", "Ipc"), ("MNT", "Mnt"), ("NET", "Net"), ("PIDNS", "Pidns"),
+                       ("USERNS", "User"), ("UTS", "Uts")):
+        shown[field] = namespaces.get(key, "")
+    return shown
+
+
+def _rfc(seconds: int) -> str:
+    import time
+
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _ports(mappings: Any) -> str:
+    if not mappings:
+        return ""
+    from rl.network.ports import format_ports
+
+    return format_ports(mappings)
+
+
+def _size(size: dict[str, int] | None) -> str:
+    if size is None:
+        return ""
+    from rl.engine.times import human_size
+
+    return f"{human_size(size['rwSize'])} (virtual {human_size(size['rootFsSize'])})"
