@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from rl.runtime.sync import Setup
 
+    Steps = tuple[tuple[str, Callable[[Setup], None]], ...]
+
 #: OCI namespace type: clone flag
 NAMESPACES = {
     "user": ns.CLONE_NEWUSER, "mount": ns.CLONE_NEWNS, "pid": ns.CLONE_NEWPID, "network": ns.CLONE_NEWNET,
@@ -220,7 +222,7 @@ def pivot(setup: Setup) -> None:
         m.mount(None, "/", None, mounts.PROPAGATION[propagation])
 
 
-STEPS: tuple[tuple[str, Callable[[Setup], None]], ...] = (
+STEPS: Steps = (
     ("enter the cgroup", enter_cgroup),
     ("map ids", map_ids),
     ("join namespaces", join_namespaces),
@@ -240,7 +242,7 @@ STEPS: tuple[tuple[str, Callable[[Setup], None]], ...] = (
 )
 
 
-def run(setup: Setup, steps: tuple[tuple[str, Callable[[Setup], None]], ...] = STEPS) -> NoReturn:
+def run(setup: Setup, steps: Steps) -> NoReturn:
     """Walk the steps; the last one does not return."""
     current = ""
     try:

@@ -23,7 +23,8 @@ from rl.runtime.sync import PACKET, Io, Setup, Sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, NoReturn
 
 __all__ = ["Created", "Io", "create", "run_poststop", "start"]
 
@@ -96,7 +97,7 @@ def create(
             child_end.close()
             for fd in (*setup.fds.values(), *setup.sources.values(), *setup.nodes.values()):
                 os.close(fd)
-        _until_ready(created)
+        until_ready(created)
     except BaseException:
         created.abandon()
         raise
@@ -153,60 +154,68 @@ def _clone(setup: Setup, created: Created) -> None:
             raise RlError(f"enter the root file system {root}: {error.strerror}") from None
         flags = setup.flags & ~child.LATE
         two_steps = "user" in setup.fds or "pid" in setup.fds or (setup.fds and flags & ns.CLONE_NEWUSER)
+        if two_steps:
+            fork_beside(setup, created, _join, flags, child.STEPS)
+            return
         try:
-            pid, pidfd = kclone.clone(0 if two_steps else flags)
+            pid, pidfd = kclone.clone(flags)
         except OSError as error:
             raise _cannot_clone(error) from None
         if pid == 0:
-            if two_steps:
-                _first_child(setup, flags)
-            child.run(setup)
+            child.run(setup, child.STEPS)
         created.pid, created.pidfd = pid, pidfd
     finally:
         os.fchdir(here)
         os.close(here)
-    if two_steps:
-        _adopt(created)
 
 
-def _first_child(setup: Setup, flags: int) -> None:
-    """Join, then make init as a sibling; returns in init only."""
-    step = "enter the cgroup"
+def _join(setup: Setup) -> None:
+    child.enter_cgroup(setup)
+    setup.cgroup_procs = []
+    child.join_namespaces(setup)
+
+
+def fork_beside(setup: Setup, created: Created, join: Callable[[Setup], None], flags: int, steps: child.Steps) -> None:
+    """Two forks: a first child walks *join*, then makes a sibling of itself that walks *steps*, and ends.
+
+    The sibling is our child too (CLONE_PARENT) and becomes *created*'s process. Also called by :mod:`rl.runtime.exec`.
+    """
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
-        child.enter_cgroup(setup)
-        setup.cgroup_procs = []
-        step = "join namespaces"
-        child.join_namespaces(setup)
+        try:
+            first, pidfd = kclone.clone(0)
+            if first == 0:
+                _first_child(setup, write_end, join, flags, steps)
+        finally:
+            os.close(write_end)
+        data = os.read(read_end, 16)
+    finally:
+        os.close(read_end)
+    os.close(pidfd)
+    os.waitpid(first, 0)
+    if not data:
+        assert created.sock is not None
+        raise _error_of(created.sock.recv(PACKET), created)
+    created.pid = int(data)
+    created.pidfd = os.pidfd_open(created.pid)
+
+
+def _first_child(
+    setup: Setup, pid_pipe: int, join: Callable[[Setup], None], flags: int, steps: child.Steps
+) -> NoReturn:
+    step = "join namespaces"
+    try:
+        join(setup)
         step = "create namespaces"
         pid, _ = kclone.clone(flags | kclone.CLONE_PARENT)
-        if pid == 0:
-            return
-        setup.sync.tell(b"P", b"%d" % pid)
-        os._exit(0)
+        if pid:
+            os.write(pid_pipe, b"%d" % pid)
+            os._exit(0)
+        os.close(pid_pipe)  # at its end the parent sees whether the first child has failed
     except BaseException as error:
         setup.sync.fail(step, error)
         os._exit(1)
-
-
-def _adopt(created: Created) -> None:
-    """Take init, our child by CLONE_PARENT, in the place of the first child."""
-    assert created.sock is not None
-    data = created.sock.recv(PACKET)
-    os.waitpid(created.pid, 0)
-    os.close(created.pidfd)
-    created.pid, created.pidfd = 0, -1
-    if data[:1] == b"M":  # init was faster than its maker
-        _take_pid(created, created.sock.recv(PACKET))
-        _write_maps(created)
-        return
-    _take_pid(created, data)
-
-
-def _take_pid(created: Created, data: bytes) -> None:
-    if data[:1] != b"P":
-        raise _error_of(data, created)
-    created.pid = int(data[1:])
-    created.pidfd = os.pidfd_open(created.pid)
+    child.run(setup, steps)
 
 
 def _cannot_clone(error: OSError) -> RlError:
@@ -220,7 +229,7 @@ def _cannot_clone(error: OSError) -> RlError:
     return RlError(f"create the container's namespaces: {os.strerror(error.errno or 0)}", hint)
 
 
-def _until_ready(created: Created) -> None:
+def until_ready(created: Created) -> None:
     """Serve the child until it waits for start."""
     assert created.sock is not None
     while True:
@@ -286,24 +295,29 @@ def start(created: Created) -> None:
     Raises CommandNotFoundError (127), CommandNotExecutableError (126), or RlError, also when a poststart
     hook fails; then the process is gone and reaped.
     """
-    sock = created.sock
-    if sock is None:
+    if created.sock is None:
         raise RlError("the container was started already")
     try:
         try:
-            sock.send(b"S")
+            created.sock.send(b"S")
         except BrokenPipeError:
             pass  # it has ended: what it said last tells why
-        data = sock.recv(PACKET)
-        if data:
-            raise _error_of(data, created)
-        sock.close()
-        created.sock = None
+        until_running(created)
         if hooks.wanted(created.spec, "poststart"):
             hooks.run(created.spec, "poststart", created.hook_state("running"))
     except BaseException:
         created.abandon()
         raise
+
+
+def until_running(created: Created) -> None:
+    """Wait for the command: its exec closes the child's end of the socket, an error comes as a packet before."""
+    assert created.sock is not None
+    data = created.sock.recv(PACKET)
+    if data:
+        raise _error_of(data, created)
+    created.sock.close()
+    created.sock = None
 
 
 def run_poststop(spec: dict[str, Any], bundle: str, container_id: str) -> list[str]:

@@ -5,7 +5,6 @@ without an error packet means that the command runs.
 
 | packet | from | meaning |
 |---|---|---|
-| ``P`` pid | child | the init process has this pid (two forks) |
 | ``M`` / ``m`` | child / parent | write my id maps / done |
 | ``H`` / ``h`` | child / parent | run the hooks that run outside / done |
 | ``R`` [fd] | child | ready, waiting for start; the descriptor is the terminal's master |

@@ -1,0 +1,127 @@
+"""A further process in a running container: join by pidfd, then the same steps as the container's own.
+
+Called by :mod:`rl.engine.exec` in the command line's process, which is outside of all namespaces of the
+container and stays there: a child joins, and makes the process as its sibling (CLONE_PARENT), so that the
+caller is the parent and gets the exit code. Source: setns(2) with a pidfd, Linux 5.8.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+from rl.errors import RlError, StateError
+from rl.kernel import namespaces as ns
+from rl.kernel import process as kp
+from rl.runtime import child, container, process, terminal
+from rl.runtime.container import Created
+from rl.runtime.sync import Io, Setup, Sync
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_FILES = (
+    ("user", ns.CLONE_NEWUSER), ("mnt", ns.CLONE_NEWNS), ("pid", ns.CLONE_NEWPID), ("net", ns.CLONE_NEWNET),
+    ("ipc", ns.CLONE_NEWIPC), ("uts", ns.CLONE_NEWUTS), ("cgroup", ns.CLONE_NEWCGROUP), ("time", ns.CLONE_NEWTIME),
+)
+
+
+def spawn(
+    target_pid: int, target_pidfd: int, specification: dict[str, Any], io: Io, *, cgroup_procs: str = "",
+    seccomp_program: bytes | None = None, seccomp_flags: int = 0,
+) -> Created:
+    """Start a process beside *target_pid*, the container's init, which *target_pidfd* stands for.
+
+    *specification*: {"process": an OCI process, with ``terminal`` for a pty}. *cgroup_procs* is the ``cgroup.procs`` of
+    the container's cgroup, "" where it has none. Returns when the command runs: ``pid`` is a child of the caller,
+    ``master`` its terminal. Raises CommandNotFoundError (127), CommandNotExecutableError (126), StateError when
+    the container ends meanwhile, RlError.
+    """
+    parent_end, child_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    created = Created(parent_end, specification)
+    setup = Setup(specification, specification["process"], io, Sync(child_end, wait=False))
+    setup.cgroup_procs = [cgroup_procs] if cgroup_procs else []
+    setup.seccomp, setup.seccomp_flags = seccomp_program, seccomp_flags
+    try:
+        try:
+            setup.flags = _differing(target_pid)
+            setup.setgroups_denied = _setgroups_denied(target_pid)
+            setup.fds = {"target": target_pidfd}
+            container.fork_beside(setup, created, _join, 0, STEPS)
+        finally:
+            child_end.close()
+        container.until_ready(created)
+        container.until_running(created)
+    except BaseException:
+        created.abandon()
+        raise
+    return created
+
+
+def _differing(pid: int) -> int:
+    """The namespaces of *pid* that are not ours: joining one that is shared with the host would be refused."""
+    flags = 0
+    try:
+        for name, flag in _FILES:
+            try:
+                theirs = os.stat(f"/proc/{pid}/ns/{name}")
+            except FileNotFoundError:
+                if name == "user":
+                    raise
+                continue  # a kernel without this kind
+            if not os.path.samestat(theirs, os.stat(f"/proc/self/ns/{name}")):
+                flags |= flag
+    except (FileNotFoundError, ProcessLookupError):
+        raise StateError("the container has just ended", "`rl ps -a` shows its state") from None
+    except PermissionError:
+        raise RlError(
+            f"look into the container's process {pid}: permission denied", "is it a container of another user?"
+        ) from None
+    return flags
+
+
+def _setgroups_denied(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/setgroups", encoding="ascii") as file:
+            return file.read().strip() == "deny"
+    except OSError:
+        return False
+
+
+def _join(setup: Setup) -> None:
+    """In the first child: go where the container is. A user namespace first, then all others in one call."""
+    child.enter_cgroup(setup)
+    child.oom_score(setup)
+    # Processes of the container could otherwise trace us as soon as we are in its pid namespace.
+    kp.prctl(kp.PR_SET_DUMPABLE, 0)
+    pidfd = setup.fds["target"]
+    try:
+        if setup.flags & ns.CLONE_NEWUSER:
+            ns.setns(pidfd, ns.CLONE_NEWUSER)
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+            kp.prctl(kp.PR_SET_DUMPABLE, 0)
+        others = setup.flags & ~ns.CLONE_NEWUSER
+        if others:
+            ns.setns(pidfd, others)
+    except ProcessLookupError:
+        raise StateError("the container has just ended", "`rl ps -a` shows its state") from None
+
+
+def open_terminal(setup: Setup) -> None:
+    """The pty, on the container's devpts."""
+    if not setup.process.get("terminal"):
+        return
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        setup.master, setup.slave = terminal.open_pair(root, setup.process)
+    finally:
+        os.close(root)
+
+
+STEPS: child.Steps = (
+    ("start a session", child.new_session),
+    ("open a terminal", open_terminal),
+    *process.STEPS,
+)
