@@ -57,7 +57,9 @@ class Monitored:
         os.close(ready_r)
         assert self.init, "the launcher failed"
 
-    def _launch(self, command: Any, terminal: bool, stdin: bool, client: Any, log: Any, ready: int, params: Any) -> None:
+    def _launch(
+        self, command: Any, terminal: bool, stdin: bool, client: Any, log: Any, ready: int, params: Any
+    ) -> None:
         from rl.kernel import process
 
         os.setsid()
@@ -95,13 +97,28 @@ class Monitored:
         listener = handover.listen(self.run)
         os.write(ready, str(init).encode())
         os.close(ready)
-        handover.become_monitor({
-            "id": self.id, "container_dir": self.data, "run_dir": self.run, "trash_dir": self.trash, "lock_fd": lock,
-            "pid": init, "pidfd": os.pidfd_open(init), "terminal": terminal, "stdin_open": stdin,
-            "listen_fd": listener, "client_fd": client.detach() if client else -1,
-            "client": {"stdin": stdin, "stdout": True, "stderr": True}, "log": log, "cgroup": "", "remove": False,
-            "state": {"status": "running", "pid": init}, **fds, **params,
-        })
+        handover.become_monitor(
+            {
+                "id": self.id,
+                "container_dir": self.data,
+                "run_dir": self.run,
+                "trash_dir": self.trash,
+                "lock_fd": lock,
+                "pid": init,
+                "pidfd": os.pidfd_open(init),
+                "terminal": terminal,
+                "stdin_open": stdin,
+                "listen_fd": listener,
+                "client_fd": client.detach() if client else -1,
+                "client": {"stdin": stdin, "stdout": True, "stderr": True},
+                "log": log,
+                "cgroup": "",
+                "remove": False,
+                "state": {"status": "running", "pid": init},
+                **fds,
+                **params,
+            }
+        )
 
     def attach(self, *, stdin: bool = False, output: bool = True) -> socket.socket:
         """A further client."""
@@ -144,7 +161,9 @@ class Monitored:
 
     def logged(self, stream: str = "stdout") -> bytes:
         """What a reader of the log puts together."""
-        return b"".join(text + (b"\n" if tag == "F" else b"") for name, tag, text in self.log_records() if name == stream)
+        return b"".join(
+            text + (b"\n" if tag == "F" else b"") for name, tag, text in self.log_records() if name == stream
+        )
 
 
 def receive(sock: socket.socket) -> tuple[dict[int, bytes], dict[str, Any] | None]:

@@ -26,7 +26,14 @@ def sh(script: str) -> list[str]:
 @both
 @pytest.mark.parametrize(
     ("script", "code"),
-    [("exit 0", 0), ("exit 3", 3), ("exit 255", 255), ("kill -9 $$", 137), ("kill -TERM $$", 143), ("kill -SEGV $$", 139)],
+    [
+        ("exit 0", 0),
+        ("exit 3", 3),
+        ("exit 255", 255),
+        ("kill -9 $$", 137),
+        ("kill -TERM $$", 143),
+        ("kill -SEGV $$", 139),
+    ],
 )
 def test_exit_code(tmp_path: Path, linger: float, script: str, code: int) -> None:
     m = Monitored(str(tmp_path), sh(script), attach=True, linger=linger)
@@ -41,7 +48,9 @@ def test_exit_code(tmp_path: Path, linger: float, script: str, code: int) -> Non
 
 @both
 def test_streams_and_log(tmp_path: Path, linger: float) -> None:
-    m = Monitored(str(tmp_path), sh("echo one; echo two >&2; printf 'half'; printf ' more\\nend'"), attach=True, linger=linger)
+    m = Monitored(
+        str(tmp_path), sh("echo one; echo two >&2; printf 'half'; printf ' more\\nend'"), attach=True, linger=linger
+    )
     streams, info = receive(m.client)
     assert streams == {1: b"one\nhalf more\nend", 2: b"two\n"} and info
     m.wait()
@@ -197,7 +206,9 @@ def test_terminal_end_of_file(tmp_path: Path, linger: float) -> None:
 @both
 def test_terminal_closed_for_a_moment(tmp_path: Path, linger: float) -> None:
     """Init systems close and reopen their console."""
-    script = "exec 3<&0; name=$(tty); exec </dev/null >/dev/null 2>&1 3<&-; sleep 0.5; exec >$name; echo again; sleep 0.2"
+    script = (
+        "exec 3<&0; name=$(tty); exec </dev/null >/dev/null 2>&1 3<&-; sleep 0.5; exec >$name; echo again; sleep 0.2"
+    )
     m = Monitored(str(tmp_path), sh(script), terminal=True, attach=True, linger=linger)
     assert receive(m.client)[0][1] == b"again\r\n"
     assert m.wait()["exit_code"] == 0
@@ -206,7 +217,9 @@ def test_terminal_closed_for_a_moment(tmp_path: Path, linger: float) -> None:
 @both
 def test_output_complete_at_exit(tmp_path: Path, linger: float) -> None:
     for terminal in (False, True):
-        m = Monitored(str(tmp_path / str(terminal)), sh("seq 1 9000; exit 1"), terminal=terminal, attach=True, linger=linger)
+        m = Monitored(
+            str(tmp_path / str(terminal)), sh("seq 1 9000; exit 1"), terminal=terminal, attach=True, linger=linger
+        )
         end = b"\r\n" if terminal else b"\n"
         assert receive(m.client)[0][1] == b"".join(b"%d" % n + end for n in range(1, 9001))
         m.wait()
@@ -215,7 +228,9 @@ def test_output_complete_at_exit(tmp_path: Path, linger: float) -> None:
 @both
 def test_grandchild_keeps_the_pipe(tmp_path: Path, linger: float) -> None:
     """With a shared pid namespace a process outlives init and goes on writing: it ends with the container."""
-    m = Monitored(str(tmp_path), sh("yes & echo $! >&2; sleep 0.1; exit 6"), log={"driver": "none"}, attach=True, linger=linger)
+    m = Monitored(
+        str(tmp_path), sh("yes & echo $! >&2; sleep 0.1; exit 6"), log={"driver": "none"}, attach=True, linger=linger
+    )
     streams, info = receive(m.client)
     assert info and info["exit_code"] == 6
     m.wait()
@@ -252,7 +267,9 @@ def test_free_when_told(tmp_path: Path, linger: float) -> None:
 
 @both
 def test_sigterm_stops_the_container(tmp_path: Path, linger: float) -> None:
-    m = Monitored(str(tmp_path), sh("trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"), attach=True, linger=linger)
+    m = Monitored(
+        str(tmp_path), sh("trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"), attach=True, linger=linger
+    )
     read_until(m.client, b"ready")
     os.kill(m.pid, signal.SIGHUP)
     os.kill(m.pid, signal.SIGTERM)
@@ -262,7 +279,11 @@ def test_sigterm_stops_the_container(tmp_path: Path, linger: float) -> None:
 @both
 def test_sigterm_then_kill(tmp_path: Path, linger: float) -> None:
     m = Monitored(
-        str(tmp_path), sh("trap '' TERM; echo ready; while :; do sleep 0.05; done"), attach=True, linger=linger, stop_timeout=0.3
+        str(tmp_path),
+        sh("trap '' TERM; echo ready; while :; do sleep 0.05; done"),
+        attach=True,
+        linger=linger,
+        stop_timeout=0.3,
     )
     read_until(m.client, b"ready")
     os.kill(m.pid, signal.SIGTERM)
@@ -276,7 +297,12 @@ def test_remove(tmp_path: Path, linger: float) -> None:
     name.symlink_to("nowhere")
     cidfile.write_text("x")
     m = Monitored(
-        str(tmp_path), sh("sleep 0.1"), attach=True, linger=linger, remove=True, delete=[str(volume), str(name), str(cidfile)]
+        str(tmp_path),
+        sh("sleep 0.1"),
+        attach=True,
+        linger=linger,
+        remove=True,
+        delete=[str(volume), str(name), str(cidfile)],
     )
     deep = m.data + "/upper"
     os.makedirs(deep + "/a/b/c")
@@ -341,7 +367,9 @@ def test_many_clients_come_and_go(tmp_path: Path, linger: float) -> None:
 
 def test_becomes_lean(tmp_path: Path) -> None:
     """Output, a client and the order of things survive the exec."""
-    m = Monitored(str(tmp_path), sh("for i in 1 2 3 4 5 6 7 8 9; do echo $i; sleep 0.05; done"), attach=True, linger=0.2)
+    m = Monitored(
+        str(tmp_path), sh("for i in 1 2 3 4 5 6 7 8 9; do echo $i; sleep 0.05; done"), attach=True, linger=0.2
+    )
     streams, info = receive(m.client)
     assert streams[1] == b"1\n2\n3\n4\n5\n6\n7\n8\n9\n" and info
     m.wait()
@@ -380,7 +408,11 @@ def test_small(tmp_path: Path) -> None:
     monitors = [Monitored(str(tmp_path), ["sleep", "60"], container_id=f"{n:064x}", linger=0.001) for n in range(20)]
     try:
         for m in monitors:
-            eventually(lambda m=m: os.path.exists(f"/proc/{m.pid}") and b"rl-monitor" in Path(f"/proc/{m.pid}/cmdline").read_bytes())
+            eventually(
+                lambda m=m: (
+                    os.path.exists(f"/proc/{m.pid}") and b"rl-monitor" in Path(f"/proc/{m.pid}/cmdline").read_bytes()
+                )
+            )
         time.sleep(0.5)
         sizes = []
         for m in monitors:
