@@ -6,6 +6,8 @@ Source: podman-run(1), "--network".
 
 from __future__ import annotations
 
+import os
+
 from rl.errors import UsageError
 
 TYPE_CHECKING = False
@@ -113,8 +115,21 @@ def slirp4netns_options(options: list[str]) -> dict[str, str | bool | int]:
             network(value)
             result[name] = value
         else:
+            _check_source(name, value)
             result[name] = value
     return result
+
+
+def _check_source(name: str, value: str) -> None:
+    """An outbound address or an interface; slirp4netns itself ignores what it does not understand."""
+    import _socket
+
+    try:
+        _socket.inet_pton(_socket.AF_INET6 if name.endswith("6") else _socket.AF_INET, value)
+    except OSError:
+        if "/" in value or not os.path.exists(f"/sys/class/net/{value}"):
+            hint = "`ip address` lists both"
+            raise UsageError(f"slirp4netns option {name}={value}: neither an address nor an interface", hint) from None
 
 
 def network(cidr: str) -> tuple[int, int]:

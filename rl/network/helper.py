@@ -23,8 +23,12 @@ class Helper:
 
     __slots__ = ("name", "pid", "pidfd", "stderr", "stdout")
 
-    def __init__(self, argv: Sequence[str], directory: str) -> None:
-        """Start *argv* (absolute program) in *directory*. It gets SIGKILL when the monitor dies."""
+    def __init__(self, argv: Sequence[str], directory: str, prepare: Callable[[], list[str]] | None = None) -> None:
+        """Start *argv* (absolute program) in *directory*. It gets SIGKILL when the monitor dies.
+
+        *prepare* runs in the child first; what it returns are further arguments, and descriptors it made
+        inheritable stay open.
+        """
         self.name = os.path.basename(argv[0])
         self.stdout, out = os.pipe2(os.O_CLOEXEC)
         self.stderr, err = os.pipe2(os.O_CLOEXEC)
@@ -36,7 +40,7 @@ class Helper:
                 os.close(fd)
             raise RlError(f"start {self.name}: {error.strerror}") from None
         if self.pid == 0:
-            _become(argv, directory, parent, out, err)
+            _become(argv, directory, parent, out, err, prepare)
         os.close(out)
         os.close(err)
         self.pidfd = os.pidfd_open(self.pid)
@@ -108,7 +112,9 @@ class Helper:
                 setattr(self, name, -1)
 
 
-def _become(argv: Sequence[str], directory: str, parent: int, out: int, err: int) -> None:
+def _become(
+    argv: Sequence[str], directory: str, parent: int, out: int, err: int, prepare: Callable[[], list[str]] | None
+) -> None:
     import _signal
 
     try:
@@ -124,7 +130,8 @@ def _become(argv: Sequence[str], directory: str, parent: int, out: int, err: int
         os.dup2(err, 2)
         process.close_range(3, flags=4)  # CLOSE_RANGE_CLOEXEC: nothing of the monitor's leaks into the program
         os.chdir(directory)
-        os.execve(argv[0], list(argv), _environment())
+        more = prepare() if prepare is not None else []
+        os.execve(argv[0], [*argv, *more], _environment())
     except OSError as error:
         os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
     finally:

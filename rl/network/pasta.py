@@ -14,7 +14,7 @@ Called by setup.py. Source: pasta(1).
 from __future__ import annotations
 
 from rl.errors import RlError, UnsupportedError, UsageError
-from rl.network import host, ports
+from rl.network import host, ports, udp
 from rl.network.helper import Helper, Pending
 from rl.network.namespace import Pinned, pin_path
 
@@ -39,7 +39,7 @@ def is_old(can: frozenset[str]) -> bool:
 
 
 def loses_replies(can: frozenset[str], mappings: Sequence[PortMapping]) -> list[PortMapping]:
-    """The UDP ports whose clients on the host's loopback would never get an answer.
+    """The UDP ports whose clients on the host's loopback would never get an answer: see udp.py.
 
     Old pasta looks up the socket to answer by the container's port instead of the host's: measured with
     2023-03-09, where the answer goes to file descriptor 0. Equal port numbers and other clients are fine.
@@ -57,12 +57,12 @@ def _local(ip: str) -> bool:
 class Plan:
     """Arguments for pasta, and what the container's network will look like with them."""
 
-    __slots__ = ("arguments", "network", "warnings")
+    __slots__ = ("arguments", "network", "relayed")
 
     def __init__(self) -> None:
         self.arguments: list[str] = []
         self.network: dict[str, Any] = {}
-        self.warnings: list[str] = []
+        self.relayed: list[tuple[str, PortMapping]] = []  # (address, mapping) our own relay serves
 
 
 def _values(options: Sequence[str], *names: str) -> list[str]:
@@ -113,11 +113,8 @@ def plan(
     *loopback_dns*: the host's resolvers are on its loopback only; *as_root*: the caller is the host's root.
     """
     result = Plan()
-    for mapping in loses_replies(can, mappings):
-        result.warnings.append(
-            f"this version of pasta loses the answers of {ports.format_ports([mapping])} to clients on this host: "
-            "publish it under the same number, use --network=slirp4netns, or install a newer passt"
-        )
+    result.relayed = udp.on_loopback(loses_replies(can, mappings))
+    mappings = [m for m in mappings if not any(m is one and ip == m["host_ip"] for ip, one in result.relayed)]
     # --map-gw is not pasta's, it is Podman's word for "leave --no-map-gw out".
     options = [option for option in given if option != "--map-gw"]
     arguments = ["--config-net", *port_arguments(mappings, options)]
@@ -190,8 +187,10 @@ def start(
     """
     pinned = Pinned(net_fd, pin_path(run_dir))
     argv = [executable, *plan.arguments, "--foreground", "--pid", "/dev/stdout", "--netns", pinned.path]
+    relay = None
     try:
         program = Helper(argv, "/")
+        relay = udp.start(plan.relayed, net_fd)
     except BaseException:
         pinned.release()
         raise
@@ -201,19 +200,21 @@ def start(
             said = program.wait(TIMEOUT_MS)
             if not said:
                 raise _failure(program.complaints(), plan)
+            helpers = [program.pid, *udp.wait(relay)]
             missing = ports.not_served(mappings) if verify else []
             if missing:
                 raise RlError(f"pasta does not serve {', '.join(missing)}", "publish other host ports")
         except BaseException:
-            program.kill()
+            cancel()
             raise
-        finally:
-            pinned.release()
+        pinned.release()
         program.release()
-        return {**plan.network, "mode": "pasta", "pids": [program.pid], "warnings": plan.warnings}
+        return {**plan.network, "mode": "pasta", "pids": helpers, "warnings": []}
 
     def cancel() -> None:
         program.kill()
+        if relay is not None:
+            relay.kill()
         pinned.release()
 
     return Pending(finish=finish, cancel=cancel)

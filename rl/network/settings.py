@@ -84,8 +84,9 @@ def parse(files: list[str]) -> dict[str, Any]:
 
 
 def _toml(path: str, text: str) -> dict[str, Any]:
-    # Most distributions ship the file with every line commented out: no need for a parser then.
-    if not any(line.strip() and line.lstrip()[0] not in "#[" for line in text.splitlines()):
+    # Most distributions ship the file with every line but the headings commented out: no need for a parser then.
+    lines = [line.strip() for line in text.splitlines()]
+    if all(not line or line[0] == "#" or (line[0] == "[" and line[-1] == "]") for line in lines):
         return {}
     import sys
 

@@ -106,9 +106,6 @@ def start(request: NetworkRequest, net_fd: int, *, run_dir: str) -> Pending:
         if executable:
             candidates.append((name, executable, memory.program(executable)))
     memory.save()
-    first = candidates[0] if len(candidates) > 1 else None
-    if first and first[0] == "pasta" and pasta.loses_replies(first[2], request.get("ports", [])):
-        candidates.reverse()  # answers that arrive are worth more than speed and source addresses
     if not candidates:
         if by_name:
             raise UnsupportedError(f"--network={asked}: {tun_problem() or f'{asked} is not installed'}", _hint(asked))

@@ -13,7 +13,7 @@ import time
 
 from rl.config.jsonio import dumps, loads
 from rl.errors import RlError, UnsupportedError
-from rl.network import flag, host
+from rl.network import flag, host, udp
 from rl.network.helper import Helper, Pending
 from rl.network.namespace import Pinned, pin_path
 
@@ -72,8 +72,12 @@ def start(
         arguments = [argument for argument in arguments if argument != "--enable-sandbox"]
         api = os.path.basename(path)
     argv = [executable, *arguments, "--ready-fd=1", f"--api-socket={api}", "--netns-type=path", pinned.path, "tap0"]
+    datagrams = [mapping for mapping in mappings if mapping["protocol"] == "udp"]
+    mappings = [mapping for mapping in mappings if mapping["protocol"] != "udp"]
+    relay = None
     try:
         program = Helper(argv, run_dir)
+        relay = udp.start(udp.everywhere(datagrams), net_fd)
     except BaseException:
         pinned.release()
         raise
@@ -83,18 +87,20 @@ def start(
             if not program.wait(TIMEOUT_MS):
                 complaints = program.complaints() or f"no answer within {TIMEOUT_MS // 1000} s"
                 raise UnsupportedError(f"slirp4netns: {complaints}", "use --network=none or --network=host")
+            helpers = [program.pid, *udp.wait(relay)]
             _publish(path, mappings, network["ip"])
         except BaseException:
-            program.kill()
+            cancel()
             raise
-        finally:
-            pinned.release()
-            _unlink(path)
+        pinned.release()
+        _unlink(path)
         program.release()
-        return {**network, "mode": "slirp4netns", "pids": [program.pid], "warnings": []}
+        return {**network, "mode": "slirp4netns", "pids": helpers, "warnings": []}
 
     def cancel() -> None:
         program.kill()
+        if relay is not None:
+            relay.kill()
         pinned.release()
         _unlink(path)
 
