@@ -10,7 +10,7 @@ import os
 
 from rl.engine import containers
 from rl.engine.times import NEVER_TEXT, human_size
-from rl.errors import NoSuchContainerError, NotFoundError, RlError, UsageError
+from rl.errors import NotFoundError, RlError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,25 +52,10 @@ def inspect(
     return documents, errors
 
 
-def latest(engine: Engine) -> str:
-    """The id of the container created last. Raises NoSuchContainerError when there is none."""
-    newest, found = "", ""
-    for container_id in containers.ids(engine.paths):
-        try:
-            created = containers.read_config(engine.paths, container_id)["created"]
-        except RlError:
-            continue
-        if created > newest:
-            newest, found = created, container_id
-    if not found:
-        raise NoSuchContainerError("there is no container", "create one with `rl run`")
-    return found
-
-
 def _image(engine: Engine, name: str, size: bool) -> dict[str, Any]:
     from rl.engine.image_inspect import image_inspect
 
-    return image_inspect(engine, name)
+    return image_inspect(engine, [name])[0]
 
 
 def _volume(engine: Engine, name: str, size: bool) -> dict[str, Any]:

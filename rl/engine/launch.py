@@ -135,7 +135,7 @@ class Launch:
         self._network_files()
 
     def _network_files(self) -> None:
-        from rl.network import files
+        from rl.network import files, settings
 
         mode = self.config["network"].get("mode", "default")
         if mode.startswith("container:"):
@@ -143,7 +143,11 @@ class Launch:
             names = [("resolv.conf", "/etc/resolv.conf"), ("hosts", "/etc/hosts"), ("hostname", "/etc/hostname")]
             self.context.binds += [(f"{other}/{name}", target) for name, target in names if os.path.exists(f"{other}/{name}")]
             return
-        contents = files.render(self.config["network"], self.network, self.config["hostname"], self.config["name"])
+        memory = settings.remembered(self.paths.run)
+        contents = files.render(
+            self.config["network"], self.network, self.config["hostname"], self.config["name"], memory.config()
+        )
+        memory.save()
         for name, text in contents.items():
             path = f"{self.directory}/{name}"
             with open(path, "w", encoding="utf-8") as file:

@@ -59,7 +59,7 @@ def launch_message(engine: Engine, streams: Streams) -> dict[str, Any]:
     }
 
 
-def attach_streams(engine: Engine, config: ContainerConfig, sock: _socket.socket, streams: Streams) -> int:
+def attach_streams(engine: Engine, config: ContainerConfig, sock: _socket.socket, streams: Streams, pid: int) -> int:
     """Relay between the caller's stdio and the container until it ends; its exit code.
 
     Detaching by keys leaves the container running and gives 0, as Podman does.
@@ -74,4 +74,5 @@ def attach_streams(engine: Engine, config: ContainerConfig, sock: _socket.socket
         tty=config["terminal"],
         detach_keys=streams.detach_keys,
         sig_proxy=streams.sig_proxy,
+        pid=pid,
     )

@@ -10,7 +10,7 @@ import time
 
 from rl.engine import containers
 from rl.engine.times import NEVER, ago, epoch_ns, human_duration
-from rl.errors import CorruptRecordError, NoSuchContainerError, UsageError
+from rl.errors import CorruptRecordError, NoSuchContainerError, RlError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +76,21 @@ def ps(
     for row in rows:
         del row["_created"]
     return rows
+
+
+def latest(engine: Engine) -> str:
+    """The id of the container created last. Raises NoSuchContainerError when there is none."""
+    newest, found = "", ""
+    for container_id in containers.ids(engine.paths):
+        try:
+            created = containers.read_config(engine.paths, container_id)["created"]
+        except RlError:
+            continue
+        if created > newest:
+            newest, found = created, container_id
+    if not found:
+        raise NoSuchContainerError("there is no container", "create one with `rl run`")
+    return found
 
 
 def _name_of(engine: Engine, container_id: str) -> str:
@@ -192,7 +207,6 @@ def written(directories: list[str]) -> list[int]:
 
 def container_sizes(engine: Engine, configs: list[ContainerConfig]) -> list[dict[str, int]]:
     """``rwSize``: what each container has written; ``rootFsSize``: that and its image. Bytes."""
-    from rl.errors import RlError
     from rl.image import store
     from rl.runtime import userns
 

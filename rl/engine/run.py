@@ -50,7 +50,7 @@ def run(
     message = launch_message(engine, streams)
     warnings: list[str] = []
     try:
-        handle.launch(message, lambda step: _on_step(engine, trace, handle.pid, step, warnings))
+        pid = handle.launch(message, lambda step: _on_step(engine, trace, handle.pid, step, warnings))
     except BaseException:
         creation.discard(engine, config)
         raise
@@ -61,7 +61,7 @@ def run(
         handle.sock.close()
         on_detached(config["id"])
         return 0
-    return attach_streams(engine, config, handle.sock, streams)
+    return attach_streams(engine, config, handle.sock, streams, pid)
 
 
 def _on_step(engine: Engine, trace: Trace, pid: int, step: dict[str, Any], warnings: list[str]) -> None:

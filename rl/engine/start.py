@@ -60,10 +60,10 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
         elif "note" in step:
             engine.warn(step["note"])
 
-    handle.launch(launch_message(engine, streams), on_step)
+    pid = handle.launch(launch_message(engine, streams), on_step)
     for warning in warnings:
         engine.warn(warning)
     if attached:
-        return attach_streams(engine, config, handle.sock, streams)
+        return attach_streams(engine, config, handle.sock, streams, pid)
     handle.sock.close()
     return 0
