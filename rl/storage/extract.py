@@ -59,16 +59,18 @@ def extract(
 
 
 def _apply_all(applier: Applier, inflater: Inflater, progress: Callable[[int, int], None] | None) -> None:
-    stream = TarStream(inflater.fd)
     due = time.monotonic() + _PROGRESS_SECONDS
-    count = 0
+
+    def tick() -> None:
+        nonlocal due
+        if progress and time.monotonic() > due:
+            due = time.monotonic() + _PROGRESS_SECONDS
+            progress(*inflater.position())
+
+    stream = TarStream(inflater.fd, tick if progress else None)
     try:
         while (entry := stream.next()) is not None:
             applier.apply(stream, entry)
-            count += 1
-            if progress and not count & 63 and time.monotonic() > due:
-                due = time.monotonic() + _PROGRESS_SECONDS
-                progress(*inflater.position())
         applier.finish()
     except VerificationError:
         inflater.check()  # damaged compression explains a damaged archive better than its consequences

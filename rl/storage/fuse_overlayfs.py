@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _START_SECONDS = 10.0
 _INSTALL = "install the package fuse-overlayfs, or use --storage-driver overlay or copy"
+_COLON = "put the data elsewhere with --root, or use --storage-driver overlay or copy"
 
 
 class FuseOverlayfs:
@@ -45,6 +46,9 @@ class FuseOverlayfs:
         program = find_program("fuse-overlayfs")
         if not program:
             raise UnsupportedError("mount with fuse-overlayfs: the program is not installed", _INSTALL)
+        for path in (*lowers, upper, work):
+            if ":" in path:  # it resolves whatever name it is given, and splits the result
+                raise UnsupportedError(f"mount with fuse-overlayfs: it cannot use a path with a colon, {path}", _COLON)
         fds: list[int] = []
         errors_r, errors_w = os.pipe2(os.O_CLOEXEC)
         try:

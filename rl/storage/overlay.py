@@ -62,8 +62,10 @@ def _forget_volatile(work: str) -> None:
     The kernel's mark says: not synced before a power loss, contents may be lost. A container's
     writable layer makes no other promise, and the mark would keep it from ever starting again.
     """
+    mark = f"{work}/work/incompat/volatile"
     try:
-        os.rmdir(f"{work}/work/incompat/volatile")
+        os.unlink(f"{mark}/dirty")
+        os.rmdir(mark)
     except OSError:
         pass
 

@@ -55,10 +55,11 @@ class Entry:
 class TarStream:
     """Iterate with :meth:`next`; between two calls take the member's data with :meth:`write_data`, or not."""
 
-    __slots__ = ("_buffer", "_end", "_fd", "_globals", "_left", "_position", "_view")
+    __slots__ = ("_buffer", "_end", "_fd", "_globals", "_left", "_position", "_tick", "_view")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, tick: Callable[[], None] | None = None) -> None:
         self._fd = fd
+        self._tick = tick  # called about once per mebibyte
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
         self._position = 0
@@ -83,6 +84,8 @@ class TarStream:
                     raise truncated()
                 return False
             self._end += count
+            if self._tick:
+                self._tick()
         return True
 
     def _skip(self, count: int) -> None:

@@ -77,10 +77,18 @@ def remove_tree(path: str) -> None:
     Iterative, with two open directories at most: containers make trees deeper than any path or fd
     limit. Directories that refuse their owner are opened up first. Raises OSError.
     """
+    while True:
+        try:
+            _remove_once(path)
+            return
+        except FileNotFoundError:  # somebody else is removing it too, and took the ground from under us
+            if not os.path.lexists(path):
+                return
+
+
+def _remove_once(path: str) -> None:
     try:
         fd = _open_directory(path, None)
-    except FileNotFoundError:
-        return
     except NotADirectoryError:
         _unlink(path, None)
         return
