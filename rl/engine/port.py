@@ -48,7 +48,9 @@ def _private(text: str) -> tuple[int, str]:
     if not (number.isascii() and number.isdigit() and 0 < int(number) <= 65535) or (
         slash and protocol.lower() not in ("tcp", "udp")
     ):
-        raise UsageError(f"port {text!r}: not a number from 1 to 65535, optionally with /tcp or /udp", "for example 80/tcp")
+        raise UsageError(
+            f"port {text!r}: not a number from 1 to 65535, optionally with /tcp or /udp", "for example 80/tcp"
+        )
     return int(number), protocol.lower()
 
 
@@ -59,8 +61,11 @@ def _of(engine: Engine, container_id: str) -> list[dict[str, Any]]:
     mappings: list[PortMapping] = config.get("network", {}).get("ports", [])
     return [
         {
-            "id": container_id, "name": config["name"], "protocol": mapping["protocol"],
-            "container_port": mapping["container_port"] + i, "host_port": mapping["host_port"] + i,
+            "id": container_id,
+            "name": config["name"],
+            "protocol": mapping["protocol"],
+            "container_port": mapping["container_port"] + i,
+            "host_port": mapping["host_port"] + i,
             "host_ip": mapping["host_ip"] or "0.0.0.0",
         }  # fmt: skip
         for mapping in mappings

@@ -13,6 +13,10 @@ import select
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 #: How long an answer may be awaited, as Linux's connection tracking has it for streams (seconds).
 IDLE = 180
 #: Clients per published port; the one silent for longest makes room.
@@ -29,7 +33,7 @@ class Port:
         self.listener = _socket.socket(fileno=fd)
         self.listener.setblocking(False)
         self.target = target
-        self.clients: dict[object, Client] = {}  # in the order of their last datagram
+        self.clients: dict[Any, Client] = {}  # in the order of their last datagram
 
 
 class Client:
@@ -37,7 +41,7 @@ class Client:
 
     __slots__ = ("address", "port", "seen", "socket")
 
-    def __init__(self, port: Port, address: object) -> None:
+    def __init__(self, port: Port, address: Any) -> None:
         self.port = port
         self.address = address
         self.seen = 0.0

@@ -71,12 +71,12 @@ def start(
         # socket; a long path must be given relative to its working directory, which the sandbox changes too.
         arguments = [argument for argument in arguments if argument != "--enable-sandbox"]
         api = os.path.basename(path)
-    argv = [executable, *arguments, "--ready-fd=1", f"--api-socket={api}", "--netns-type=path", pinned.path, "tap0"]
+    argv = [executable, *arguments, f"--api-socket={api}", "--netns-type=path", pinned.path, "tap0"]
     datagrams = [mapping for mapping in mappings if mapping["protocol"] == "udp"]
     mappings = [mapping for mapping in mappings if mapping["protocol"] != "udp"]
     relay = None
     try:
-        program = Helper(argv, run_dir)
+        program = Helper(argv, run_dir, _ready_fd)
         relay = udp.start(udp.everywhere(datagrams), net_fd)
     except BaseException:
         pinned.release()
@@ -105,6 +105,14 @@ def start(
         _unlink(path)
 
     return Pending(finish=finish, cancel=cancel)
+
+
+def _ready_fd() -> list[str]:
+    """In the child: what is our stdout pipe becomes the ready fd; its chatter on stdout goes to stderr."""
+    ready = os.dup(1)
+    os.set_inheritable(ready, True)
+    os.dup2(2, 1)
+    return [f"--ready-fd={ready}"]
 
 
 def _unlink(path: str) -> None:

@@ -34,7 +34,9 @@ class Lab:
     def __init__(self, run: str) -> None:
         self.run = run
 
-    def network(self, mode: str, mappings: list[Any] = (), options: list[str] = (), maps: Any = None) -> tuple[int, dict[str, Any]]:
+    def network(
+        self, mode: str, mappings: list[Any] = (), options: list[str] = (), maps: Any = None
+    ) -> tuple[int, dict[str, Any]]:
         """(network namespace fd, what setup reported)."""
         _, net = namespace.create(maps)
         request = {"mode": mode, "options": list(options), "ports": list(mappings)}

@@ -25,9 +25,7 @@ def test_published_ports_reach_the_container(program: str, tmp_path: Any) -> Non
     def scenario(box: lab.Lab) -> Any:
         mappings = parse_publish(["127.0.0.1:18080:80", "127.0.0.1:18081-18082:81-82", "127.0.0.1:18090:18090/udp"])
         net, result = box.network(program, mappings)
-        box.serve(
-            net, *[(lab.tcp_echo, "0.0.0.0", port) for port in (80, 81, 82)], (lab.udp_echo, "0.0.0.0", 18090)
-        )
+        box.serve(net, *[(lab.tcp_echo, "0.0.0.0", port) for port in (80, 81, 82)], (lab.udp_echo, "0.0.0.0", 18090))
         answers = [lab.tcp_ask("127.0.0.1", port).split()[:2] for port in (18080, 18081, 18082)]
         return result, answers, lab.udp_ask("127.0.0.1", 18090), os.listdir(box.run)
 
@@ -76,7 +74,11 @@ def test_what_old_pasta_cannot_do_is_relayed() -> None:
     mappings = parse_publish(["18053:53/udp", "18054:18054/udp", "192.0.2.1:1:2/udp", "127.0.0.1:18055:55/udp"])
     old, new = frozenset(["--dns-forward"]), frozenset(["--map-guest-addr"])
     plan = pasta.plan([], mappings, old, False, False)
-    assert [(ip, m["host_port"]) for ip, m in plan.relayed] == [("127.0.0.1", 18053), ("::1", 18053), ("127.0.0.1", 18055)]
+    assert [(ip, m["host_port"]) for ip, m in plan.relayed] == [
+        ("127.0.0.1", 18053),
+        ("::1", 18053),
+        ("127.0.0.1", 18055),
+    ]
     assert "18053:53" in plan.arguments and "127.0.0.1/18055:55" not in plan.arguments
     plan = pasta.plan([], mappings, new, False, False)
     assert plan.relayed == [] and "127.0.0.1/18055:55" in plan.arguments
@@ -183,7 +185,7 @@ def test_a_port_in_use_is_named_with_its_user(kind: str, tmp_path: Any) -> None:
     assert caught.value.name == "ConflictError"
     assert f"18080/{kind}" in caught.value.message
     assert "address already in use by " in caught.value.message
-    assert str("sport = :18080") in caught.value.hint
+    assert "sport = :18080" in caught.value.hint
 
 
 def test_a_second_container_on_the_same_port(tmp_path: Any) -> None:
@@ -199,7 +201,7 @@ def test_a_second_container_on_the_same_port(tmp_path: Any) -> None:
 
 def test_an_address_the_host_does_not_have(tmp_path: Any) -> None:
     lab.need("pasta")
-    with pytest.raises(lab.LabError, match="UnsupportedError.*no such address"):
+    with pytest.raises(lab.LabError, match=r"UnsupportedError.*no such address"):
         lab.run(tmp_path, lambda box: box.network("pasta", parse_publish(["198.51.100.77:18080:80"])))
 
 
@@ -387,7 +389,9 @@ def test_containers_conf_chooses_the_rung(tmp_path: Any, monkeypatch: Any) -> No
     assert setup.effective_mode({"mode": "none"}, str(tmp_path)) == "none"
 
 
-@pytest.mark.parametrize(("text", "error"), [("[network\n", "read .*containers.conf"), ("[network]\npasta_options = 7\n", "pasta_options")])
+@pytest.mark.parametrize(
+    ("text", "error"), [("[network\n", "read .*containers.conf"), ("[network]\npasta_options = 7\n", "pasta_options")]
+)
 def test_a_bad_containers_conf_is_named(text: str, error: str, tmp_path: Any) -> None:
     from rl.errors import RlError
 
