@@ -189,3 +189,48 @@ def _words(name: str) -> str:
             out += " "
         out += c
     return out.upper()
+
+
+# --- YAML, of which `rl info` needs very little
+
+
+def to_yaml(value: Any, depth: int = 0) -> str:
+    """*value* as block YAML, as `podman info` prints it: two spaces a level, strings quoted only where they must be."""
+    pad = "  " * depth
+    if isinstance(value, dict) and value:
+        return "".join([f"{pad}{key}:{_yaml_item(value[key], depth)}" for key in value])
+    if isinstance(value, (list, tuple)) and value:
+        lines = []
+        for item in value:
+            nested = isinstance(item, (dict, list, tuple)) and item
+            lines.append(f"{pad}- {to_yaml(item, depth + 1).lstrip()}" if nested else f"{pad}- {_yaml_scalar(item)}\n")
+        return "".join(lines)
+    return f"{pad}{_yaml_scalar(value)}\n"
+
+
+def _yaml_item(value: Any, depth: int) -> str:
+    if isinstance(value, dict) and value:
+        return "\n" + to_yaml(value, depth + 1)
+    if isinstance(value, (list, tuple)) and value:
+        return "\n" + to_yaml(value, depth)
+    return f" {_yaml_scalar(value)}\n"
+
+
+_YAML_WORDS = frozenset(("", "true", "false", "null", "yes", "no", "on", "off", "~", "y", "n"))
+
+
+def _yaml_scalar(value: Any) -> str:
+    if not isinstance(value, str):
+        return to_json(value)
+    plain = (
+        value.lower() not in _YAML_WORDS
+        and value[0] not in "-?:,[]{}#&*!|>'\"%@`+.0123456789 "
+        and value[-1] not in " :"
+        and ": " not in value
+        and " #" not in value
+        and value.isprintable()
+    )
+    if plain or (value and value[0] in "0123456789" and not value.isdigit() and value.replace("-", "").isalnum()
+                 and not value.replace("-", "").replace("e", "").isdigit() and value[:2].lower() not in ("0x", "0o", "0b")):
+        return value
+    return to_json(value)

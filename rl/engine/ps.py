@@ -9,7 +9,7 @@ import os
 import time
 
 from rl.engine import containers
-from rl.engine.times import NEVER, ago, epoch_ns, human_duration
+from rl.engine.times import NEVER, ago, epoch_ns, human_duration, moment_ns
 from rl.errors import CorruptRecordError, NoSuchContainerError, RlError, UsageError
 
 TYPE_CHECKING = False
@@ -340,25 +340,6 @@ def _compared_to(other_first: bool) -> Callable[[Engine, str], Callable[[Record]
 def _until(engine: Engine, value: str) -> Callable[[Record], bool]:
     limit = moment_ns(value)
     return lambda record: epoch_ns(record[0]["created"]) < limit
-
-
-def moment_ns(text: str) -> int:
-    """A point in time as a filter takes it: RFC 3339, seconds since 1970, or a duration back from now (``10m``, ``1h30m``)."""
-    if text.replace(".", "", 1).isdigit():
-        return int(float(text) * 10**9)
-    units = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
-    total, number, at = 0.0, "", 0
-    while at < len(text):
-        if text[at].isdigit() or text[at] == ".":
-            number += text[at]
-            at += 1
-            continue
-        unit = text[at : at + 2] if text[at : at + 2] in units else text[at]
-        if unit not in units or not number or number.count(".") > 1:
-            return epoch_ns(text if "T" in text else f"{text}T00:00:00Z")
-        total += float(number) * units[unit]
-        number, at = "", at + len(unit)
-    return time.time_ns() - int(total)
 
 
 def _volume(engine: Engine, value: str) -> Callable[[Record], bool]:

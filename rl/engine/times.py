@@ -99,3 +99,45 @@ def ago(text: str) -> str:
     """``5 minutes ago`` for an RFC 3339 time, "" for none."""
     ns = epoch_ns(text)
     return human_duration((time.time_ns() - ns) / 1e9) + " ago" if ns else ""
+
+
+_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+
+
+def duration_ns(text: str) -> int:
+    """Nanoseconds of a Go duration (``1h30m``, ``250ms``); a bare number is seconds. Raises UsageError."""
+    total, number, at = 0.0, "", 0
+    try:
+        if text and text.replace(".", "", 1).isdigit():
+            return int(float(text) * 10**9)
+        while at < len(text):
+            if text[at].isdigit() or text[at] == ".":
+                number += text[at]
+                at += 1
+                continue
+            unit = text[at : at + 2] if text[at : at + 2] in _UNITS else text[at]
+            total += float(number) * _UNITS[unit]
+            number, at = "", at + len(unit)
+        if number or not text:
+            raise ValueError
+    except (ValueError, KeyError):
+        raise UsageError(f"{text!r} is not a duration", "write it as 300ms, 10s, 5m or 1h30m") from None
+    return int(total)
+
+
+def moment_ns(text: str) -> int:
+    """Nanoseconds since 1970 of a time as flags take it: RFC 3339 (date alone: midnight; without zone: local), seconds
+    since 1970, or a duration back from now (``10m``). Raises UsageError."""
+    if text.replace(".", "", 1).isdigit():
+        return int(float(text) * 10**9)
+    if len(text) >= 10 and text[4] == "-" and text[7] == "-":
+        full = text if "T" in text else f"{text[:10]}T00:00:00{text[10:]}"
+        if full[-1:] in "Zz" or full[19:].count("+") or full[19:].count("-"):
+            return epoch_ns(full)
+        ns = epoch_ns(full)
+        away = time.localtime(ns // 10**9).tm_gmtoff
+        return ns - away * 10**9
+    try:
+        return time.time_ns() - duration_ns(text)
+    except UsageError:
+        raise UsageError(f"{text!r} is not a time", "write 2026-01-31T12:00:00Z, 10m (ago) or seconds since 1970") from None

@@ -1,0 +1,54 @@
+"""`rl rm`: remove containers."""
+
+from __future__ import annotations
+
+from rl.cli import common
+from rl.errors import ConflictError, NoSuchContainerError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rl.engine.context import Engine
+
+USAGE = "CONTAINER [CONTAINER...]"
+ARGUMENTS = (0, None)
+INTERSPERSED = True
+COMPLETE = "container"
+OPTIONS = (
+    ("-a --all", "flag", "", "Remove all containers"),
+    ("--cidfile", "array", "PATH", "Read a container's id from this file"),
+    ("--filter", "array", "KEY=VALUE", "Remove the containers that fit, see `rl ps --filter`"),
+    ("-f --force", "flag", "", "Stop running containers first; a missing one is no error"),
+    ("-i --ignore", "flag", "", "A missing container is no error"),
+    common.LATEST,
+    ("-t --time --timeout", "value", "SECONDS", "With --force, seconds to wait before the kill", "int"),
+    ("-v --volumes", "flag", "", "Remove the containers' anonymous volumes too"),
+)
+HELP = """Remove containers.
+
+Exit codes: 0 all removed, 1 one did not exist, 2 one is running or paused, 125 anything else.
+"""
+
+
+def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
+    from rl.engine.rm import rm
+
+    if "time" in options and not options.get("force"):
+        raise UsageError("--force option must be specified to use the --time option", "add --force")
+    names = common.names(engine, options, arguments)
+    if names and options.get("filter"):
+        raise UsageError("--filter takes no arguments", "leave --filter or the names out")
+    results = rm(
+        engine, names, force=bool(options.get("force")), all=bool(options.get("all")),
+        ignore=bool(options.get("ignore") or options.get("force")), time=options.get("time"),
+        volumes=bool(options.get("volumes")), filters=options.get("filter"),
+    )
+    common.report(results)
+    kinds = {_code(error) for _, error in results if error is not None}
+    return max(kinds) if kinds else 0
+
+
+def _code(error: Exception) -> int:
+    """podman-rm(1), "Exit Status"; the greatest of several is the one told."""
+    return 1 if isinstance(error, NoSuchContainerError) else 2 if isinstance(error, ConflictError) else 125

@@ -1,0 +1,34 @@
+"""`rl stop`: end containers, with the signal they ask for first."""
+
+from __future__ import annotations
+
+from rl.cli import common
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rl.engine.context import Engine
+
+USAGE = "CONTAINER [CONTAINER...]"
+ARGUMENTS = (0, None)
+INTERSPERSED = True
+COMPLETE = "container"
+OPTIONS = (
+    ("-a --all", "flag", "", "Stop all running containers"),
+    ("--cidfile", "array", "PATH", "Read a container's id from this file"),
+    ("-f --filter", "array", "KEY=VALUE", "Stop the containers that fit, see `rl ps --filter`"),
+    ("-i --ignore", "flag", "", "A missing container is no error"),
+    common.LATEST,
+    ("-t --time --timeout", "value", "SECONDS", "Seconds to wait before the kill; -1: for ever (default the container's, 10)",
+     "int"),
+)
+HELP = "Stop running containers: their stop signal first, SIGKILL after the time."
+
+
+def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
+    from rl.engine.stop import stop
+
+    names = common.filtered(engine, options, common.names(engine, options, arguments), all=False)
+    ignore = bool(options.get("ignore"))
+    return common.report(stop(engine, names, time=options.get("time"), ignore=ignore, all=bool(options.get("all"))))
