@@ -67,7 +67,7 @@ def _of(engine: Engine, container_id: str) -> list[dict[str, Any]]:
             "container_port": mapping["container_port"] + i,
             "host_port": mapping["host_port"] + i,
             "host_ip": mapping["host_ip"] or "0.0.0.0",
-        }  # fmt: skip
+        }
         for mapping in mappings
         for i in range(mapping["range"])
     ]

@@ -103,7 +103,9 @@ def _toml(path: str, text: str) -> dict[str, Any]:
 def remembered(run: str) -> Memory:
     """What is known for this boot, from *run* (Paths.run); facts that changed since are asked again."""
     global _last
-    _last = Memory(f"{run}/network.json")
+    path = f"{run}/network.json"
+    if _last is None or _last.path != path:
+        _last = Memory(path)
     return _last
 
 
@@ -118,10 +120,10 @@ def last() -> Memory | None:
 class Memory:
     """Facts with what they depend on. ``get`` computes what is missing or stale; ``save`` keeps it."""
 
-    __slots__ = ("_changed", "_facts", "_path")
+    __slots__ = ("_changed", "_facts", "path")
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self.path = path
         self._changed = False
         self._facts: dict[str, list[Any]] = {}
         try:
@@ -157,7 +159,7 @@ class Memory:
         """Write down what was learnt, if anything; a full disk only costs the next start some time."""
         if self._changed:
             try:
-                write_json(self._path, {"version": _VERSION, "facts": self._facts}, sync=False)
+                write_json(self.path, {"version": _VERSION, "facts": self._facts}, sync=False)
                 self._changed = False
             except OSError:
                 pass

@@ -191,7 +191,7 @@ def _fallback(request: NetworkRequest) -> dict[str, Any]:
 
 
 def probes(run: str) -> list[dict[str, Any]]:
-    """Every rung for ``rl info``: name, usable, reason, hint, executable, version; best first."""
+    """Every rung for ``rl info``: name, usable, reason, hint, executable, version, note; best first."""
     memory = settings.remembered(run)
     try:
         config = memory.config()
@@ -204,7 +204,23 @@ def probes(run: str) -> list[dict[str, Any]]:
         found.append({
             "name": name, "usable": not reason, "reason": reason, "hint": _hint(name) if reason else "",
             "executable": executable, "version": settings.version(executable) if executable else "",
+            "note": _note(name, memory.program(executable)) if executable else "",
         })  # fmt: skip
     host_reason = "the container shares the host's network"
-    found.append({"name": "host", "usable": True, "reason": host_reason, "hint": "", "executable": "", "version": ""})
+    found.append({
+        "name": "host", "usable": True, "reason": host_reason, "hint": "", "executable": "", "version": "", "note": "",
+    })  # fmt: skip
+    memory.save()
     return found
+
+
+def _note(name: str, can: frozenset[str]) -> str:
+    """What one should know about the program that is installed."""
+    if name == "pasta" and pasta.is_old(can):
+        return (
+            "older than September 2024: a server that speaks first (SSH, MySQL, SMTP) does not get connections from"
+            " other hosts before they send something; a newer passt or --network=slirp4netns helps"
+        )
+    if name == "slirp4netns":
+        return "the container sees clients as its gateway, not with their own addresses"
+    return ""

@@ -108,7 +108,13 @@ def start(
 
 
 def _ready_fd() -> list[str]:
-    """In the child: what is our stdout pipe becomes the ready fd; its chatter on stdout goes to stderr."""
+    """In the child: what is our stdout pipe becomes the ready fd; its chatter on stdout goes to stderr.
+
+    It may chatter later too, when nobody reads any more: that must not end it.
+    """
+    import _signal
+
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
     ready = os.dup(1)
     os.set_inheritable(ready, True)
     os.dup2(2, 1)
