@@ -14,7 +14,7 @@ Called by setup.py. Source: pasta(1).
 from __future__ import annotations
 
 from rl.errors import RlError, UnsupportedError, UsageError
-from rl.network import host, ports, udp
+from rl.network import flag, host, ports, udp
 from rl.network.helper import Helper, Pending
 from rl.network.namespace import Pinned, pin_path
 
@@ -111,7 +111,9 @@ def plan(
     """The command line. *given* are the user's options, *can* those this pasta has.
 
     *loopback_dns*: the host's resolvers are on its loopback only; *as_root*: the caller is the host's root.
+    Raises UsageError for options that are the engine's.
     """
+    flag.check_pasta_options([option for option in given if option != "--map-gw"])
     result = Plan()
     result.relayed = udp.on_loopback(loses_replies(can, mappings))
     mappings = [m for m in mappings if not any(m is one and ip == m["host_ip"] for ip, one in result.relayed)]

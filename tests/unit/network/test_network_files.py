@@ -124,7 +124,8 @@ HOST = "search corp.example\nnameserver 192.0.2.53\nnameserver 127.0.0.1\noption
     ("resolv", "resolved", "asked", "network", "expected"),
     [
         (HOST, "", {}, PASTA, "search corp.example\nnameserver 192.0.2.53\noptions ndots:2\n"),
-        (HOST, "", {}, {"mode": "host"}, "search corp.example\nnameserver 192.0.2.53\nnameserver 127.0.0.1\noptions ndots:2\n"),
+        (HOST, "", {}, {"mode": "host"},
+         "search corp.example\nnameserver 192.0.2.53\nnameserver 127.0.0.1\noptions ndots:2\n"),
         (HOST, "", {"dns": ["192.0.2.1", "fd00::1"]}, PASTA,
          "search corp.example\nnameserver 192.0.2.1\nnameserver fd00::1\noptions ndots:2\n"),
         (HOST, "", {"dns_search": ["."]}, PASTA, "nameserver 192.0.2.53\noptions ndots:2\n"),

@@ -113,6 +113,11 @@ def test_new_pasta_maps_an_address_to_the_host() -> None:
     assert plan.network["dns"] == ["169.254.1.1"]
 
 
+def test_options_of_the_configuration_file_are_checked_too() -> None:
+    with pytest.raises(UsageError, match="set by rl itself"):
+        pasta.plan(["--netns", "/proc/1/ns/net"], [], frozenset(), False, False)
+
+
 def test_the_users_words_win() -> None:
     can = frozenset(["--map-guest-addr", "--dns-forward"])
     options = ["--map-guest-addr", "192.0.2.77", "--dns-forward=192.0.2.53", "--map-gw"]
