@@ -90,18 +90,18 @@ def _has(options: Sequence[str], *names: str) -> bool:
 def port_arguments(mappings: Sequence[PortMapping], options: Sequence[str]) -> list[str]:
     """-t, -u, -T, -U: the published ports, and none of the kinds nobody asked for."""
     arguments = []
-    for protocol, flag, long in (("tcp", "-t", "--tcp-ports"), ("udp", "-u", "--udp-ports")):
+    for protocol, short, long in (("tcp", "-t", "--tcp-ports"), ("udp", "-u", "--udp-ports")):
         chosen = [m for m in mappings if m["protocol"] == protocol]
         for mapping in chosen:
             last = mapping["range"] - 1
             first = mapping["host_port"], mapping["container_port"]
             spec = ":".join(f"{port}-{port + last}" if last else str(port) for port in first)
-            arguments += [flag, f"{mapping['host_ip']}/{spec}" if mapping["host_ip"] else spec]
-        if not chosen and _value(options, flag, long) is None:
-            arguments += [flag, "none"]
-    for flag, long in (("-T", "--tcp-ns"), ("-U", "--udp-ns")):
-        if _value(options, flag, long) is None:
-            arguments += [flag, "none"]
+            arguments += [short, f"{mapping['host_ip']}/{spec}" if mapping["host_ip"] else spec]
+        if not chosen and _value(options, short, long) is None:
+            arguments += [short, "none"]
+    for short, long in (("-T", "--tcp-ns"), ("-U", "--udp-ns")):
+        if _value(options, short, long) is None:
+            arguments += [short, "none"]
     return arguments
 
 
