@@ -111,3 +111,17 @@ def set_seccomp_filter(program: bytes, flags: int = 0) -> int:
     # seccomp(2) itself is forbidden where an outer filter is older than it: prctl is the same.
     holder = ctypes.create_string_buffer(fprog, len(fprog))
     return prctl(PR_SET_SECCOMP, 2, ctypes.addressof(holder))
+
+
+def set_rlimit(resource: int, soft: int, hard: int) -> None:
+    """Set this process's limit number *resource* (prlimit(2)); 2**64 - 1 is unlimited."""
+    value = struct.pack("=QQ", soft, hard)
+    k.check(k.libc.prlimit64(0, resource, value, None))
+
+
+def get_rlimit(resource: int) -> tuple[int, int]:
+    """(soft, hard) of this process's limit number *resource*."""
+    buffer = ctypes.create_string_buffer(16)
+    k.check(k.libc.prlimit64(0, resource, None, buffer))
+    soft, hard = struct.unpack("=QQ", buffer.raw)
+    return soft, hard

@@ -121,16 +121,18 @@ def new_session(setup: Setup) -> None:
 
 def names(setup: Setup) -> None:
     """Host name and domain name; a network namespace of our own gets its loopback up."""
-    for key, function in (("hostname", ns.sethostname), ("domainname", ns.setdomainname)):
+    for key, what, function in (
+        ("hostname", "host name", ns.sethostname), ("domainname", "domain name", ns.setdomainname),
+    ):
         name = setup.spec.get(key)
         if not name:
             continue
         if not setup.flags & ns.CLONE_NEWUTS and "uts" not in setup.fds:
-            raise UnsupportedError(f"{key} {name!r} needs a UTS namespace", "leave out --uts=host")
+            raise UnsupportedError(f"{what} {name!r} needs a UTS namespace", "leave out --uts=host")
         try:
             function(name)
         except OSError as error:
-            raise RlError(f"set {key} {name!r}: {error.strerror}", "a host name has at most 64 bytes") from None
+            raise RlError(f"set {what} {name!r}: {error.strerror}", f"a {what} has at most 64 bytes") from None
     if setup.flags & ns.CLONE_NEWNET:
         ns.loopback_up()
 
@@ -161,12 +163,25 @@ def all_devices(setup: Setup) -> None:
         terminal.bind_console(setup.root, setup.slave)
 
 
+_IPC_SYSCTLS = frozenset(
+    ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced", "msg_next_id", "sem_next_id",
+     "shm_next_id", "auto_msgmni")
+)
+
+
 def sysctls(setup: Setup) -> None:
-    """linux.sysctl, through the host's /proc, which the container cannot have prepared; it shows our namespaces."""
+    """linux.sysctl, through the host's /proc, which the container cannot have prepared; it shows our namespaces.
+
+    Only those of a namespace the container has for itself: as real root any other would change the host.
+    """
     for key, value in (setup.linux.get("sysctl") or {}).items():
         name = key if "/" in key else key.replace(".", "/")
-        if name.startswith("/") or ".." in name.split("/"):
-            raise RlError(f"sysctl {key!r} is not a name")
+        parts = name.split("/")
+        if not _is_own_sysctl(setup, parts):
+            raise RlError(
+                f"set sysctl {key}: it does not belong to a namespace of the container's own",
+                "net.* (not with --network=host), fs.mqueue.* and those of System V IPC (not with --ipc=host) can be",
+            )
         try:
             fd = os.open(f"/proc/sys/{name}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
@@ -176,8 +191,20 @@ def sysctls(setup: Setup) -> None:
             finally:
                 os.close(fd)
         except OSError as error:
-            hint = "only sysctls of the container's own namespaces can be set" if error.errno in (1, 13) else ""
-            raise RlError(f"set sysctl {key}={value}: {error.strerror}", hint) from None
+            raise RlError(f"set sysctl {key}={value}: {error.strerror}") from None
+
+
+def _is_own_sysctl(setup: Setup, parts: list[str]) -> bool:
+    def own(kind: str) -> bool:
+        return bool(setup.flags & NAMESPACES[kind]) or kind in setup.fds
+
+    if "" in parts or ".." in parts or "." in parts:
+        return False
+    if parts[0] == "net":
+        return own("network")
+    if parts[0] == "kernel" and len(parts) == 2:
+        return own("ipc") if parts[1] in _IPC_SYSCTLS else parts[1] in ("hostname", "domainname") and own("uts")
+    return parts[:2] == ["fs", "mqueue"] and own("ipc")
 
 
 def outer_hooks(setup: Setup) -> None:
@@ -246,6 +273,7 @@ def run(setup: Setup, steps: Steps) -> NoReturn:
     """Walk the steps; the last one does not return."""
     current = ""
     try:
+        setup.sync.begin()
         for name, step in steps:
             current = name
             step(setup)

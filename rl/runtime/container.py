@@ -32,11 +32,11 @@ __all__ = ["Created", "Io", "create", "run_poststop", "start"]
 class Created:
     """A container that waits for :func:`start`, or runs.
 
-    ``pid`` is init's pid here and ``pidfd`` stands for it; ``master`` is the pty's master or -1. The caller owns
-    both descriptors and reaps the process.
+    ``pid`` is init's pid here and ``pidfd`` stands for it; ``master`` is the pty's master or -1; the caller owns both
+    descriptors and reaps the process. ``warnings`` are for the user.
     """
 
-    __slots__ = ("bundle", "container_id", "master", "pid", "pidfd", "sock", "spec")
+    __slots__ = ("bundle", "container_id", "master", "pid", "pidfd", "sock", "spec", "warnings")
 
     def __init__(self, sock: _socket.socket, spec: dict[str, Any], bundle: str = "", container_id: str = "") -> None:
         self.pid = 0
@@ -44,6 +44,7 @@ class Created:
         self.master = -1
         self.sock: _socket.socket | None = sock
         self.spec = spec
+        self.warnings: list[str] = []
         self.bundle = bundle
         self.container_id = container_id
 
@@ -84,7 +85,7 @@ def create(
     """
     parent_end, child_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     created = Created(parent_end, spec, bundle, container_id)
-    setup = Setup(spec, spec.get("process") or {}, io, Sync(child_end))
+    setup = Setup(spec, spec.get("process") or {}, io, Sync(child_end, parent_end))
     setup.bundle = bundle
     setup.cgroup_procs = [cgroup_procs] if isinstance(cgroup_procs, str) else list(cgroup_procs)
     setup.cgroup_procs = [path for path in setup.cgroup_procs if path]
@@ -205,6 +206,7 @@ def _first_child(
 ) -> NoReturn:
     step = "join namespaces"
     try:
+        setup.sync.begin()
         join(setup)
         step = "create namespaces"
         pid, _ = kclone.clone(flags | kclone.CLONE_PARENT)
@@ -242,6 +244,8 @@ def until_ready(created: Created) -> None:
             for kind in ("prestart", "createRuntime"):
                 hooks.run(created.spec, kind, document)
             created.sock.send(b"h")
+        elif letter == b"W":
+            created.warnings.append(data[1:].decode())
         elif letter == b"R":
             for _, _, fds in ancillary:
                 created.master = struct.unpack("=i", fds[:4])[0]

@@ -19,6 +19,7 @@ from rl.runtime.sync import Io, Setup, Sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _FILES = (
@@ -30,25 +31,29 @@ _FILES = (
 def spawn(
     target_pid: int, target_pidfd: int, specification: dict[str, Any], io: Io, *, cgroup_procs: str = "",
     seccomp_program: bytes | None = None, seccomp_flags: int = 0,
+    decide: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> Created:
     """Start a process beside *target_pid*, the container's init, which *target_pidfd* stands for.
 
     *specification*: {"process": an OCI process, with ``terminal`` for a pty}. *cgroup_procs* is the ``cgroup.procs`` of
-    the container's cgroup, "" where it has none. Returns when the command runs: ``pid`` is a child of the caller,
-    ``master`` its terminal. Raises CommandNotFoundError (127), CommandNotExecutableError (126), StateError when
-    the container ends meanwhile, RlError.
+    the container's cgroup, "" where it has none. *decide* is called inside the container with its root directory's
+    descriptor and the process, to fill in what must be looked up there: the user. Returns when the command runs:
+    ``pid`` is a child of the caller, ``master`` its terminal. Raises CommandNotFoundError (127),
+    CommandNotExecutableError (126), StateError when the container ends meanwhile, RlError.
     """
     parent_end, child_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     created = Created(parent_end, specification)
-    setup = Setup(specification, specification["process"], io, Sync(child_end, wait=False))
+    setup = Setup(specification, specification["process"], io, Sync(child_end, parent_end, wait=False))
     setup.cgroup_procs = [cgroup_procs] if cgroup_procs else []
     setup.seccomp, setup.seccomp_flags = seccomp_program, seccomp_flags
+    setup.make_cwd = False
+    steps = STEPS if decide is None else (("find the user", _deciding(decide)), *STEPS)
     try:
         try:
             setup.flags = _differing(target_pid)
             setup.setgroups_denied = _setgroups_denied(target_pid)
             setup.fds = {"target": target_pidfd}
-            container.fork_beside(setup, created, _join, 0, STEPS)
+            container.fork_beside(setup, created, _join, 0, steps)
         finally:
             child_end.close()
         container.until_ready(created)
@@ -91,7 +96,12 @@ def _setgroups_denied(pid: int) -> bool:
 
 def _join(setup: Setup) -> None:
     """In the first child: go where the container is. A user namespace first, then all others in one call."""
-    child.enter_cgroup(setup)
+    try:
+        child.enter_cgroup(setup)
+    except OSError as error:
+        # From a cgroup that is not delegated to the user (a login session) nobody may move into one that is.
+        why = f"the container's limits do not count for this process: enter {setup.cgroup_procs[0]}: {error.strerror}"
+        setup.sync.tell(b"W", why.encode())
     child.oom_score(setup)
     # Processes of the container could otherwise trace us as soon as we are in its pid namespace.
     kp.prctl(kp.PR_SET_DUMPABLE, 0)
@@ -107,6 +117,17 @@ def _join(setup: Setup) -> None:
             ns.setns(pidfd, others)
     except ProcessLookupError:
         raise StateError("the container has just ended", "`rl ps -a` shows its state") from None
+
+
+def _deciding(decide: Callable[[int, dict[str, Any]], None]) -> Callable[[Setup], None]:
+    def step(setup: Setup) -> None:
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            decide(root, setup.process)
+        finally:
+            os.close(root)
+
+    return step
 
 
 def open_terminal(setup: Setup) -> None:

@@ -23,44 +23,49 @@ from rl.runtime.seccomp import install
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from rl.runtime.sync import Setup
 
-_CLOSE_RANGE_CLOEXEC = 4
-
 
 def standard_io(setup: Setup) -> None:
-    """fds 0-2, the preserved ones from 3 on; everything else closes when the command starts."""
-    io, terminal_fd = setup.io, setup.slave
-    count = len(io.preserve)
-    first_free = 3 + count
+    """fds 0-2, the preserved ones from 3 on; of ours only the socket and the terminal's master stay open."""
+    io, sync = setup.io, setup.sync
+    first_free = 3 + len(io.preserve)
     # Moved out of the way first: a wanted fd may sit on another one's place.
-    setup.sync.move_above(first_free + 3)
-    keep = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, first_free + 3) for fd in io.preserve]
-    if terminal_fd >= 0:
-        terminal.take(terminal_fd)
+    above = first_free + 2
+    sync.move(fcntl.fcntl(sync.sock.fileno(), fcntl.F_DUPFD_CLOEXEC, above))
+    if setup.master >= 0:
+        setup.master = fcntl.fcntl(setup.master, fcntl.F_DUPFD_CLOEXEC, above)
+    keep = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in io.preserve]
+    if setup.slave >= 0:
+        terminal.take(setup.slave)
     else:
-        streams = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, first_free + 3) for fd in (io.stdin, io.stdout, io.stderr)]
+        streams = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in (io.stdin, io.stdout, io.stderr)]
         for number, fd in enumerate(streams):
             os.dup2(fd, number, inheritable=True)
         _own_pipes(setup)
     for number, fd in enumerate(keep):
         os.dup2(fd, 3 + number, inheritable=True)
-    mark_close_on_exec(first_free)
+    sync.move(os.dup2(sync.sock.fileno(), first_free, inheritable=False))
+    if setup.master >= 0:
+        setup.master = os.dup2(setup.master, first_free + 1, inheritable=False)
+        _close_from(first_free + 2)
+    else:
+        _close_from(first_free + 1)
 
 
-def mark_close_on_exec(first: int) -> None:
-    """Let every descriptor from *first* on close at exec, in one call however many there may be."""
+def _close_from(first: int) -> None:
+    """Close everything from *first* on, in one call however high the limit."""
     try:
-        kp.close_range(first, flags=_CLOSE_RANGE_CLOEXEC)
-    except OSError:  # before Linux 5.11
-        import resource
-
-        for fd in range(first, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16)):
-            try:
-                os.set_inheritable(fd, False)
-            except OSError:
-                continue
+        kp.close_range(first)
+    except OSError:  # before Linux 5.9
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) >= first:
+                try:
+                    os.close(int(name))
+                except OSError:
+                    continue  # the one that listed them
 
 
 def _own_pipes(setup: Setup) -> None:
@@ -98,28 +103,28 @@ def resources(setup: Setup) -> None:
         _rlimits(process["rlimits"])
 
 
-def _rlimits(limits: list[dict[str, int | str]]) -> None:
-    import resource
+_RLIMITS = ("CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING",
+            "MSGQUEUE", "NICE", "RTPRIO", "RTTIME")  # by number (asm-generic/resource.h)
+_UNLIMITED = 2**64 - 1
 
+
+def _rlimits(limits: list[dict[str, Any]]) -> None:
     for limit in limits:
-        name = str(limit["type"])
-        kind = getattr(resource, name, None)
-        if kind is None:
+        name = limit["type"]
+        if name.removeprefix("RLIMIT_") not in _RLIMITS:
             raise UnsupportedError(f"resource limit {name} is not known here")
-        values = []
-        for key in ("soft", "hard"):
-            value = int(limit[key])
-            values.append(-1 if value < 0 or value >= 2**63 - 1 else value)
+        number = _RLIMITS.index(name.removeprefix("RLIMIT_"))
+        soft, hard = (int(limit[key]) & _UNLIMITED for key in ("soft", "hard"))
         try:
-            resource.setrlimit(kind, (values[0], values[1]))
-        except (OSError, ValueError) as error:
-            hard = resource.getrlimit(kind)[1]
-            if values[1] != hard and (values[1] == -1 or (hard != -1 and values[1] > hard)):
+            kp.set_rlimit(number, soft, hard)
+        except OSError as error:
+            present = kp.get_rlimit(number)[1]
+            if hard > present:
                 raise RlError(
-                    f"set {name} to {limit['soft']}:{limit['hard']}: the caller's hard limit is {hard}",
+                    f"set {name} to {soft}:{hard}: the caller's hard limit is {present}",
                     "ask for no more than that, or have the limit raised in /etc/security/limits.conf",
                 ) from None
-            raise RlError(f"set {name} to {limit['soft']}:{limit['hard']}: {error}") from None
+            raise RlError(f"set {name} to {soft}:{hard}: {error.strerror}") from None
 
 
 _POLICIES = {"SCHED_OTHER": 0, "SCHED_FIFO": 1, "SCHED_RR": 2, "SCHED_BATCH": 3, "SCHED_ISO": 4, "SCHED_IDLE": 5,
@@ -185,7 +190,8 @@ def working_directory(setup: Setup) -> None:
         raise RlError(f"working directory {path!r} is not absolute")
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.close(rootpath.ensure_directory(root, path))
+        if setup.make_cwd:
+            os.close(rootpath.ensure_directory(root, path))
     except PermissionError:
         pass  # closed to root: the user decides below
     except NotADirectoryError:
@@ -200,6 +206,10 @@ def working_directory(setup: Setup) -> None:
     except PermissionError:
         setup.retry_cwd = True
         return
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CommandNotFoundError(
+            f"enter working directory {path}: {error.strerror}", "choose another with --workdir"
+        ) from None
     except OSError as error:
         raise RlError(f"enter working directory {path}: {error.strerror}") from None
     _check_cwd(path)
@@ -349,9 +359,9 @@ def _arguments(setup: Setup) -> list[str]:
 
 STEPS: tuple[tuple[str, Callable[[Setup], None]], ...] = (
     ("connect standard input and output", standard_io),
-    ("set resource limits", resources),
     ("enter the working directory", working_directory),
     ("prepare the environment", environment),
+    ("set resource limits", resources),
     ("load the seccomp filter", early_seccomp),
     ("change user and capabilities", identity),
     ("set no_new_privs", no_new_privs),

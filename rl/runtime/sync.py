@@ -9,13 +9,13 @@ without an error packet means that the command runs.
 | ``H`` / ``h`` | child / parent | run the hooks that run outside / done |
 | ``R`` [fd] | child | ready, waiting for start; the descriptor is the terminal's master |
 | ``S`` | parent | start |
+| ``W`` text | child | a warning for the user |
 | ``E`` JSON | child | failed: :func:`rl.errors.to_wire`, and ``step`` |
 """
 
 from __future__ import annotations
 
 import _socket
-import fcntl
 import os
 import struct
 
@@ -44,17 +44,21 @@ class Io:
 class Sync:
     """The child's end of the socket. A parent that is gone ends the child."""
 
-    __slots__ = ("sock", "wait")
+    __slots__ = ("parent", "sock", "wait")
 
-    def __init__(self, sock: _socket.socket, wait: bool = True) -> None:
+    def __init__(self, sock: _socket.socket, parent: _socket.socket, wait: bool = True) -> None:
         self.sock = sock
+        self.parent = parent
         self.wait = wait  # False: nobody will say start (exec)
 
-    def move_above(self, lowest: int) -> None:
-        """Move to a descriptor not below *lowest*."""
-        number = fcntl.fcntl(self.sock.fileno(), fcntl.F_DUPFD_CLOEXEC, lowest)
-        self.sock.close()
+    def move(self, number: int) -> None:
+        """Speak over descriptor *number*, a duplicate of the present one."""
+        self.sock.detach()  # stays open: whoever moves closes
         self.sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, number)
+
+    def begin(self) -> None:
+        """In the child: let go of the parent's end, so that its death shows as end of file."""
+        self.parent.close()
 
     def tell(self, letter: bytes, payload: bytes = b"") -> None:
         """Send a packet that needs no answer."""
@@ -106,7 +110,7 @@ class Setup:
 
     __slots__ = (
         "bundle", "candidates", "cgroup_procs", "die_with_parent", "environment", "fds", "flags", "hook_state", "io",
-        "joined", "linux", "master", "nodes", "process", "retry_cwd", "root", "seccomp", "seccomp_flags",
+        "joined", "linux", "make_cwd", "master", "nodes", "process", "retry_cwd", "root", "seccomp", "seccomp_flags",
         "setgroups_denied", "slave", "sources", "spec", "sync",
     )
 
@@ -131,6 +135,7 @@ class Setup:
         self.seccomp_flags = 0
         self.setgroups_denied = False
         self.retry_cwd = False
+        self.make_cwd = True
         self.hook_state: dict[str, Any] | None = None
         self.environment: dict[str, str] = {}
         self.candidates: list[str] = []
