@@ -77,7 +77,7 @@ class Helper:
         return text.decode(errors="replace")
 
     def complaints(self) -> str:
-        """What the program wrote on stderr so far, on one line, without its chatter about syslog."""
+        """What the program wrote on stderr so far, on one line, without syslog chatter and usage."""
         os.set_blocking(self.stderr, False)
         try:
             text = os.read(self.stderr, 1 << 16).decode(errors="replace")
@@ -87,6 +87,8 @@ class Helper:
         for line in text.splitlines():
             stamp, _, rest = line.partition(": ")
             line = (rest if stamp.replace(".", "").isdigit() else line).strip()
+            if line.startswith("Usage:"):
+                break  # the whole help follows
             if line and not line.startswith("Failed to send ") and line not in lines:
                 lines.append(line)
         return "; ".join(lines)

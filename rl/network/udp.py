@@ -45,7 +45,8 @@ def start(listen: Sequence[tuple[str, PortMapping]], net_fd: int) -> Helper | No
         ns.setns(net_fd, ns.CLONE_NEWNET)
         return arguments
 
-    return Helper([sys.executable, "-I", "-S", "-B", script], "/", prepare)
+    interpreter = getattr(sys, "_base_executable", "") or sys.executable  # not a virtual environment's: it starts faster
+    return Helper([interpreter, "-I", "-S", "-B", script], "/", prepare)
 
 
 def _bound(address: str, port: int) -> int:

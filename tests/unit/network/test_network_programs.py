@@ -304,8 +304,9 @@ def test_a_host_without_network(tmp_path: Any) -> None:
 )
 def test_refused_options_leave_nothing_behind(program: str, options: list[str], error: str, tmp_path: Any) -> None:
     lab.need(program)
-    with pytest.raises(lab.LabError, match=error):
+    with pytest.raises(lab.LabError, match=error) as caught:
         lab.run(tmp_path, lambda box: box.network(program, options=options))
+    assert "Usage" not in caught.value.message
     assert sorted(os.listdir(tmp_path / "run")) == ["containers", "network.json", "userns.lock"]
 
 
