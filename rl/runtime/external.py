@@ -163,7 +163,7 @@ def delete(created: Created) -> None:
 
 
 def _adapt_bundle(created: Created, procs: list[str]) -> None:
-    """Take out of config.json what rl does itself: limits and the place in the cgroup tree.
+    """Take out of config.json what rl does itself, limits and the place in the cgroup tree, and lower its version.
 
     runc cannot leave cgroups alone: it is told the one that rl made.
     """
@@ -171,8 +171,10 @@ def _adapt_bundle(created: Created, procs: list[str]) -> None:
     wanted = {key: value for key, value in linux.items() if key not in ("cgroupsPath", "resources")}
     if procs and not _is_crun(created.program):
         wanted["cgroupsPath"] = os.path.dirname(procs[0]).removeprefix(_CGROUPS)
-    if wanted != linux:
-        write_json(f"{created.bundle}/config.json", {**created.spec, "linux": wanted}, sync=False)
+    # Older ones refuse a version above theirs; what came after 1.0 is optional in config.json.
+    adapted = {**created.spec, "ociVersion": "1.0.2", "linux": wanted}
+    if adapted != created.spec:
+        write_json(f"{created.bundle}/config.json", adapted, sync=False)
 
 
 def _global_options(created: Created) -> list[str]:

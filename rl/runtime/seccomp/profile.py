@@ -142,10 +142,11 @@ def default_profile(capabilities: Iterable[str]) -> dict[str, Any]:
     else:
         # Without the capability the kernel answers EPERM, an error to programs that log to the audit system;
         # EINVAL tells them that there is no audit system.
+        # In this order: in another one libseccomp (crun, runc) refuses the last rule where x86 is listed (EEXIST).
         rules += [
-            _rule(["socket"], EINVAL, (0, AF_NETLINK, "EQ"), (2, NETLINK_AUDIT, "EQ")),
-            _rule(["socket"], 0, (2, NETLINK_AUDIT, "NE")),
             _rule(["socket"], 0, (0, AF_NETLINK, "NE")),
+            _rule(["socket"], 0, (2, NETLINK_AUDIT, "NE")),
+            _rule(["socket"], EINVAL, (0, AF_NETLINK, "EQ"), (2, NETLINK_AUDIT, "EQ")),
         ]
     rules += [_rule(["personality"], 0, (0, value, "EQ")) for value in PERSONALITIES]
     rules.append(_rule(allowed, 0))

@@ -34,7 +34,7 @@ def bundle(tmp_path: Path, args: list[str], terminal: bool = False) -> dict[str,
     for directory in ("proc", "dev", "sys"):
         (tmp_path / "rootfs" / directory).mkdir(exist_ok=True)
     return {
-        "ociVersion": "1.0.2",
+        "ociVersion": "1.2.0",
         "process": {"terminal": terminal, "user": {"uid": 0, "gid": 0}, "args": args, "env": ["PATH=/bin"], "cwd": "/"},
         "root": {"path": "rootfs"},
         "mounts": [
