@@ -26,7 +26,7 @@ _WIDTH = 118
 class Boolean(click.types.BoolParamType):
     """A flag's value: what Go takes, not all that click takes."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool | None:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value is None or isinstance(value, bool):
             return value
         try:
@@ -35,7 +35,7 @@ class Boolean(click.types.BoolParamType):
             raise _bad_value(param, ctx, value, error) from None
 
 
-class Checked(click.ParamType):
+class Checked(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """A value, checked and converted by the same code as in the fast reader."""
 
     name = "value"
@@ -233,7 +233,9 @@ class Commands(_Dialect, click.Group):
         module, _ = find(words)
         return Verb(" ".join(words), load(module)) if module else None
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         command = self.get_command(ctx, args[0])
         if command is None and not ctx.resilient_parsing:
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), 3, 0.5)
@@ -342,7 +344,7 @@ _NAMES: dict[str, Callable[[], list[str]]] = {
     "volume": lambda: _list(_paths().volumes),
     "command": _commands,
     "shell": lambda: ["bash", "fish", "zsh"],
-    "file": lambda: [],
+    "file": list,
 }
 
 COMPLETE_VARIABLE = "_RL_COMPLETE"

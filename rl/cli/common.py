@@ -64,7 +64,8 @@ def _read_cidfile(path: str, options: dict[str, Any]) -> str:
     except FileNotFoundError:
         if options.get("ignore"):
             return ""
-        raise UsageError(f"--cidfile {path}: no such file", "--ignore takes a missing file for a removed container") from None
+        hint = "--ignore takes a missing file for a removed container"
+        raise UsageError(f"--cidfile {path}: no such file", hint) from None
     except OSError as error:
         raise UsageError(f"--cidfile {path}: {error.strerror}") from None
 

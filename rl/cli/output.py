@@ -120,7 +120,8 @@ def print_rows(
         return write(to_json(documents() if documents else list(rows), indent) + "\n")
     if format in ("", "table"):
         return write(columns(rows, wanted, heading))
-    from rl.cli.template import Template, TemplateError
+    from rl.cli.template import Template
+    from rl.cli.template_syntax import TemplateError
 
     tabular = format.startswith("table ")
     text = _outside_actions(format[6:].strip() if tabular else format, tabular)
@@ -137,11 +138,12 @@ def print_rows(
 
 
 def print_one(format: str, document: dict[str, Any], indent: str = "  ") -> None:
-    """Print one *document* as ``--format`` asks: json, or a template."""
+    """Print one *document* as ``--format`` asks: json, or a template, which may use the names of Go's fields."""
     if format in ("", "json"):
         return write(to_json(document, indent) + "\n")
-    write(render(format, document))
-    return None
+    from rl.cli.template import tagged
+
+    return write(render(format, tagged(document)))
 
 
 def render(format: str, document: Any) -> str:
@@ -175,8 +177,7 @@ def _headings(rows: Sequence[dict[str, Any]], wanted: Columns) -> dict[str, Any]
     found: dict[str, Any] = {}
     for field, value in (rows[0] if rows else {}).items():
         found[field] = (lambda *words: words[0].upper() if words else "") if callable(value) else _words(field)
-    for title, field in wanted:
-        found[field] = title
+    found.update({field: title for title, field in wanted})
     return found
 
 
@@ -198,7 +199,7 @@ def to_yaml(value: Any, depth: int = 0) -> str:
     """*value* as block YAML, as `podman info` prints it: two spaces a level, strings quoted only where they must be."""
     pad = "  " * depth
     if isinstance(value, dict) and value:
-        return "".join([f"{pad}{key}:{_yaml_item(value[key], depth)}" for key in value])
+        return "".join([f"{pad}{_yaml_scalar(key)}:{_yaml_item(value[key], depth)}" for key in value])
     if isinstance(value, (list, tuple)) and value:
         lines = []
         for item in value:
@@ -224,13 +225,15 @@ def _yaml_scalar(value: Any) -> str:
         return to_json(value)
     plain = (
         value.lower() not in _YAML_WORDS
-        and value[0] not in "-?:,[]{}#&*!|>'\"%@`+.0123456789 "
+        and value[0] not in "-?:,[]{}#&*!|>'\"%@`+. "
         and value[-1] not in " :"
         and ": " not in value
         and " #" not in value
         and value.isprintable()
     )
-    if plain or (value and value[0] in "0123456789" and not value.isdigit() and value.replace("-", "").isalnum()
-                 and not value.replace("-", "").replace("e", "").isdigit() and value[:2].lower() not in ("0x", "0o", "0b")):
-        return value
-    return to_json(value)
+    return value if plain and not _like_a_number(value) else to_json(value)
+
+
+def _like_a_number(value: str) -> bool:
+    """Whether YAML might read *value* as a number, a date or a time; an id such as 0123abcd is none."""
+    return value[0].isdigit() and all(c.isdigit() or c in "xXoObBeE+-_.:TZ " for c in value)

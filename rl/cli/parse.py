@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 GLOBAL: Table = (
     ("--root", "value", "DIR", "Directory of images and containers (default $XDG_DATA_HOME/rl)"),
     ("--runroot", "value", "DIR", "Directory of this boot's state (default $XDG_RUNTIME_DIR/rl)"),
-    ("--storage-driver", "value", "NAME", "Storage driver: overlay, fuse-overlayfs or copy (default: the best this host can)"),
+    ("--storage-driver", "value", "NAME", "Storage driver: overlay, fuse-overlayfs or copy (default: the best)"),
     ("--runtime", "value", "PATH", "OCI runtime to use instead of the built-in one: a path, or a name like crun"),
-    ("--limits", "value", "MODE", "Where a resource limit cannot be applied: warn (default), or strict: fail", ("warn", "strict")),
+    ("--limits", "value", "MODE", "Where a resource limit cannot be applied: warn (default), or strict: fail",
+     ("warn", "strict")),
     ("--log-level", "value", "LEVEL", "Messages to show: debug (with tracebacks), info, warn, error (default warn)",
      ("trace", "debug", "info", "warn", "warning", "error", "fatal", "panic")),
 )

@@ -228,7 +228,8 @@ def _formatted(verb: str, flags: str, precision: int | None, value: Any) -> Any:
 
 def _quote(text: str) -> str:
     """Go's %q: a double-quoted string with its escapes."""
-    names = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v", '"': '\\"', "\\": "\\\\"}
+    names = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v", '"': '\\"',
+             "\\": "\\\\"}
     quoted = ""
     for c in text:
         quoted += names.get(c) or (c if c.isprintable() else f"\\x{ord(c):02x}" if c < "\x80" else f"\\u{ord(c):04x}")

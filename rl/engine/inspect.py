@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from rl.config.signals import signal_name
 from rl.engine import containers
 from rl.engine.times import NEVER_TEXT, human_size
 from rl.errors import NotFoundError, RlError, UsageError
@@ -140,7 +141,7 @@ def _existing(path: str) -> str:
 
 
 def _driver(config: ContainerConfig, state: ContainerState) -> str:
-    return config.get("driver") or state.get("driver", "")  # type: ignore[typeddict-item,no-any-return]
+    return config.get("driver") or str(state.get("driver") or "")
 
 
 def _state(config: ContainerConfig, state: ContainerState, run: str) -> dict[str, Any]:
@@ -290,7 +291,7 @@ def _config(config: ContainerConfig) -> dict[str, Any]:
         "OnBuild": image.get("OnBuild"),
         "Labels": config.get("labels") or {},
         "Annotations": config.get("annotations") or {},
-        "StopSignal": _signal_name(config.get("stop_signal", 15)),
+        "StopSignal": signal_name(config.get("stop_signal", 15)),
         "StopTimeout": config.get("stop_timeout", 10),
         "CreateCommand": config.get("create_command") or [],
         "Umask": config.get("umask", "0022"),
@@ -301,25 +302,7 @@ def _config(config: ContainerConfig) -> dict[str, Any]:
     }
     if config.get("timezone"):
         document["Timezone"] = config["timezone"]
-    if config.get("secrets"):  # type: ignore[typeddict-item]
-        document["Secrets"] = config["secrets"]  # type: ignore[typeddict-item]
     return document
-
-
-def _signal_name(number: int) -> str:
-    from _signal import SIGRTMIN
-
-    if number >= SIGRTMIN:
-        return f"SIGRTMIN+{number - SIGRTMIN}" if number > SIGRTMIN else "SIGRTMIN"
-    import _signal
-
-    for name in dir(_signal):
-        if name.startswith("SIG") and name[3:4] != "_" and getattr(_signal, name) == number and name not in _ALIASES:
-            return name
-    return str(number)
-
-
-_ALIASES = ("SIGCLD", "SIGPOLL", "SIGIOT", "SIGRTMIN", "SIGRTMAX")
 
 
 def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState) -> dict[str, Any]:
@@ -430,6 +413,5 @@ def _device(text: str) -> dict[str, str]:
 def _ulimits(config: ContainerConfig) -> list[dict[str, Any]]:
     from rl.engine.spec.security import ulimits
 
-    return [
-        {"Name": entry["type"], "Soft": entry["soft"], "Hard": entry["hard"]} for entry in ulimits(config.get("ulimits", []))
-    ]
+    found = ulimits(config.get("ulimits", []))
+    return [{"Name": entry["type"], "Soft": entry["soft"], "Hard": entry["hard"]} for entry in found]

@@ -38,7 +38,9 @@ def ps(
     engine: Engine, *, all: bool = False, filters: list[str] | None = None, last: int = -1, latest: bool = False,
     size: bool = False, sort: str = "created", namespaces: bool = False,
 ) -> list[dict[str, Any]]:
-    """The containers as Podman's `ps --format json` shows them; running ones only, unless *all*, *last* or a status filter.
+    """The containers as Podman's `ps --format json` shows them.
+
+    Only those that run, unless *all*, *last* or a status filter asks for more.
 
     *filters*: ``key=value`` (podman-ps(1)); different keys must all hold, of one key's values one. *size* measures
     what each container has written (bytes). A damaged record is told through ``engine.warn`` and left out.

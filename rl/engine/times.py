@@ -101,7 +101,8 @@ def ago(text: str) -> str:
     return human_duration((time.time_ns() - ns) / 1e9) + " ago" if ns else ""
 
 
-_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9,
+          "d": 86400 * 10**9}
 
 
 def duration_ns(text: str) -> int:
@@ -140,4 +141,4 @@ def moment_ns(text: str) -> int:
     try:
         return time.time_ns() - duration_ns(text)
     except UsageError:
-        raise UsageError(f"{text!r} is not a time", "write 2026-01-31T12:00:00Z, 10m (ago) or seconds since 1970") from None
+        raise UsageError(f"{text!r} is not a time", "2026-01-31T12:00:00Z, 10m (ago) or seconds since 1970") from None

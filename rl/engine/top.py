@@ -134,7 +134,9 @@ def _tty(p: Process) -> str:
     if not device:
         return "?"
     major, minor = os.major(device), os.minor(device)
-    return f"pts/{minor + (major - 136) * 256}" if 136 <= major <= 143 else f"tty{minor}" if major == 4 else f"{major}:{minor}"
+    if 136 <= major <= 143:
+        return f"pts/{minor + (major - 136) * 256}"
+    return f"tty{minor}" if major == 4 else f"{major}:{minor}"
 
 
 def _percent(p: Process) -> str:
@@ -229,8 +231,9 @@ DESCRIPTORS: dict[str, tuple[str, Callable[[Process], str]]] = {
 _ALIASES = {
     "%a": "args", "%c": "comm", "%g": "rgroup", "%G": "group", "%n": "nice", "%p": "pid", "%P": "ppid", "%r": "pgid",
     "%t": "etime", "%u": "ruser", "%U": "user", "%x": "time", "%y": "tty", "%z": "vsz", "%C": "pcpu", "%cpu": "pcpu",
-    "command": "args", "cmd": "args", "elapsed": "etime", "egroup": "group", "euser": "user", "ni": "nice", "stat": "state",
-    "s": "state", "cputime": "time", "vsize": "vsz", "rssize": "rss", "pgrp": "pgid", "tt": "tty", "tname": "tty",
+    "command": "args", "cmd": "args", "elapsed": "etime", "egroup": "group", "euser": "user", "ni": "nice",
+    "stat": "state", "s": "state", "cputime": "time", "vsize": "vsz", "rssize": "rss", "pgrp": "pgid",
+    "tt": "tty", "tname": "tty",
 }  # fmt: skip
 
 

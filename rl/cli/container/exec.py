@@ -39,7 +39,7 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
 
     name, command = common.one(engine, options, arguments)
     if not command:
-        raise UsageError("must provide a non-empty command to start an exec session", "rl exec CONTAINER COMMAND [ARG...]")
+        raise UsageError("must provide a non-empty command to start an exec session", f"rl exec {name} COMMAND")
     result = exec_(
         engine, name, command, tty=bool(options.get("tty")), interactive=bool(options.get("interactive")),
         detach=bool(options.get("detach")), env=_environment(options), user=options.get("user", ""),

@@ -14,7 +14,7 @@ USAGE = "IMAGE [COMMAND [ARG...]]"
 ARGUMENTS = (1, None)
 INTERSPERSED = False
 COMPLETE = "image"
-OPTIONS = CREATE + RUN
+OPTIONS = (*CREATE, *RUN)
 HELP = """Run a command in a new container.
 
 The exit code is the command's own; 125: rl failed, 126: the command cannot be invoked, 127: there is no such command.

@@ -20,7 +20,7 @@ OPTIONS = (
     ("-f --filter", "array", "KEY=VALUE", "Stop the containers that fit, see `rl ps --filter`"),
     ("-i --ignore", "flag", "", "A missing container is no error"),
     common.LATEST,
-    ("-t --time --timeout", "value", "SECONDS", "Seconds to wait before the kill; -1: for ever (default the container's, 10)",
+    ("-t --time --timeout", "value", "SECONDS", "Seconds before the kill; -1: for ever (default the container's)",
      "int"),
 )
 HELP = "Stop running containers: their stop signal first, SIGKILL after the time."

@@ -16,7 +16,7 @@ ARGUMENTS = (0, None)
 INTERSPERSED = True
 COMPLETE = "container"
 OPTIONS = (
-    ("--condition", "list", "STATE", "State to wait for: stopped (default), running, exited, created, paused, removing"),
+    ("--condition", "list", "STATE", "State to wait for (default stopped): created, running, paused, exited, …"),
     ("--ignore", "flag", "", "A missing container is no error: prints -1"),
     common.LATEST,
 )

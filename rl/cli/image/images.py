@@ -18,8 +18,8 @@ COMPLETE = "image"
 OPTIONS = (
     ("-a --all", "flag", "", "Show intermediate images too"),
     ("--digests", "flag", "", "Show digests"),
-    ("-f --filter", "array", "KEY=VALUE", "Show only these: after, before, containers, dangling, digest, id, intermediate, "
-     "label, readonly, reference, since, until"),
+    ("-f --filter", "array", "KEY=VALUE", "Show only these: after, before, containers, dangling, digest, id, "
+     "intermediate, label, readonly, reference, since, until"),
     ("--format", "value", "FORMAT", "json, or a Go template; `table …` adds headings"),
     ("--history", "flag", "", "Show the names an image has had"),
     ("--no-trunc --notruncate", "flag", "", "Show ids in full"),

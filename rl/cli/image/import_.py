@@ -18,8 +18,8 @@ INTERSPERSED = True
 COMPLETE = "file"
 OPTIONS = (
     ("--arch", "value", "ARCH", "Architecture of the image (default the machine's)"),
-    ("-c --change", "array", "INSTRUCTION", "Apply CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME or "
-     "WORKDIR"),
+    ("-c --change", "array", "INSTRUCTION", "Apply CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, STOPSIGNAL, USER, "
+     "VOLUME or WORKDIR"),
     ("-m --message", "value", "TEXT", "Comment of the image"),
     ("--os", "value", "OS", "Operating system of the image"),
     ("-q --quiet", "flag", "", "Print nothing but the id"),

@@ -34,7 +34,8 @@ OPTIONS = (
 )
 HELP = "Pull images from a registry, or from an archive (docker-archive:, oci-archive:, oci:, dir:). Prints their ids."
 
-_PASSED = ("all_tags", "arch", "authfile", "cert_dir", "os", "platform", "policy", "quiet", "retry", "tls_verify", "variant")
+_PASSED = ("all_tags", "arch", "authfile", "cert_dir", "os", "platform", "policy", "quiet", "retry", "tls_verify",
+           "variant")
 
 
 def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:

@@ -20,7 +20,7 @@ OPTIONS = (
     ("--compress", "flag", "", "Compress layers, with --format docker-dir"),
     ("--format", "value", "FORMAT", "docker-archive (default), oci-archive, oci-dir or docker-dir",
      ("docker-archive", "oci-archive", "oci-dir", "docker-dir")),
-    ("-m --multi-image-archive", "flag", "", "Each argument is an image; otherwise those after the first are names for it"),
+    ("-m --multi-image-archive", "flag", "", "Each argument is an image, not a name for the first"),
     ("-o --output", "value", "PATH", "Write to this file or directory instead of standard output"),
     ("--uncompressed", "flag", "", "Leave layers uncompressed, with the OCI formats"),
 )

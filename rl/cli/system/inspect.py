@@ -19,7 +19,8 @@ OPTIONS = (
     ("-f --format", "value", "FORMAT", "json, or a Go template"),
     common.LATEST,
     ("-s --size", "flag", "", "Measure what the container has written"),
-    ("-t --type", "value", "TYPE", "Look only for a container, an image or a volume", ("all", "container", "image", "volume")),
+    ("-t --type", "value", "TYPE", "Look only for a container, an image or a volume",
+     ("all", "container", "image", "volume")),
 )
 HELP = "Show all that is known of a container, an image or a volume: the first of these that has the name."
 

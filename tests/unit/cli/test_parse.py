@@ -10,7 +10,7 @@ from rl.cli import parse
 from rl.cli.container.options import CREATE, RUN
 from rl.errors import UsageError
 
-TABLE = CREATE + RUN
+TABLE = (*CREATE, *RUN)
 
 RIGHT: list[tuple[str, dict[str, Any], list[str]]] = [
     ("busybox", {}, ["busybox"]),
@@ -34,7 +34,7 @@ RIGHT: list[tuple[str, dict[str, Any], list[str]]] = [
     ("--rm - x", {"rm": True}, ["-", "x"]),
     ("-h host web", {"hostname": "host"}, ["web"]),
     ("-vsrc:/dst:ro web", {"volume": ["src:/dst:ro"]}, ["web"]),
-    ("--entrypoint [\"a\",\"b\"] web", {"entrypoint": '["a","b"]'}, ["web"]),
+    ('--entrypoint ["a","b"] web', {"entrypoint": '["a","b"]'}, ["web"]),
     ("--pull=never web", {"pull": "never"}, ["web"]),
     ("--cap-add= web", {"cap_add": []}, ["web"]),
 ]
@@ -45,8 +45,22 @@ def test_right(line: str, options: dict[str, Any], arguments: list[str]) -> None
     assert parse.read((TABLE,), line.split(" "), interspersed=False) == (options, arguments)
 
 
-WRONG = ["--nonsense web", "-Z web", "-p", "--name", "--rm=maybe web", "--pids-limit many web", "--cpus x web",
-         "--cpus nan web", "--cpu-shares -1 web", "--pull sometimes web", "--help", "--=x web", '--dns "1 web', "-itZ web"]
+WRONG = [
+    "--nonsense web",
+    "-Z web",
+    "-p",
+    "--name",
+    "--rm=maybe web",
+    "--pids-limit many web",
+    "--cpus x web",
+    "--cpus nan web",
+    "--cpu-shares -1 web",
+    "--pull sometimes web",
+    "--help",
+    "--=x web",
+    '--dns "1 web',
+    "-itZ web",
+]
 
 
 @pytest.mark.parametrize("line", WRONG)
@@ -69,8 +83,13 @@ def test_first_table_wins() -> None:
 @pytest.mark.parametrize(
     ("text", "fields"),
     [
-        ("a", ["a"]), ("a,b", ["a", "b"]), ("a,", ["a", ""]), ('"a,b",c', ["a,b", "c"]), ('"a""b"', ['a"b']),
-        ('x,"y, z"', ["x", "y, z"]), ('"",a', ["", "a"]),
+        ("a", ["a"]),
+        ("a,b", ["a", "b"]),
+        ("a,", ["a", ""]),
+        ('"a,b",c', ["a,b", "c"]),
+        ('"a""b"', ['a"b']),
+        ('x,"y, z"', ["x", "y, z"]),
+        ('"",a', ["", "a"]),
     ],
 )
 def test_csv(text: str, fields: list[str]) -> None:
@@ -85,7 +104,15 @@ def test_csv_errors(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("count", "least", "most", "fits"),
-    [(0, 0, 0, True), (1, 0, 0, False), (0, 1, None, False), (5, 1, None, True), (3, 1, 2, False), (1, 1, 1, True), (2, 1, 1, False)],
+    [
+        (0, 0, 0, True),
+        (1, 0, 0, False),
+        (0, 1, None, False),
+        (5, 1, None, True),
+        (3, 1, 2, False),
+        (1, 1, 1, True),
+        (2, 1, 1, False),
+    ],
 )
 def test_count(count: int, least: int, most: int | None, fits: bool) -> None:
     if fits:

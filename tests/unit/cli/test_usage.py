@@ -14,12 +14,21 @@ ROOT = Path(__file__).parents[3]
 
 def rl(home: Path, *arguments: str, code: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
     environment = {
-        "PATH": os.environ["PATH"], "HOME": str(home), "XDG_RUNTIME_DIR": str(home), "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8",
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "XDG_RUNTIME_DIR": str(home),
+        "PYTHONPATH": str(ROOT),
+        "LANG": "C.UTF-8",
         **environ,
     }
     start = ["-c", code] if code else ["-m", "rl"]
     return subprocess.run(
-        [sys.executable, *start, *arguments], env=environment, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+        [sys.executable, *start, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -45,7 +54,7 @@ ERRORS = [
     ("container inspect nosuch", 'no container with name or ID "nosuch" found'),
     ("tag x", "Error: requires at least 2 arg(s), only received 1"),
     ("nonsense", "Error: unrecognized command `rl nonsense`"),
-    ("imagse", "Did you mean this?\n\timages"),
+    ("imagse", "Did you mean this?\n\timage\n\timages\n"),
     ("image nonsense", "Error: unrecognized command `rl image nonsense`\nSee 'rl image --help'"),
     ("container", "Error: missing command `rl container COMMAND`"),
     ("", "Error: missing command `rl COMMAND`"),
@@ -64,8 +73,17 @@ def test_usage_errors(tmp_path: Path, line: str, message: str) -> None:
     assert done.returncode == 125
 
 
-HELPS = [("--help", "run"), ("-h", "Options"), ("run --help", "--publish"), ("rm -h", "--force"), ("help ps", "--filter"),
-         ("container --help", "exists"), ("container ls --help", "--filter"), ("image rm --help", "--force"), ("help", "images")]
+HELPS = [
+    ("--help", "run"),
+    ("-h", "Options"),
+    ("run --help", "--publish"),
+    ("rm -h", "--force"),
+    ("help ps", "--filter"),
+    ("container --help", "exists"),
+    ("container ls --help", "--filter"),
+    ("image rm --help", "--force"),
+    ("help", "images"),
+]
 
 
 @pytest.mark.parametrize(("line", "word"), HELPS, ids=[line for line, _ in HELPS])
@@ -83,7 +101,9 @@ def test_version(tmp_path: Path) -> None:
 
 
 def test_empty_tables(tmp_path: Path) -> None:
-    assert rl(tmp_path, "ps").stdout == "CONTAINER ID  IMAGE       COMMAND     CREATED     STATUS      PORTS       NAMES\n"
+    assert (
+        rl(tmp_path, "ps").stdout == "CONTAINER ID  IMAGE       COMMAND     CREATED     STATUS      PORTS       NAMES\n"
+    )
     assert rl(tmp_path, "container", "list", "--noheading").stdout == ""
     assert rl(tmp_path, "ps", "--format", "json").stdout == "[]\n"
     assert rl(tmp_path, "container", "exists", "x").returncode == 1
@@ -132,12 +152,46 @@ def test_completion(tmp_path: Path) -> None:
         assert word in rl(tmp_path, "completion", shell).stdout
 
 
-BANNED = ("click", "rich", "typing", "enum", "re", "json", "dataclasses", "subprocess", "socket", "signal", "pathlib", "contextlib",
-          "logging", "shutil", "tempfile", "datetime", "functools", "collections", "inspect", "ast", "locale", "warnings")
+BANNED = (
+    "click",
+    "rich",
+    "typing",
+    "enum",
+    "re",
+    "json",
+    "dataclasses",
+    "subprocess",
+    "socket",
+    "signal",
+    "pathlib",
+    "contextlib",
+    "logging",
+    "shutil",
+    "tempfile",
+    "datetime",
+    "functools",
+    "collections",
+    "inspect",
+    "ast",
+    "locale",
+    "warnings",
+)
 
 
-@pytest.mark.parametrize("line", ["--version", "ps", "ps -a", "ps -q", "images", "inspect web", "inspect --format {{.State.ExitCode}} web",
-                                  "rm nosuch", "stop nosuch"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--version",
+        "ps",
+        "ps -a",
+        "ps -q",
+        "images",
+        "inspect web",
+        "inspect --format {{.State.ExitCode}} web",
+        "rm nosuch",
+        "stop nosuch",
+    ],
+)
 def test_import_budget(tmp_path: Path, line: str) -> None:
     """What the hot verbs import; measured in an interpreter that has imported nothing by itself."""
     make_container(tmp_path, "web")
@@ -149,9 +203,16 @@ def test_import_budget(tmp_path: Path, line: str) -> None:
         "real, os._exit = os._exit, end\n"
         "sys.path.insert(0, os.environ['PYTHONPATH'])\nfrom rl.__main__ import main\nmain()"
     )
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path), "PYTHONPATH": str(ROOT),
-                   "LANG": "C.UTF-8"}
-    done = subprocess.run([sys.executable, "-S", "-c", code, *line.split()], env=environment, capture_output=True, text=True, timeout=60)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "XDG_RUNTIME_DIR": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+        "LANG": "C.UTF-8",
+    }
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code, *line.split()], env=environment, capture_output=True, text=True, timeout=60
+    )
     assert "IMPORTED" in done.stderr, done.stderr
     imported = done.stderr.rpartition("IMPORTED ")[2].split()
     assert not set(imported) & set(BANNED), (line, sorted(imported))
@@ -165,10 +226,22 @@ def make_container(home: Path, name: str) -> str:
     directory = home / ".local/share/rl/containers" / container_id
     directory.mkdir(parents=True)
     config = {
-        "id": container_id, "name": name, "created": "2026-01-02T03:04:05.000000006Z", "image": "localhost/x:1", "image_id": "a" * 64,
-        "command": ["sh", "-c", "exit 3"], "arguments": ["sh", "-c", "exit 3"], "labels": {"a": "b"},
+        "id": container_id,
+        "name": name,
+        "created": "2026-01-02T03:04:05.000000006Z",
+        "image": "localhost/x:1",
+        "image_id": "a" * 64,
+        "command": ["sh", "-c", "exit 3"],
+        "arguments": ["sh", "-c", "exit 3"],
+        "labels": {"a": "b"},
     }
-    state = {"status": "exited", "pid": 0, "started": "2026-01-02T03:04:06Z", "finished": "2026-01-02T03:04:07Z", "exit_code": 3}
+    state = {
+        "status": "exited",
+        "pid": 0,
+        "started": "2026-01-02T03:04:06Z",
+        "finished": "2026-01-02T03:04:07Z",
+        "exit_code": 3,
+    }
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "state.json").write_text(json.dumps(state))
     names = home / ".local/share/rl/names"
@@ -181,14 +254,24 @@ def test_exit_code_by_template(tmp_path: Path) -> None:
     container_id = make_container(tmp_path, "web")
     assert rl(tmp_path, "inspect", "--format", "{{.State.ExitCode}}", "web").stdout == "3\n"
     assert rl(tmp_path, "ps", "-aq", "--no-trunc").stdout == container_id + "\n"
-    assert rl(tmp_path, "ps", "-a", "--format", "{{.Names}}\\t{{.Labels}} {{.Label \"a\"}}").stdout == "web\tmap[a:b] b\n"
+    assert rl(tmp_path, "ps", "-a", "--format", '{{.Names}}\\t{{.Labels}} {{.Label "a"}}').stdout == "web\tmap[a:b] b\n"
     assert rl(tmp_path, "ps", "--format", "{{.Names}}").stdout == ""
     done = rl(tmp_path, "inspect", "--format", "{{.Nonsense}}", "web")
     assert done.returncode == 125 and "can't evaluate field Nonsense" in done.stderr and "State" in done.stderr
 
 
-def test_damaged_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "nonsense",
+        "[]",
+        pytest.param('{"status": "exi', marks=pytest.mark.xfail(reason="rl.config.jsonio lets SystemError out")),
+    ],
+)
+@pytest.mark.parametrize("file", ["state.json", "config.json"])
+def test_damaged_record(tmp_path: Path, content: str, file: str) -> None:
     container_id = make_container(tmp_path, "web")
-    (tmp_path / ".local/share/rl/containers" / container_id / "state.json").write_text("{")
+    (tmp_path / ".local/share/rl/containers" / container_id / file).write_text(content)
     done = rl(tmp_path, "ps", "-a")
-    assert done.returncode == 0 and "web" in done.stderr and "state.json" in done.stderr and "web" not in done.stdout
+    assert done.returncode == 0 and "web" in done.stderr and file in done.stderr and "web" not in done.stdout
