@@ -300,8 +300,8 @@ class Monitor:
         client.close()
         if client.first:
             self._hold()
-            if client.stdin:  # it was killed: the container sees the end of its input, as in a pipe
-                self._end_input()
+            if client.stdin and not self.params["terminal"]:
+                self._end_input()  # it was killed: the container sees the end of its input, as in a pipe
 
     def _on_packet(self, client: Client) -> None:
         packet = client.receive()

@@ -52,6 +52,8 @@ class RawMode:
         self._saved: list[Any] | None = None
 
     def __enter__(self) -> RawMode:
+        if self._fd < 0 or not os.isatty(self._fd):
+            return self
         import termios as t
 
         try:

@@ -37,7 +37,7 @@ def sh(script: str) -> list[str]:
 )
 def test_exit_code(tmp_path: Path, linger: float, script: str, code: int) -> None:
     m = Monitored(str(tmp_path), sh(script), attach=True, linger=linger)
-    streams, info = receive(m.client)
+    _, info = receive(m.client)
     assert info == {"exit_code": code, "oom_killed": False, "error": ""}
     state = m.wait()
     assert (state["status"], state["exit_code"], state["pid"], state["oom_killed"]) == ("exited", code, 0, False)
@@ -188,7 +188,7 @@ def test_terminal(tmp_path: Path, linger: float) -> None:
     m.client.send(b"\0hello\n")
     assert b"40 132" in read_until(m.client, b"got:hello")
     m.client.send(b"\0\x03")  # typed ctrl-c: SIGINT through the line discipline
-    streams, info = receive(m.client)
+    _, info = receive(m.client)
     assert info and info["exit_code"] == 130
     m.wait()
 
