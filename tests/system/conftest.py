@@ -136,10 +136,10 @@ def lane(request: pytest.FixtureRequest, busybox_archive: Path, tmp_path_factory
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A plain registry on 127.0.0.1 that holds nginx, postgres, python and busybox."""
-    with Registry() as server:
+    with Registry(tmp_path_factory.mktemp("registry")) as server:
         small = images.busybox(tmp_path_factory.mktemp("push"))
         for name, archive in [("busybox", small), *((name, images.debian(name)) for name in images.RECIPES)]:
-            server.push(f"docker-archive:{archive}", f"{name}:latest")
+            server.push_archive(archive, f"{name}:latest")
         yield server
 
 

@@ -20,9 +20,8 @@ from tests.system.conftest import Rl, eventually, free_port, unique_user
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A registry with TLS (a certificate of its own) and basic authentication."""
-    with Registry(tls=True, user="someone", password="secret") as server:
-        archive = images.busybox(tmp_path_factory.mktemp("push"))
-        server.push(f"docker-archive:{archive}", "busybox:latest")
+    with Registry(tmp_path_factory.mktemp("secured"), tls=True, users={"someone": "secret"}) as server:
+        server.push_archive(images.busybox(tmp_path_factory.mktemp("push")), "busybox:latest")
         yield server
 
 
@@ -83,8 +82,8 @@ def test_refused(rl: Rl, arguments: list[str], code: int, says: str, hint: str) 
 
 
 def test_image_that_does_not_exist(rl: Rl, registry: Registry) -> None:
-    refused(rl, "run", "--rm", f"{registry.address}/no-such:1", "true", says="no-such")
-    refused(rl, "pull", f"{registry.address}/busybox:no-such-tag", says="no-such-tag")
+    refused(rl, "run", "--rm", f"{registry.host}/no-such:1", "true", says="no-such")
+    refused(rl, "pull", f"{registry.host}/busybox:no-such-tag", says="no-such-tag")
 
 
 def test_registry_that_is_down(rl: Rl) -> None:
@@ -92,20 +91,20 @@ def test_registry_that_is_down(rl: Rl) -> None:
 
 
 def test_wrong_credentials_and_certificates(rl: Rl, secured: Registry) -> None:
-    image = f"{secured.address}/busybox"
+    image = f"{secured.host}/busybox"
     refused(rl, "pull", "--tls-verify=true", image, says="certificate", hint="certs.d")
     refused(rl, "pull", "--tls-verify=false", image, says="", hint="rl login")
     refused(rl, "pull", "--tls-verify=false", "--creds", "someone:wrong", image, says="", hint="")
-    done = rl("login", "--tls-verify=false", "-u", "someone", "-p", "wrong", secured.address)
+    done = rl("login", "--tls-verify=false", "-u", "someone", "-p", "wrong", secured.host)
     assert done.returncode == 125
-    assert "Login Succeeded" in rl.ok("login", "--tls-verify=false", "-u", "someone", "-p", "secret", secured.address)
+    assert "Login Succeeded" in rl.ok("login", "--tls-verify=false", "-u", "someone", "-p", "secret", secured.host)
     rl.ok("pull", "-q", "--tls-verify=false", image)
-    rl.ok("logout", secured.address)
+    rl.ok("logout", secured.host)
     rl.ok("rmi", image)
 
 
 def test_platform_that_is_not_there(rl: Rl, registry: Registry) -> None:
-    refused(rl, "pull", "--platform", "linux/s390x", f"{registry.address}/busybox", says="s390x")
+    refused(rl, "pull", "--platform", "linux/s390x", f"{registry.host}/busybox", says="s390x")
 
 
 def test_name_in_use(rl: Rl) -> None:

@@ -85,8 +85,8 @@ def test_an_unpacking_pull_is_killed(registry: Registry, tmp_path: Path) -> None
         layers.append(path)
     base = images.busybox_layer(tmp_path / "base.tar")
     archive = images.archive_of(tmp_path / "many.tar", [base, *layers], {"Cmd": ["sh"]}, "many:latest")
-    registry.push(f"docker-archive:{archive}", "many:latest")
-    image = f"{registry.address}/many"
+    registry.push_archive(archive, "many:latest")
+    image = f"{registry.host}/many"
     rl = Rl(unique_user("rltest-killed"))
     seed = random.Random(3)
     for _ in range(ROUNDS):

@@ -16,7 +16,7 @@ from tests.system.conftest import Rl, eventually, fetch, free_port
         (["busybox", "echo", "hello"], 0, "hello"),
         (["busybox", "true"], 0, ""),
         (["busybox", "sh", "-c", "exit 7"], 7, ""),
-        (["busybox", "sh", "-c", "kill -TERM $$"], 143, ""),
+        (["busybox", "sh", "-c", "sh -c 'kill -TERM $$'; exit $?"], 143, ""),
         (["busybox", "no-such-command"], 127, ""),
         (["busybox", "/etc/not-executable"], 126, ""),
         (["busybox", "/tmp"], 126, ""),

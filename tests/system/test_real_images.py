@@ -29,7 +29,7 @@ def pulled(request: pytest.FixtureRequest, registry: Registry, tmp_path_factory:
 def test_nginx(pulled: Rl, registry: Registry) -> None:
     """The first thing that must exist: pull, run, reach, logs, exec on a terminal, stop, inspect, rm, rmi."""
     rl, port = pulled, free_port()
-    image = f"{registry.address}/nginx"
+    image = f"{registry.host}/nginx"
     rl.ok("run", "-d", "--name", "web", "-p", f"{port}:80", image)
     page = str(eventually(lambda: fetch(port, "/?from=test")))
     assert "Welcome to nginx" in page
@@ -112,7 +112,7 @@ def test_postgresql_keeps_its_data(pulled: Rl, registry: Registry) -> None:
     """Runs as a user that is not root, on a named volume, across rm and a new run."""
     rl, port = pulled, free_port()
     run = ["run", "-d", "--name", "db", "-p", f"127.0.0.1:{port}:5432", "-v", "pgdata:/var/lib/postgresql/data",
-           f"{registry.address}/postgres"]
+           f"{registry.host}/postgres"]
     rl.ok(*run, timeout=300)
     eventually(lambda: _sql(port, "select 1") == "1", 60)
     _sql(port, "create table t (x int); insert into t values (41), (1)")
@@ -128,12 +128,12 @@ def test_postgresql_keeps_its_data(pulled: Rl, registry: Registry) -> None:
 
 def test_python_image(pulled: Rl, registry: Registry) -> None:
     code = "import os, sys; print(sys.version_info >= (3, 9), os.getcwd(), os.environ['LANG'])"
-    assert pulled.ok("run", "--rm", f"{registry.address}/python", "python3", "-c", code) == "True /srv C.UTF-8"
+    assert pulled.ok("run", "--rm", f"{registry.host}/python", "python3", "-c", code) == "True /srv C.UTF-8"
 
 
 def test_pull_twice_shares_layers(registry: Registry, busybox_archive: object) -> None:
     rl = Rl(unique_user("rltest-share"))
-    image = f"{registry.address}/busybox"
+    image = f"{registry.host}/busybox"
     first = rl.ok("pull", "-q", image)
     assert re.fullmatch(r"[0-9a-f]{64}", first)
     assert rl.ok("pull", "-q", image) == first
