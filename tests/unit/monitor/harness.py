@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import signal
 import socket
 import struct
 import time
@@ -81,6 +82,7 @@ class Monitored:
             try:
                 os.setsid()
                 process.prctl(process.PR_SET_PDEATHSIG, 9)
+                signal.alarm(60)  # a test that fails leaves nothing behind for long
                 for target, fd in enumerate(theirs):
                     os.dup2(fd, target)
                 process.close_range(3)

@@ -119,7 +119,7 @@ def test_terminal_session(tmp_path: Path) -> None:
     """A person at a terminal: raw mode, size, resize, detach keys, attaching again; the terminal is as before."""
     m = Monitored(
         str(tmp_path),
-        sh("trap 'stty size' WINCH; echo ready; while :; do read x && echo got:$x; done"),
+        sh("trap 'stty size' WINCH; echo ready; while :; do read x && echo got:$x:$(stty size); done"),
         terminal=True,
         stdin=True,
         attach=True,
@@ -135,13 +135,16 @@ def test_terminal_session(tmp_path: Path) -> None:
             import fcntl
 
             fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+            signal.alarm(20)
             result = client.attach(fd, stdin=slave, stdout=slave, stderr=slave, tty=True, redraw=redraw)
             os._exit({"exited": 10, "detached": 20, "lost": 30}[result.kind])
         return pid
 
     first = session(m.client.fileno(), False)
     m.client.close()
-    assert _see(master, b"30 90")
+    assert _see(master, b"ready")
+    os.write(master, b"hi\r")
+    assert _see(master, b"got:hi:30 90")
     terminal.set_window_size(master, 31, 91)
     assert _see(master, b"31 91")
     os.write(master, b"hello\r")
