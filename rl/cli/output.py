@@ -176,7 +176,8 @@ def _headings(rows: Sequence[dict[str, Any]], wanted: Columns) -> dict[str, Any]
     """Field → its heading: that of the default table, else the field's words in capitals."""
     found: dict[str, Any] = {}
     for field, value in (rows[0] if rows else {}).items():
-        found[field] = (lambda *words: words[0].upper() if words else "") if callable(value) else _words(field)
+        title = _words(field)
+        found[field] = (lambda word=title: word.upper()) if callable(value) else title
     found.update({field: title for title, field in wanted})
     return found
 

@@ -298,11 +298,16 @@ def _config(config: ContainerConfig) -> dict[str, Any]:
         "Timeout": 0,
         "Passwd": True,
         "sdNotifyMode": "container",
+        "HealthcheckOnFailureAction": "none",
         "ExposedPorts": image.get("ExposedPorts") or {},
     }
     if config.get("timezone"):
         document["Timezone"] = config["timezone"]
     return document
+
+
+_BLOCK_LIMITS = ("BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps",
+                 "BlkioDeviceWriteIOps")
 
 
 def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState) -> dict[str, Any]:
@@ -356,6 +361,7 @@ def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState
         "NanoCpus": int(options.get("cpus", 0) * 10**9),
         "CgroupParent": "",
         "BlkioWeight": 0,
+        **dict.fromkeys(_BLOCK_LIMITS),
         "CpuPeriod": cpu.get("period", 0),
         "CpuQuota": cpu.get("quota", 0),
         "CpuRealtimePeriod": 0,

@@ -1,0 +1,213 @@
+"""ps, inspect and top on records as create and the monitor leave them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rl.config.paths import Paths
+from rl.engine.context import Engine
+from rl.engine.inspect import inspect
+from rl.engine.ps import latest, ps
+from rl.engine.top import parse_descriptors, top
+from rl.errors import NoSuchContainerError, StateError, UsageError
+from rl.kernel import process
+
+Make = Callable[..., str]
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    paths = Paths(*(str(tmp_path / name) for name in ("data", "run", "config", "cache")))
+    paths.ensure()
+    return Engine(paths)
+
+
+@pytest.fixture
+def make(engine: Engine) -> Iterator[Make]:
+    """A container's records; one with a pid counts as running: its lock is held."""
+    held: list[int] = []
+
+    def container(name: str, state: dict[str, Any] | None = None, **config: Any) -> str:
+        container_id = config.pop("id", "") or (name.encode().hex() + "0" * 64)[:64]
+        directory = engine.paths.container(container_id)
+        os.mkdir(directory)
+        config = {"id": container_id, "name": name, "created": "2026-01-02T03:04:05.5Z", "image": "docker.io/library/nginx:1.2",
+                  "image_id": "ab" * 32, "command": ["/entry", "nginx"], "arguments": ["nginx"], **config}  # fmt: skip
+        state = {"status": "created", "pid": 0, "started": "", "finished": "", "exit_code": 0, **(state or {})}
+        if state["pid"]:
+            state.update(pid_start=process.start_time(state["pid"]), boot_id=process.boot_id())
+            os.makedirs(engine.paths.container_run(container_id))
+            lock = os.open(f"{engine.paths.container_run(container_id)}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.write(lock, str(os.getpid()).encode())
+            held.append(lock)
+        Path(directory, "config.json").write_text(json.dumps(config))
+        Path(directory, "state.json").write_text(json.dumps(state))
+        os.symlink(f"../containers/{container_id}", f"{engine.paths.names}/{name}")
+        return container_id
+
+    yield container
+    for fd in held:
+        os.close(fd)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    child = subprocess.Popen(["sleep", "60"])
+    yield child.pid
+    child.kill()
+    child.wait()
+
+
+EXITED = {"status": "exited", "started": "2026-01-02T03:04:06Z", "finished": "2026-01-02T03:05:06Z", "exit_code": 7}
+
+
+@pytest.fixture
+def three(make: Make, sleeper: int) -> None:
+    make("one", created="2026-01-01T00:00:00Z", labels={"tier": "web", "empty": ""})
+    make("two", EXITED, created="2026-01-02T00:00:00Z", image="localhost/app:latest", image_id="cd" * 32,
+         mounts=[{"type": "volume", "source": "data", "destination": "/data", "options": []}])  # fmt: skip
+    make("three", {"status": "running", "pid": sleeper, "started": "2026-01-03T00:00:01Z", "network": {"mode": "pasta"}},
+         created="2026-01-03T00:00:00Z", labels={"tier": "db"})  # fmt: skip
+
+
+def names(rows: list[dict[str, Any]]) -> str:
+    return " ".join(row["Names"][0] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ([], "one two three"), (["name=o"], "one two"), (["name=^t"], "two three"), (["name=one", "name=two"], "one two"),
+        (["status=exited"], "two"), (["status=created", "status=running"], "one three"), (["exited=7"], "two"), (["exited=0"], ""),
+        (["label=tier"], "one three"), (["label=tier=db"], "three"), (["label=tier=*"], "one three"), (["label!=tier"], "two"),
+        (["label=tier", "label=empty"], "one"), (["ancestor=nginx"], "one three"), (["ancestor=nginx:1.2"], "one three"),
+        (["ancestor=nginx:9"], ""), (["ancestor=cdcdcd"], "two"), (["before=two"], "one"), (["since=two"], "three"),
+        (["volume=data"], "two"), (["volume=/data"], "two"), (["network=pasta"], "three"), (["until=2026-01-02T12:00:00Z"], "one two"),
+        (["name=one", "status=exited"], ""), (["id=" + b"two".hex()], "two"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_filters(engine: Engine, three: None, filters: list[str], found: str) -> None:
+    assert names(ps(engine, all=True, filters=filters)) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["nonsense=1", "status", "status=happy", "exited=many", "until=whenever", "name=(", "=x"]
+)
+def test_bad_filters(engine: Engine, text: str) -> None:
+    with pytest.raises(UsageError):
+        ps(engine, filters=[text])
+
+
+def test_which_are_shown(engine: Engine, three: None) -> None:
+    assert names(ps(engine)) == "three"
+    assert names(ps(engine, last=2)) == "two three"
+    assert names(ps(engine, latest=True)) == "three"
+    assert names(ps(engine, filters=["status=exited"])) == "two"
+    assert names(ps(engine, all=True, sort="names")) == "one three two"
+    assert names(ps(engine, all=True, sort="status")) == "one two three"
+    assert latest(engine) == ps(engine, latest=True)[0]["Id"]
+    with pytest.raises(NoSuchContainerError):
+        ps(engine, filters=["before=nobody"])
+
+
+def test_a_row(engine: Engine, three: None, sleeper: int) -> None:
+    one, two, three_ = ps(engine, all=True, namespaces=True, size=True)
+    assert (one["Status"], one["StartedAt"], one["Exited"], one["Labels"]) == (
+        "Created",
+        -62135596800,
+        False,
+        {"tier": "web", "empty": ""},
+    )
+    assert two["Status"].startswith("Exited (7) ") and two["Status"].endswith(" ago")
+    assert (two["Exited"], two["ExitCode"], two["ExitedAt"], two["Mounts"]) == (True, 7, 1767323106, ["/data"])
+    assert three_["Status"].startswith("Up ") and three_["Pid"] == sleeper and three_["Networks"] == ["pasta"]
+    assert three_["Namespaces"]["Pidns"].isdigit() and three_["Command"] == ["nginx"]
+    assert all(row["Size"] == {"rootFsSize": 0, "rwSize": 0} for row in (one, two, three_))
+
+
+def test_sizes_count_hard_links_once(engine: Engine, make: Make) -> None:
+    upper = Path(engine.paths.container(make("big")), "upper/dir")
+    upper.mkdir(parents=True)
+    (upper / "file").write_bytes(b"x" * 1000)
+    os.link(upper / "file", upper / "again")
+    (upper / "other").write_bytes(b"x" * 24)
+    assert ps(engine, all=True, size=True)[0]["Size"] == {"rootFsSize": 1024, "rwSize": 1024}
+
+
+def test_damaged_records_are_told_and_left_out(engine: Engine, three: None) -> None:
+    warnings: list[str] = []
+    engine.warn = warnings.append
+    Path(engine.paths.container((b"two".hex() + "0" * 64)[:64]), "config.json").write_text("nonsense")
+    assert names(ps(engine, all=True)) == "one three"
+    assert len(warnings) == 1 and "container two" in warnings[0]
+
+
+def test_inspect(engine: Engine, make: Make) -> None:
+    ports = [{"host_ip": "127.0.0.1", "host_port": 8080, "container_port": 80, "range": 2, "protocol": "tcp"}]
+    mounts = [{"type": "bind", "source": "/src", "destination": "/dst", "options": ["rbind", "ro", "rslave"]},
+              {"type": "tmpfs", "source": "tmpfs", "destination": "/t", "options": ["size=1m"]}]  # fmt: skip
+    container_id = make("web", EXITED, network={"mode": "default", "ports": ports}, mounts=mounts, cap_drop=["chown"],
+                        image_config={"ExposedPorts": {"443/tcp": {}}}, stop_signal=37, ulimits=["nofile=10:20"],
+                        devices=["/dev/null:/dev/x:r"], limits={"memory": {"limit": 1 << 20}, "pids": {"limit": 5}})  # fmt: skip
+    documents, errors = inspect(engine, ["web", "nobody", container_id[:8]])
+    assert [document["Id"] for document in documents] == [container_id] * 2
+    assert [error.message for error in errors] == ['no such object: "nobody"']
+    document = documents[0]
+    assert document["State"]["ExitCode"] == 7 and not document["State"]["Running"]
+    assert (document["Path"], document["Args"]) == ("/entry", ["nginx"])
+    assert document["NetworkSettings"]["Ports"] == {
+        "80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}], "81/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8081"}], "443/tcp": None,
+    }  # fmt: skip
+    assert document["Mounts"] == [{"Type": "bind", "Source": "/src", "Destination": "/dst", "Driver": "", "Mode": "",
+                                   "Options": ["rbind"], "RW": False, "Propagation": "rslave"}]  # fmt: skip
+    host = document["HostConfig"]
+    assert host["Binds"] == ["/src:/dst:ro,rbind,rslave"] and host["Tmpfs"] == {"/t": "size=1m"}
+    assert (host["CapDrop"], host["Memory"], host["PidsLimit"]) == (["CAP_CHOWN"], 1 << 20, 5)
+    assert host["Devices"] == [{"PathOnHost": "/dev/null", "PathInContainer": "/dev/x", "CgroupPermissions": "r"}]
+    assert host["Ulimits"] == [{"Name": "RLIMIT_NOFILE", "Soft": 10, "Hard": 20}]
+    assert "CAP_CHOWN" not in document["BoundingCaps"] and document["Config"]["StopSignal"] == "SIGRTMIN+3"
+    with pytest.raises(UsageError):
+        inspect(engine, ["web"], "pod")
+
+
+def test_inspect_volume(engine: Engine, make: Make) -> None:
+    os.makedirs(f"{engine.paths.volumes}/data/_data")
+    documents, errors = inspect(engine, ["data"])
+    assert documents[0]["Mountpoint"] == f"{engine.paths.volumes}/data/_data" and not errors
+    assert inspect(engine, ["../names"], "volume")[1]
+    assert inspect(engine, [".."])[1]
+
+
+def test_top(engine: Engine, make: Make, sleeper: int) -> None:
+    make("up", {"status": "running", "pid": sleeper, "started": "2026-01-03T00:00:01Z"})
+    headings, rows = top(engine, "up", ["hpid,comm", "args", "state", "ppid"])
+    assert headings == ["HPID", "COMMAND", "COMMAND", "STATE", "PPID"]
+    assert rows == [[str(sleeper), "sleep", "sleep 60", "S", str(os.getpid())]]
+    headings, rows = top(engine, "up")
+    assert headings == ["USER", "PID", "PPID", "%CPU", "ELAPSED", "TTY", "TIME", "COMMAND"]
+    assert rows[0][1] == str(sleeper) and rows[0][-1] == "sleep 60"
+    _, rows = top(
+        engine,
+        "up",
+        [name for name in parse_descriptors(["args"])] + ["capeff", "user", "huser", "etime", "label", "stime"],
+    )
+    assert len(rows) == 1
+
+
+def test_top_needs_a_running_container(engine: Engine, make: Make) -> None:
+    make("down", EXITED)
+    with pytest.raises(StateError):
+        top(engine, "down")
+    for words in (["nonsense"], ["-ef"], ["pid,-o"]):
+        with pytest.raises(UsageError):
+            top(engine, "down", words)
