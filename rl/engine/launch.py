@@ -25,12 +25,19 @@ from rl.storage import driver as storage
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Protocol
 
     import _socket
 
     from rl.config.model import ContainerConfig, ContainerState
     from rl.config.paths import Paths
+
+    class Created(Protocol):
+        """What every runtime makes: init's pid, a pidfd for it, the master of its terminal or -1."""
+
+        pid: int
+        pidfd: int
+        master: int
 
 
 def launch(
@@ -80,7 +87,8 @@ class Launch:
         self.cgroup: cgroup.Cgroup | None = None
         self.io = runtime.Io()
         self.streams: dict[str, int] = {}  # the monitor's ends: stdout, stderr, stdin
-        self.created: runtime.Created | None = None
+        self.created: Created | None = None
+        self.start: Callable[[], None] = lambda: None
 
     def read_record(self) -> None:
         """The container's record, and the log and attach socket of its monitor."""
@@ -126,36 +134,49 @@ class Launch:
             if mode.startswith(("container:", "ns:")):
                 self.context.namespaces[kind] = self._other_namespace(file, mode)
 
-    def finish_network(self) -> None:
-        """Wait for the helper, write hosts, resolv.conf and hostname."""
+    def network_files(self) -> None:
+        """hosts, resolv.conf and hostname, for the network as it will most likely be: its helper still starts."""
         assert self.pending is not None
-        self.network = self.pending.ready()
-        self.helpers += self.network["pids"]
-        self.warnings += self.network.pop("warnings", [])
-        self._network_files()
-
-    def _network_files(self) -> None:
-        from rl.network import files, settings
-
+        self.network = dict(self.pending.expected)
         mode = self.config["network"].get("mode", "default")
         if mode.startswith("container:"):
             other = self.paths.container(mode.partition(":")[2])
-            names = [("resolv.conf", "/etc/resolv.conf"), ("hosts", "/etc/hosts"), ("hostname", "/etc/hostname")]
-            self.context.binds += [(f"{other}/{name}", target) for name, target in names if os.path.exists(f"{other}/{name}")]
+            for name in ("resolv.conf", "hosts", "hostname"):
+                if os.path.exists(f"{other}/{name}"):
+                    self.context.binds.append((f"{other}/{name}", f"/etc/{name}"))
             return
+        owner = _container_id_of_root(self.config)
+        for name, text in self._render_network().items():
+            path = f"{self.directory}/{name}"
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(path, 0o644)
+            os.chown(path, *owner)
+            self.context.binds.append((path, f"/etc/{name}"))
+
+    def _render_network(self) -> dict[str, str]:
+        from rl.network import files, settings
+
         memory = settings.remembered(self.paths.run)
         contents = files.render(
             self.config["network"], self.network, self.config["hostname"], self.config["name"], memory.config()
         )
         memory.save()
-        for name, text in contents.items():
-            path = f"{self.directory}/{name}"
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(text)
-            root = _container_id_of_root(self.config)
-            os.chmod(path, 0o644)
-            os.chown(path, *root)
-            self.context.binds.append((path, f"/etc/{name}"))
+        return contents
+
+    def finish_network(self) -> None:
+        """Wait for the helper; if another rung of the ladder was taken, the files are corrected in place."""
+        assert self.pending is not None
+        expected, self.network = self.network, self.pending.ready()
+        self.helpers += self.network["pids"]
+        self.warnings += self.network.pop("warnings", [])
+        if any(expected.get(key) != value for key, value in self.network.items() if key != "pids"):
+            bound = {source for source, _ in self.context.binds}
+            for name, text in self._render_network().items():
+                path = f"{self.directory}/{name}"
+                if path in bound:  # the container has this very inode mounted
+                    with open(path, "w", encoding="utf-8") as file:
+                        file.write(text)
 
     # root file system ---------------------------------------------------------------------------
     def mount_rootfs(self) -> None:
@@ -306,13 +327,17 @@ class Launch:
         """The runtime makes the container's init, which waits to be started."""
         procs = self.cgroup.procs_path if self.cgroup else ""
         if self.config["runtime"] == "rl":
-            self.created = runtime.create(
+            own = runtime.create(
                 self.bundle, self.spec, self.io, container_id=self.id, cgroup_procs=procs, cache_dir=self.paths.cache
             )
+            self.created, self.start = own, lambda: runtime.start(own)
         else:
             from rl.runtime import external
 
-            self.created = external.create(self.config["runtime"], self.id, self.bundle, self.spec, self.io, run_dir=self.paths.run)
+            other = external.create(
+                self.config["runtime"], self.id, self.bundle, self.spec, self.io, run_dir=self.paths.run, cgroup_procs=procs
+            )
+            self.created, self.start = other, lambda: external.start(other)
         self.undo.append(lambda: containers.end_process(self.created.pid, process.start_time(self.created.pid)))  # type: ignore[union-attr]
         for fd in {self.io.stdin, self.io.stdout, self.io.stderr} - {0, 1, 2, -1}:
             os.close(fd)
@@ -326,12 +351,7 @@ class Launch:
             "boot_id": process.boot_id(), "started": containers.now(), "finished": "", "exit_code": 0, "oom_killed": False,
             "error": "", "network": self._network_record(), "cgroup": self.cgroup.path if self.cgroup else "",
         }
-        if self.config["runtime"] == "rl":
-            runtime.start(self.created)
-        else:
-            from rl.runtime import external
-
-            external.start(self.created)
+        self.start()
         containers.write_state(self.paths, self.id, state)
         self.state = state
         if self.config["options"].get("pidfile"):
@@ -379,7 +399,7 @@ class Launch:
                 "stop_timeout": self.config["stop_timeout"],
                 "remove": self.config["remove"],
                 "delete": self._to_delete(),
-                "state": self.state,
+                "state": dict(self.state),
             }
         )
 
@@ -422,15 +442,16 @@ def _own_map(kind: str) -> list[tuple[int, int, int]]:
 
 
 #: What happens between the launch message and the running command, in order. The network helper starts
-#: first and gets ready while the root file system is mounted.
+#: first and gets ready while the root file system is mounted and the container made.
 STEPS: tuple[tuple[str, Callable[[Launch], None]], ...] = (
     ("hand over to the monitor", Launch.read_record),
     ("set up the network", Launch.begin_network),
     ("join namespaces", Launch.join_namespaces),
     ("assemble the root file system", Launch.mount_rootfs),
     ("volumes and user", Launch.fill_volumes),
-    ("network ready", Launch.finish_network),
+    ("hosts, resolv.conf, hostname", Launch.network_files),
     ("prepare the runtime", Launch.prepare_runtime),
     ("create the container", Launch.create_process),
+    ("network ready", Launch.finish_network),
     ("start the command", Launch.start_process),
 )

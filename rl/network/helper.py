@@ -146,17 +146,23 @@ def _environment() -> dict[str, str]:
 
 
 class Pending:
-    """A network that is being set up while the monitor goes on; :meth:`ready` waits for the rest."""
+    """A network that is being set up while the monitor goes on; :meth:`ready` waits for the rest.
 
-    __slots__ = ("_cancel", "_finish", "_result")
+    ``expected`` is what :meth:`ready` will most likely say, known at once: the container is made with it
+    while the program starts, and corrected in the rare case that another rung had to be taken.
+    """
+
+    __slots__ = ("_cancel", "_finish", "_result", "expected")
 
     def __init__(
         self,
         result: dict[str, Any] | None = None,
         finish: Callable[[], dict[str, Any]] | None = None,
         cancel: Callable[[], None] | None = None,
+        expected: dict[str, Any] | None = None,
     ) -> None:
         self._result = result
+        self.expected: dict[str, Any] = result or expected or {}
         self._finish = finish
         self._cancel = cancel
 

@@ -219,7 +219,7 @@ def start(
             relay.kill()
         pinned.release()
 
-    return Pending(finish=finish, cancel=cancel)
+    return Pending(finish=finish, cancel=cancel, expected={**plan.network, "mode": "pasta"})
 
 
 def _failure(complaints: str, plan: Plan) -> RlError:

@@ -150,7 +150,7 @@ class _Ladder:
         return pasta.start(executable, plan, mappings, self._net_fd, self._run_dir, verify=pasta.is_old(can))
 
     def pending(self) -> Pending:
-        return Pending(finish=self._finish, cancel=lambda: self._current.cancel())
+        return Pending(finish=self._finish, cancel=lambda: self._current.cancel(), expected=self._current.expected)
 
     def _finish(self) -> dict[str, Any]:
         while True:

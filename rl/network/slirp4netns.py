@@ -104,7 +104,7 @@ def start(
         pinned.release()
         _unlink(path)
 
-    return Pending(finish=finish, cancel=cancel)
+    return Pending(finish=finish, cancel=cancel, expected={**network, "mode": "slirp4netns"})
 
 
 def _ready_fd() -> list[str]:
