@@ -63,6 +63,8 @@ class Lock:
 
     def close(self) -> None:
         if self.fd >= 0:
+            # A child forked meanwhile has the descriptor too: closing ours alone would not free the lock.
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
             os.close(self.fd)
             self.fd = -1
 
@@ -331,6 +333,7 @@ class Writer:
                     os.unlink(self._path)
                 except FileNotFoundError:
                     pass
+            fcntl.flock(self._fd, fcntl.LOCK_UN)  # for children too, see Lock.close
             os.close(self._fd)
             self._fd = -1
 

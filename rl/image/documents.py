@@ -103,19 +103,24 @@ def _check_types(document: dict[str, Any], what: str) -> None:
         if value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
             raise VerificationError(f"{what}: {key} is not a list of strings", _HINT)
     for key in _OBJECTS:
-        if not isinstance(config.get(key) or {}, dict):
+        if not _none_or(config.get(key), dict):
             raise VerificationError(f"{what}: {key} is not an object", _HINT)
     if not all(isinstance(value, str) for value in (config.get("Labels") or {}).values()):
         raise VerificationError(f"{what}: a label is not a string", _HINT)
     for key in _STRINGS:
-        if not isinstance(config.get(key) or "", str):
+        if not _none_or(config.get(key), str):
             raise VerificationError(f"{what}: {key} is not a string", _HINT)
     for key in ("created", "author", "architecture", "os", "variant", "comment"):
-        if not isinstance(document.get(key) or "", str):
+        if not _none_or(document.get(key), str):
             raise VerificationError(f"{what}: {key} is not a string", _HINT)
-    history = document.get("history") or []
-    if not isinstance(history, list) or not all(isinstance(item, dict) for item in history):
+    history = document.get("history")
+    if not _none_or(history, list) or not all(isinstance(item, dict) for item in history or []):
         raise VerificationError(f"{what}: history is not a list of objects", _HINT)
+
+
+def _none_or(value: Any, kind: type) -> bool:
+    """Go writes null for what is empty."""
+    return value is None or isinstance(value, kind)
 
 
 def check_descriptor(descriptor: Any, what: str) -> None:
@@ -127,7 +132,7 @@ def check_descriptor(descriptor: Any, what: str) -> None:
         raise VerificationError(f"{what} has no valid digest: {digest!r}", _HINT)
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise VerificationError(f"{what} has no valid size: {size!r}", _HINT)
-    if not isinstance(descriptor.get("mediaType") or "", str):
+    if not _none_or(descriptor.get("mediaType"), str):
         raise VerificationError(f"{what} has no valid media type", _HINT)
 
 

@@ -31,7 +31,9 @@ def test_put_and_read(paths: Paths) -> None:
     assert os.path.exists(f"{paths.content}/oci-layout")
 
 
-@pytest.mark.parametrize("digest", ["", "sha256:", "sha256:../../etc/passwd", "sha512:" + "a" * 128, "sha256:" + "A" * 64])
+@pytest.mark.parametrize(
+    "digest", ["", "sha256:", "sha256:../../etc/passwd", "sha512:" + "a" * 128, "sha256:" + "A" * 64]
+)
 def test_a_digest_never_becomes_a_path(paths: Paths, digest: str) -> None:
     with pytest.raises(VerificationError):
         ContentStore(paths).path(digest)

@@ -18,7 +18,9 @@ from rl.image import documents, store
 from rl.image.content import ContentStore
 
 
-@pytest.mark.parametrize("name", ["docker.io/library/a_b-c.d:1.0_x", "localhost:5000/a/b:t", "[::1]:5000/a:t", "@" + "a" * 64])
+@pytest.mark.parametrize(
+    "name", ["docker.io/library/a_b-c.d:1.0_x", "localhost:5000/a/b:t", "[::1]:5000/a:t", "@" + "a" * 64]
+)
 def test_file_names_are_reversible(name: str) -> None:
     assert "/" not in store.file_name(name)
     assert store.record_name(store.file_name(name)) == name
@@ -39,7 +41,8 @@ def test_find(paths: Paths, make_image: MakeImage) -> None:
     quay = make_image("quay.io/team/app:2")
     port = make_image("127.0.0.1:5000/app2:latest")
     table = [
-        ("docker.io/library/nginx:latest", nginx), ("docker.io/nginx", nginx), ("nginx", nginx), ("nginx:latest", nginx),
+        ("docker.io/library/nginx:latest", nginx), ("docker.io/nginx", nginx), ("nginx", nginx),
+        ("nginx:latest", nginx),
         ("library/nginx", nginx), ("tool", local), ("docker.io/tool", hub_tool), ("app:2", quay), ("team/app:2", quay),
         ("quay.io/team/app:2", quay), ("127.0.0.1:5000/app2", port), ("app2", port), (nginx["id"], nginx),
         (nginx["id"][:12], nginx), ("sha256:" + nginx["id"], nginx), ("sha256:" + nginx["id"][:9], nginx),
@@ -69,7 +72,7 @@ def test_a_digest_of_another_repository_is_not_found(paths: Paths, make_image: M
 def test_ambiguous(paths: Paths, make_image: MakeImage) -> None:
     make_image("quay.io/a/app:1")
     make_image("example.com/b/app:1")
-    with pytest.raises(AmbiguousNameError, match="example.com/b/app:1, quay.io/a/app:1"):
+    with pytest.raises(AmbiguousNameError, match=r"example\.com/b/app:1, quay\.io/a/app:1"):
         store.find(paths, "app:1")
 
 
