@@ -42,10 +42,11 @@ def exec_(
         raise UsageError("exec: no command given", "rl exec CONTAINER COMMAND [ARGUMENT…]")
     if detach_keys is not None:
         terminal.parse_detach_keys(detach_keys)  # before anything runs
+    preserve = _preserved(preserve_fds)  # before we open anything ourselves
     session = _Session(engine, container)
     try:
         session.fill(command, tty, list(env or []), user, workdir, privileged)
-        session.preserve = _preserved(preserve_fds)
+        session.preserve = preserve
         if detach:
             return _detached(session)
         return _attached(session, interactive, detach_keys)
@@ -178,7 +179,11 @@ def _attached(session: _Session, interactive: bool, detach_keys: str | None) -> 
 
 def _linger(created: Created) -> None:
     """Leave a process that keeps the terminal alive and empty: closed, the command would get SIGHUP."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
     if os.fork():
+        os.close(write_end)
+        os.read(read_end, 1)  # its end: it has left our session, whose hang-up would reach it
+        os.close(read_end)
         os.close(created.master)
         return
     try:
@@ -239,6 +244,7 @@ def _leave_terminal(keep: int) -> None:
 
 
 def _drain(master: int) -> None:
+    os.set_blocking(master, True)
     try:
         while os.read(master, 1 << 16):
             pass

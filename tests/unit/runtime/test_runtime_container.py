@@ -6,15 +6,19 @@ import fcntl
 import os
 import shutil
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rl.errors import CommandNotExecutableError, CommandNotFoundError, RlError, UnsupportedError
-from rl.runtime import container, userns
+from rl.kernel import clone as kclone
+from rl.kernel import process as kp
+from rl.kernel.namespaces import CLONE_NEWIPC, CLONE_NEWPID
+from rl.runtime import container, seccomp, userns
 from rl.runtime.sync import Io
-from tests.unit.runtime.container_lab import Lab, make_lab, read_until, specification
+from tests.unit.runtime.container_lab import CAPABILITIES, Lab, make_lab, read_until, specification
 
 
 @pytest.fixture
@@ -430,3 +434,57 @@ def test_the_container_ends_with_its_monitor(lab: Lab) -> None:
     os.waitpid(monitor, 0)
     assert os.read(read_end, 1) == b""  # the container held the other end
     os.close(read_end)
+
+
+def test_joining_a_pid_namespace(lab: Lab) -> None:
+    """Two forks, and init is the monitor's child all the same."""
+
+    def other(spec: dict[str, Any]) -> None:
+        pid, _ = kclone.clone(CLONE_NEWPID | CLONE_NEWIPC)
+        if pid == 0:
+            kp.close_range(3)
+            kp.prctl(kp.PR_SET_PDEATHSIG, 9)
+            os.fork()  # something to see: two processes are there already
+            time.sleep(20)
+            os._exit(0)
+        spec["linux"]["namespaces"] = [
+            {**n, "path": f"/proc/{pid}/ns/{n['type']}"} if n["type"] in ("pid", "ipc") else n
+            for n in spec["linux"]["namespaces"]
+        ]
+
+    result = lab.run("ls /proc | grep -c '^[0-9]'; [ $$ -gt 1 ] && echo not first; exit 6", inside=other)
+    assert result.error is None, result.error
+    assert result.code == 6 and result.extra["child"] is True
+    assert int(result.output.split()[0]) >= 4 and "not first" in result.output
+
+
+@pytest.mark.parametrize("locked", [False, True], ids=["before the capabilities go", "last, with no_new_privs"])
+def test_seccomp_is_loaded(lab: Lab, locked: bool) -> None:
+    spec = sh("grep ^Seccomp: /proc/self/status; mkdir /tmp/d; chmod 700 /tmp/d; echo $?; nosuch")
+    spec["process"]["noNewPrivileges"] = locked
+    spec["linux"]["seccomp"] = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["chmod", "fchmodat", "fchmodat2"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
+    }
+    result = lab.run(spec)
+    assert result.output.split()[:2] == ["Seccomp:", "2"], (result.error, result.output)
+    assert "Operation not permitted" in result.output and "\n1\n" in result.output
+    spec["process"]["args"] = ["nothing"]
+    assert isinstance(lab.run(spec).error, CommandNotFoundError), "errors cross the filter"
+
+
+def test_the_default_seccomp_profile_lets_a_container_start(lab: Lab) -> None:
+    for locked in (False, True):
+        spec = sh("grep ^Seccomp: /proc/self/status")
+        spec["process"]["noNewPrivileges"] = locked
+        spec["linux"]["seccomp"] = seccomp.default_profile(CAPABILITIES)
+        assert lab.run(spec).output.split() == ["Seccomp:", "2"]
+
+
+def test_a_killed_child_is_an_error_not_a_hang(lab: Lab) -> None:
+    """The cgroup, the oom killer or a person may end it at any step."""
+    spec = sh("true")
+    spec["process"]["noNewPrivileges"] = True
+    spec["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_KILL_PROCESS"}
+    result = lab.run(spec, seconds=10)
+    assert result.code == -31 or (result.error is not None and "seccomp" in result.error.message + result.error.hint)
