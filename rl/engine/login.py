@@ -45,7 +45,7 @@ def login(
         raise UsageError("a login needs a user name and a password", "give --username and --password-stdin")
     if not username and (not stored or not stored.username):
         raise UsageError(f"not logged into {key}, and no user name was given", "give --username and --password-stdin")
-    credentials = Credentials(username, password, source="this login") if username else stored
+    credentials = Credentials(username, password) if username else stored
     assert credentials is not None
     _check(engine, host, credentials, tls_verify, cert_dir)
     place = credentials.source if credentials is stored else files.store(key, credentials)
@@ -77,5 +77,8 @@ def normalize(engine: Engine, registry: str) -> str:
         host, slash, namespace = "docker.io", "", ""
     # The grammar of references tells whether it is a host; "x/" makes a name that Docker Hub does not complete.
     probe = host if "." in host or ":" in host or host == "localhost" else f"{host}:443"
-    parse(f"{probe}/x/{namespace or 'y'}")
+    try:
+        parse(f"{probe}/x/{namespace or 'y'}")
+    except UsageError as error:
+        raise UsageError(f"{registry!r} is not a registry", error.hint) from None
     return f"{host}{slash}{namespace}"

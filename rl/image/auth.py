@@ -146,8 +146,8 @@ class Authorizer:
         if status in (400, 401, 403) and self.credentials:
             return AuthenticationError(
                 f"{self.registry}: its token server {server} refuses the credentials of"
-                f" {self.credentials.username or 'the identity token'} (from {self.credentials.source}): {why}",
-                f"log in again: rl login {self.registry}",
+                f" {self.credentials.described}: {why}",
+                self.credentials.advice(self.registry),
             )
         if status in (401, 403):
             return AuthenticationError(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 #: What other tools call Docker Hub.
 _HUB_KEYS = ("docker.io", "https://index.docker.io/v1/", "index.docker.io", "registry-1.docker.io")
 _HELPER_SECONDS = 60
+OPTION = "--creds"
 _NOT_FOUND = "credentials not found"
 
 
@@ -41,6 +42,18 @@ class Credentials:
         self.source = source
 
     @property
+    def described(self) -> str:
+        """Whose they are and where they are from, for messages."""
+        who = self.username or "the identity token"
+        return f"{who} (from {self.source})" if self.source else who
+
+    def advice(self, registry: str) -> str:
+        """The hint for credentials that were refused."""
+        if not self.source or self.source == OPTION:
+            return "check user name and password"
+        return f"log in again: rl login {registry}"
+
+    @property
     def basic(self) -> str:
         """The value of an Authorization header."""
         pair = f"{self.username}:{self.password}".encode()
@@ -52,7 +65,7 @@ def from_option(text: str) -> Credentials:
     username, colon, password = text.partition(":")
     if not username or not colon:
         raise UsageError("--creds needs a user name and a password", "write --creds USER:PASSWORD, or use rl login")
-    return Credentials(username, password, source="--creds")
+    return Credentials(username, password, source=OPTION)
 
 
 class AuthFiles:
@@ -117,6 +130,7 @@ class AuthFiles:
         helper = _helper_of(document, key.partition("/")[0])
         if helper:
             try:
+                call_helper(helper, "get", key)  # erasing what is not there is an error in some, none in others
                 call_helper(helper, "erase", key)
                 removed = True
             except NotFoundError:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 LARGEST_MANIFEST = 4 << 20
 _LARGEST_ERROR = 64 << 10
 _LARGEST_LIST = 16 << 20
+#: How often one request asks for another token: one that was just fetched can have been used up by other threads.
+_RENEWALS = 5
 _SCHEMA1 = (
     "application/vnd.docker.distribution.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
@@ -66,7 +68,7 @@ class Registry:
 
     def request(self, path: str, scope: str, headers: Mapping[str, str] | None = None) -> Response:
         """The answer to GET *path*, authorized for *scope*. Raises AuthenticationError, RegistryError."""
-        renewed = False
+        attempts = 0
         while True:
             authorization = self.authorizer.header(scope)
             sent = dict(headers or {})
@@ -78,9 +80,9 @@ class Registry:
             challenge = response.header("www-authenticate")
             text = error_text(_body(response), 401)
             response.close()
-            if (authorization and renewed) or not self.authorizer.challenged(challenge, scope, authorization):
+            attempts += 1
+            if attempts > _RENEWALS or not self.authorizer.challenged(challenge, scope, authorization):
                 raise self._unauthorized(text)
-            renewed = bool(authorization)
 
     def _get(self, path: str, headers: Mapping[str, str]) -> Response:
         """One GET by https, or by http where that is allowed and what the registry speaks."""
@@ -109,9 +111,8 @@ class Registry:
         credentials = self.authorizer.credentials
         if credentials:
             return AuthenticationError(
-                f"{self.host} refuses the credentials of {credentials.username or 'the identity token'}"
-                f" (from {credentials.source}): {text}",
-                f"log in again: rl login {self.host}",
+                f"{self.host} refuses the credentials of {credentials.described}: {text}",
+                credentials.advice(self.host),
             )
         return AuthenticationError(
             f"{self.host} wants credentials: {text}",

@@ -91,11 +91,16 @@ class Image:
 
     @property
     def descriptor(self) -> dict[str, Any]:
-        return {"mediaType": self.media_type, "digest": self.digest, "size": len(self.manifest), "platform": self.platform}
+        size = len(self.manifest)
+        return {"mediaType": self.media_type, "digest": self.digest, "size": size, "platform": self.platform}
 
 
 def make_image(
-    layers: Sequence[bytes], *, platform: str = "linux/amd64", docker: bool = False, config: Mapping[str, Any] | None = None,
+    layers: Sequence[bytes],
+    *,
+    platform: str = "linux/amd64",
+    docker: bool = False,
+    config: Mapping[str, Any] | None = None,
     compress: bool = True,
 ) -> Image:
     """An image of *layers* (tar archives), in OCI or Docker's format."""
@@ -107,11 +112,10 @@ def make_image(
         **where, "created": "2026-01-01T00:00:00Z", "config": dict(config or {"Cmd": ["/hello"]}),
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
     }).encode()
-    kinds = (
-        (f"{DOCKER}.distribution.manifest.v2+json", f"{DOCKER}.container.image.v1+json", f"{DOCKER}.image.rootfs.diff.tar")
-        if docker
-        else (f"{OCI}.manifest.v1+json", f"{OCI}.config.v1+json", f"{OCI}.layer.v1.tar")
-    )
+    kinds = (f"{OCI}.manifest.v1+json", f"{OCI}.config.v1+json", f"{OCI}.layer.v1.tar")
+    if docker:
+        names = ("distribution.manifest.v2+json", "container.image.v1+json", "image.rootfs.diff.tar")
+        kinds = (f"{DOCKER}.{names[0]}", f"{DOCKER}.{names[1]}", f"{DOCKER}.{names[2]}")
     suffix = "" if not compress else ".gzip" if docker else "+gzip"
     manifest = json.dumps({
         "schemaVersion": 2, "mediaType": kinds[0],
@@ -191,9 +195,8 @@ class Registry:
             passwords.unlink(missing_ok=True)
             for number, (user, password) in enumerate(self.users.items()):
                 create = ["-c"] if number == 0 else []
-                subprocess.run(
-                    ["htpasswd", *create, "-bB", "-C", "4", str(passwords), user, password], check=True, capture_output=True
-                )
+                command = ["htpasswd", *create, "-bB", "-C", "4", str(passwords), user, password]
+                subprocess.run(command, check=True, capture_output=True)
             document["auth"] = {"htpasswd": {"realm": "test", "path": str(passwords)}}
         return document
 

@@ -1,58 +1,61 @@
-"""Images made from nothing, in a state directory of the test's own."""
+"""A registry for the whole run, and an engine with an empty state for each test."""
 
 from __future__ import annotations
 
-import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from image_lab import MANIFEST, MakeImage
 
-from rl.config.model import ImageRecord
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
 from rl.config.paths import Paths
 from rl.engine.context import Engine
-from rl.image import store
-from rl.image.content import ContentStore
+from rl.runtime import userns
+from rl.storage.trash import remove_tree
+from tests.support.registry import Registry, missing_programs
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry without TLS and without passwords."""
+    missing = missing_programs()
+    if missing:
+        pytest.skip(f"{missing} is not installed")
+    with Registry(tmp_path_factory.mktemp("plain")) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry with TLS (self-signed) that knows ann (secret) and bob (hidden)."""
+    missing = missing_programs("htpasswd")
+    if missing:
+        pytest.skip(f"{missing} is not installed")
+    with Registry(tmp_path_factory.mktemp("secure"), tls=True, users={"ann": "secret", "bob": "hidden"}) as registry:
+        yield registry
+
 
 @pytest.fixture
-def paths(tmp_path: Path) -> Iterator[Paths]:
-    found = Paths(*(str(tmp_path / name) for name in ("data", "run", "config", "cache")))
-    found.ensure()
-    yield found
-    # Files of subordinate ids: pytest could not remove them.
-    from rl.storage import trash
-
-    trash.discard(found, found.layers)
-    trash.empty(found)
-
-
-@pytest.fixture
-def engine(paths: Paths) -> Engine:
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """An engine of its own; nothing of the user's configuration reaches the test."""
+    for name in ("REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "CONTAINERS_REGISTRIES_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    os.makedirs(tmp_path / "home")
+    os.makedirs(tmp_path / "run", mode=0o700)
+    paths = Paths(
+        str(tmp_path / "data"), str(tmp_path / "run/rl"), str(tmp_path / "home/.config/containers"),
+        str(tmp_path / "home/.cache/rl"),
+    )  # fmt: skip
+    paths.ensure()
+    os.makedirs(paths.config)
     warnings: list[str] = []
-    made = Engine(paths, warn=warnings.append)
-    made.options["warnings"] = warnings
-    return made
-
-
-@pytest.fixture
-def make_image(paths: Paths) -> MakeImage:
-    """make_image(name, *layers, config=…, history=…): layers are bytes; what is recorded is returned."""
-
-    def make(name: str, *layers: bytes, config: dict[str, Any] | None = None, **members: Any) -> ImageRecord:
-        content = ContentStore(paths)
-        blobs = [content.put_bytes(layer) for layer in layers or (name.encode(),)]
-        document = {
-            "created": "2024-01-01T00:00:00Z", "architecture": "amd64", "os": "linux", "config": config or {},
-            "rootfs": {"type": "layers", "diff_ids": blobs}, **members,
-        }
-        data = json.dumps(document).encode()
-        manifest = {
-            "schemaVersion": 2, "mediaType": MANIFEST,
-            "config": {"digest": content.put_bytes(data), "size": len(data)},
-            "layers": [{"digest": blob, "size": content.size(blob)} for blob in blobs],
-        }
-        return store.add(paths, name, content.put_bytes(json.dumps(manifest).encode()))
-
-    return make
+    made = Engine(paths, {}, warnings.append)
+    yield made
+    userns.call(paths.run, remove_tree, paths.data)
