@@ -33,8 +33,11 @@ def _c_functions() -> tuple[Callable[[str], Any], Callable[[Any], str]]:
         text = text.strip(" \t\n\r")
         try:
             value, end = scan(text, 0)
-        except StopIteration:
-            raise ValueError("not a JSON document") from None
+        except (StopIteration, SystemError):
+            # The scanner takes its exception from json.decoder, and fails oddly when that is not imported.
+            import json
+
+            return json.loads(text)  # says what is wrong, and where
         if end != len(text):
             raise ValueError(f"extra data after the JSON document at character {end}")
         return value
