@@ -122,11 +122,11 @@ class Applier:
 
     def _own(self, fd: int, entry: Entry) -> None:
         uid, gid = entry.uid, entry.gid
-        if uid or gid or self._chown_all:
-            if self.single:
+        if self.single:
+            if uid or gid:
                 record_owner(fd, entry)
-            else:
-                os.fchown(fd, checked_id(uid), checked_id(gid))
+        elif uid or gid or self._chown_all:
+            os.fchown(fd, checked_id(uid), checked_id(gid))
 
     def _directory(self, stream: TarStream, entry: Entry, directory: bytes, name: bytes) -> None:
         dirfd = self._tree.parent(directory)
@@ -328,8 +328,8 @@ def explain(entry: Entry, error: OSError) -> RlError:
             last = max(int(line.split()[0]) + int(line.split()[2]) for line in file) - 1
         if entry.uid > last or entry.gid > last or min(entry.uid, entry.gid) < 0:
             return VerificationError(
-                f"unpack {text(entry.name)}: it belongs to {entry.uid}:{entry.gid}, but only ids up to {last} are mapped"
-                + (f" (a range of {last} in /etc/subuid and /etc/subgid)" if last else ""),
+                f"unpack {text(entry.name)}: it belongs to {entry.uid}:{entry.gid}, but only ids up to {last} "
+                f"are mapped (a range of {last} ids in /etc/subuid and /etc/subgid)",
                 f"widen your range in /etc/subuid and /etc/subgid to {max(entry.uid, entry.gid)} or more ids: "
                 "sudo usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST $USER",
             )

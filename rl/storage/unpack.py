@@ -7,8 +7,11 @@ A killed or failed unpack leaves nothing that looks like a layer (rl/storage/sta
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
+import struct
+import termios
 
 from rl.config.jsonio import dumps, loads, write_json
 from rl.errors import RlError, from_wire, to_wire
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     Progress = Callable[[str, int, int], None]  # diff id, bytes of the blob done, bytes of the blob
 
 
+_UNREAD_PROGRESS = 16 << 10
 _KILLED = "something killed them: is there enough memory?"
 
 
@@ -296,9 +300,9 @@ def _one_task(
 
 
 def _send(fd: int, report: dict[str, Any], wait: bool = True) -> None:
-    """One line to the parent; progress is dropped rather than waited for."""
+    """One line to the parent; progress that nobody reads is dropped, so that results never wait behind it."""
     data = dumps(report).encode() + b"\n"
-    if not wait and not select.select([], [fd], [], 0)[1]:
+    if not wait and struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0] > _UNREAD_PROGRESS:
         return
     try:
         while data:

@@ -41,7 +41,8 @@ def member(
     block[337:345] = octal(device[1], 8)
     block[345 : 345 + len(prefix)] = prefix
     block[345 : 345 + len(tail)] = tail or block[345 : 345 + len(tail)]
-    return checksummed(bytes(block)) + pad(data) if pax is None else extended(pax) + checksummed(bytes(block)) + pad(data)
+    whole = checksummed(bytes(block)) + pad(data)
+    return whole if pax is None else extended(pax) + whole
 
 
 def checksummed(block: bytes) -> bytes:

@@ -62,7 +62,8 @@ def test_record_and_second_unpack(store: Store) -> None:
 
 def test_whiteouts(store: Store) -> None:
     got = store.listing(store.unpack(
-        member(".wh.gone") + member("d/.wh.also", b"") + directory("o") + member("o/.wh..wh..opq") + member("o/mine", b"1")
+        member(".wh.gone") + member("d/.wh.also", b"")
+        + directory("o") + member("o/.wh..wh..opq") + member("o/mine", b"1")
         + member("fresh/.wh..wh..opq") + member("p/.wh..wh..opq") + directory("p", mode=0o700)
     ))
     assert got["gone"]["kind"] == "whiteout" and got["d/also"]["kind"] == "whiteout"
@@ -84,7 +85,8 @@ def test_whiteout_beside_an_entry_of_the_same_layer_hides_what_is_below(store: S
 
 
 def test_aufs_bookkeeping_is_left_out(store: Store) -> None:
-    got = store.listing(store.unpack(directory(".wh..wh.plnk") + member(".wh..wh.plnk/1.2", b"x") + member(".wh..wh.aufs")))
+    archive = directory(".wh..wh.plnk") + member(".wh..wh.plnk/1.2", b"x") + member(".wh..wh.aufs")
+    got = store.listing(store.unpack(archive))
     assert list(got) == ["."]
 
 
@@ -317,7 +319,8 @@ def test_every_compression(store: Store) -> None:
     }
     zstandard = pytest.importorskip("zstandard")
     forms["zstd"] = zstandard.compress(archive)
-    forms["frames"] = zstandard.compress(archive[:half]) + b"\x50\x2a\x4d\x18\3\0\0\0abc" + zstandard.compress(archive[half:])
+    skippable = b"\x50\x2a\x4d\x18\3\0\0\0abc"
+    forms["frames"] = zstandard.compress(archive[:half]) + skippable + zstandard.compress(archive[half:])
     from rl.storage.layers import layer_dir
     from rl.storage.trash import discard
     from rl.storage.unpack import unpack_layer

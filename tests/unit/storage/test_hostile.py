@@ -60,14 +60,22 @@ REFUSED = {
     "broken pax record": (member("p", b"99 path=x\n", kind=b"x") + member("x"), "extended header"),
     "pax record without end": (member("p", b"9 path=xx", kind=b"x") + member("x"), "extended header"),
     "bad base64": (member("x", b"", pax={"LIBARCHIVE.xattr.user.a": b"a"}), "base64"),
-    "sparse beyond its size": (pax(GNU_sparse_size=b"10", GNU_sparse_map=b"0,20") + member("x", b"y" * 20), "sparse map"),
+    "sparse beyond its size": (
+        pax(GNU_sparse_size=b"10", GNU_sparse_map=b"0,20") + member("x", b"y" * 20),
+        "sparse map",
+    ),
     "sparse out of order": (pax(GNU_sparse_size=b"99", GNU_sparse_map=b"9,1,0,1") + member("x", b"yy"), "sparse map"),
     "sparse with half a span": (pax(GNU_sparse_size=b"99", GNU_sparse_map=b"9") + member("x", b"yy"), "sparse map"),
-    "sparse wants more than is there": (pax(GNU_sparse_size=b"99", GNU_sparse_map=b"0,50") + member("x", b"yy"), "sparse"),
+    "sparse wants more than is there": (
+        pax(GNU_sparse_size=b"99", GNU_sparse_map=b"0,50") + member("x", b"yy"),
+        "sparse",
+    ),
     "sparse map without end": (
-        pax(GNU_sparse_major=b"1", GNU_sparse_minor=b"0", GNU_sparse_realsize=b"9") + member("x", b"1" * 512), "sparse map"),
+        pax(GNU_sparse_major=b"1", GNU_sparse_minor=b"0", GNU_sparse_realsize=b"9") + member("x", b"1" * 512),
+        "sparse map"),
     "sparse map of millions": (
-        pax(GNU_sparse_major=b"1", GNU_sparse_minor=b"0", GNU_sparse_realsize=b"9") + member("x", b"99999999\n"), "spans"),
+        pax(GNU_sparse_major=b"1", GNU_sparse_minor=b"0", GNU_sparse_realsize=b"9") + member("x", b"99999999\n"),
+        "spans"),
     "sparse of eight exbibytes": (
         pax(GNU_sparse_size=b"%d" % ((1 << 62) - 1), GNU_sparse_map=b"0,2") + member("x", b"yy"), ""),
     "wild mtime": (member("x", b"", pax={"mtime": b"nan"}), "time"),

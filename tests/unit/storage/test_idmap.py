@@ -69,7 +69,8 @@ def image(store: Store) -> list[str]:
 def test_shift(store: Store, many_ids: None) -> None:
     diff_ids = image(store)
     seen: list[str] = []
-    ensure_mapped(store.paths, diff_ids, "shift1", shift_map(1, 65536), shift_map(1, 65536), lambda d, n: seen.append(d))
+    maps = shift_map(1, 65536)
+    ensure_mapped(store.paths, diff_ids, "shift1", maps, maps, lambda diff_id, files: seen.append(diff_id))
     old, new = store.listing(diff_ids[0]), store.listing(diff_ids[0], "shift1")
     assert set(old) == set(new)
     for name, entry in old.items():

@@ -174,3 +174,23 @@ def test_many_layers_in_the_queue(store: Store) -> None:
         for path, diff_id in blobs:
             unpacker.submit(path, diff_id)
         assert len(unpacker.results()) == 200
+
+
+def test_progress_that_nobody_reads_holds_nothing_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rl.storage import extract
+
+    monkeypatch.setattr(extract, "_PROGRESS_SECONDS", 0.0)
+    path, diff_id = store.blob(b"".join(member(f"f{n}", os.urandom(100_000)) for n in range(300)) + END, "plain")
+    other, other_id = store.blob(member("x", b"") + END)
+    with Unpacker(store.paths, workers=1, on_progress=lambda *report: None) as unpacker:
+        unpacker.submit(path, diff_id)
+        unpacker.submit(other, other_id)
+        staging = f"{store.paths.layers}"
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:  # both are done though we did not read one report
+            if any(os.path.exists(f"{staging}/{name}/{other_id[7:]}/layer.json") for name in os.listdir(staging)):
+                break
+            time.sleep(0.02)
+        else:
+            raise AssertionError("the second layer waits")
+        assert len(unpacker.results()) == 2
