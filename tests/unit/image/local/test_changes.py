@@ -51,7 +51,8 @@ def test_an_entry_point_drops_the_arguments_for_the_old_one() -> None:
 @pytest.mark.parametrize(
     "change",
     ["", "RUN x", "COPY a b", "ENV", "ENV A", "ENV A=1 B", "ENV A='x", "EXPOSE x", "EXPOSE 0", "EXPOSE 70000",
-     "EXPOSE 9-8", "EXPOSE 80/icmp", "CMD [1]", 'CMD ["a"', "USER a b", "LABEL x", "VOLUME", "WORKDIR", "CMDX", "CMD!x"],
+     "EXPOSE 9-8", "EXPOSE 80/icmp", "CMD [1]",
+     'CMD ["a"', "USER a b", "LABEL x", "VOLUME", "WORKDIR", "CMDX", "CMD!x"],
 )  # fmt: skip
 def test_refused_with_a_hint(change: str) -> None:
     with pytest.raises(UsageError) as caught:
