@@ -32,15 +32,22 @@ class Monitored:
         attach: bool = False,
         log: dict[str, Any] | None = None,
         linger: float = 1.0,
+        name: str = "",
+        config: dict[str, Any] | None = None,
         **params: Any,
     ) -> None:
         self.id = container_id
-        self.data, self.run, self.trash = f"{base}/data/{self.id}", f"{base}/run/containers/{self.id}", f"{base}/trash"
+        self.data, self.run = f"{base}/data/containers/{self.id}", f"{base}/run/containers/{self.id}"
+        self.trash = f"{base}/data/trash"
         for path in (self.data, self.run, self.trash):
             os.makedirs(path, exist_ok=True)
         self.log = f"{self.data}/ctr.log"
         log = {"driver": "k8s-file", "path": self.log, **(log or {})}
-        write_json(f"{self.data}/state.json", {"status": "running"})
+        self.config = {
+            "id": self.id, "name": name or f"c{self.id[:6]}", "created": "2026-01-01T00:00:00Z", "log": log,
+            "terminal": terminal, "stdin_open": stdin, "stop_signal": 15, "stop_timeout": 10, **(config or {}),
+        }  # fmt: skip
+        write_json(f"{self.data}/config.json", self.config)
         self.client, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.client.settimeout(30)
         ready_r, ready_w = os.pipe()
@@ -97,6 +104,11 @@ class Monitored:
         for fd in set(theirs):
             os.close(fd)
         listener = handover.listen(self.run)
+        state = {
+            "status": "running", "pid": init, "pid_start": process.start_time(init), "boot_id": process.boot_id(),
+            "exit_code": 0,
+        }  # fmt: skip
+        write_json(f"{self.data}/state.json", state)
         os.write(ready, str(init).encode())
         os.close(ready)
         handover.become_monitor(
@@ -116,7 +128,7 @@ class Monitored:
                 "log": log,
                 "cgroup": "",
                 "remove": False,
-                "state": {"status": "running", "pid": init},
+                "state": state,
                 **fds,
                 **params,
             }

@@ -43,7 +43,7 @@ def test_exit_code(tmp_path: Path, linger: float, script: str, code: int) -> Non
     assert (state["status"], state["exit_code"], state["pid"], state["oom_killed"]) == ("exited", code, 0, False)
     assert state["finished"].endswith("Z") and len(state["finished"]) == 30
     assert not os.path.exists(m.run)
-    assert os.listdir(m.data) == ["state.json", "ctr.log"] or set(os.listdir(m.data)) == {"state.json", "ctr.log"}
+    assert sorted(os.listdir(m.data)) == ["config.json", "ctr.log", "state.json"]
 
 
 @both

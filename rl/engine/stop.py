@@ -1,0 +1,141 @@
+"""rl stop: ask containers to end, all at once, and see to it that they do.
+
+The container's own stop signal first, SIGKILL when its time is over. A container counts as stopped when its monitor has
+cleaned up after it, which the monitor tells; nothing is polled.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time as clock
+
+from rl.engine import containers, signalling
+from rl.errors import NoSuchContainerError, RlError, StateError
+from rl.monitor.client import ExitWatch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rl.engine.context import Engine
+
+#: Seconds a process may survive SIGKILL (writing to a slow disk, say) and its clean-up may take.
+_PATIENCE = 30.0
+_FOREVER = float("inf")
+
+
+class _Stopping:
+    """One container on its way down."""
+
+    __slots__ = ("deadline", "killed", "name", "pidfd", "signal", "timeout", "watch")
+
+    def __init__(self, engine: Engine, name: str, container_id: str, time: int | None) -> None:
+        self.name = name
+        config = containers.read_config(engine.paths, container_id)
+        # Connected before the signal: the container cannot end unseen in between.
+        self.watch = ExitWatch(engine.paths.container_run(container_id))
+        state = containers.read_state(engine.paths, container_id)
+        running = state.get("status") in containers.LIVE
+        self.pidfd = signalling.open_init(state) if running else -1
+        if not running:
+            self.watch.close()
+        self.signal = config.get("stop_signal") or 15
+        timeout = config.get("stop_timeout", 10) if time is None else time
+        self.timeout = _FOREVER if timeout < 0 else float(timeout)
+        self.killed = False
+        self.deadline = _FOREVER
+
+    def begin(self) -> None:
+        """Send the stop signal."""
+        if self.timeout <= 0:
+            self.kill()
+            return
+        self.deadline = clock.monotonic() + self.timeout
+        signalling.send(self.pidfd, self.signal, self.name)
+
+    def kill(self) -> None:
+        """Its time is over."""
+        if self.killed:
+            raise StateError(
+                f"stop container {self.name}: it is still there {_PATIENCE:.0f} s after SIGKILL",
+                "a process that waits for a device or a network file system ends when that answers; see `dmesg`",
+            )
+        self.killed = True
+        self.deadline = clock.monotonic() + _PATIENCE
+        signalling.send(self.pidfd, 9, self.name)
+
+    def close(self) -> None:
+        self.watch.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def stop(
+    engine: Engine, names: list[str], *, time: int | None = None, all: bool = False, ignore: bool = False,
+    filters: list[str] | None = None,
+) -> list[tuple[str, RlError | None]]:
+    """Stop each of *names*; (name as given, error or None) for each, once all have ended.
+
+    *time*: seconds before SIGKILL instead of the container's own (0: at once, negative: never). *all*: every
+    running container; *filters* choose as in `rl ps`. *ignore*: a missing container is no error. One that does not
+    run is stopped already.
+    """
+    if all or filters:
+        names = _matching(engine, filters or [])
+    results: dict[int, RlError | None] = {}
+    going: dict[int, _Stopping] = {}
+    for index, name in enumerate(names):
+        try:
+            stopping = _Stopping(engine, name, containers.find(engine.paths, name), time)
+            if stopping.watch.fd >= 0:
+                going[index] = stopping
+                stopping.begin()
+            else:
+                results[index] = None
+                stopping.close()
+        except NoSuchContainerError as error:
+            if not ignore and not all:
+                results[index] = error
+        except RlError as error:
+            results[index] = error
+            if index in going:
+                going.pop(index).close()
+    try:
+        _wait(going, results)
+    finally:
+        for stopping in going.values():
+            stopping.close()
+    return [(names[index], results[index]) for index in sorted(results)]
+
+
+def _wait(going: dict[int, _Stopping], results: dict[int, RlError | None]) -> None:
+    """Until all of *going* have ended or failed; each is moved to *results*."""
+    poll = select.poll()
+    by_fd = {stopping.watch.fd: index for index, stopping in going.items()}
+    for fd in by_fd:
+        poll.register(fd, select.POLLIN)
+    while going:
+        now = clock.monotonic()
+        first = min(stopping.deadline for stopping in going.values())
+        for fd, _ in poll.poll(None if first == _FOREVER else max(0.0, first - now) * 1000 + 1):
+            index = by_fd[fd]
+            if going[index].watch.ended():
+                poll.unregister(fd)
+                going.pop(index).close()
+                results[index] = None
+        now = clock.monotonic()
+        for index, stopping in tuple(going.items()):
+            if now < stopping.deadline:
+                continue
+            try:
+                stopping.kill()
+            except RlError as error:
+                poll.unregister(stopping.watch.fd)
+                going.pop(index).close()
+                results[index] = error
+
+
+def _matching(engine: Engine, filters: list[str]) -> list[str]:
+    from rl.engine.ps import ps
+
+    return [str(row["Id"]) for row in ps(engine, filters=filters)]

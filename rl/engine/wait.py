@@ -1,0 +1,93 @@
+"""rl wait: until containers have ended, or are in another state that was asked for; told, not polled."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from rl.engine import containers
+from rl.errors import NoSuchContainerError, RlError, UsageError
+from rl.kernel import inotify
+from rl.monitor.client import ExitWatch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rl.engine.context import Engine
+
+_CONDITIONS = {
+    "configured": "created", "created": "created", "initialized": "created", "running": "running", "paused": "paused",
+    "stopping": "stopping", "stopped": "exited", "exited": "exited", "removing": "removing",
+}
+_EVENTS = inotify.IN_MOVED_TO | inotify.IN_MOVE_SELF | inotify.IN_DELETE_SELF
+
+
+def wait(engine: Engine, names: list[str], *, conditions: list[str] | None = None, ignore: bool = False) -> list[int]:
+    """The exit code of each of *names*, once it is in one of the states *conditions* (default: it has ended).
+
+    -1 for a container that is in another state than exited, and with *ignore* for one that does not exist.
+    Raises NoSuchContainerError, UsageError.
+    """
+    wanted = set()
+    for word in conditions or ["stopped"]:
+        if word.lower() not in _CONDITIONS:
+            raise UsageError(f"unknown condition {word!r}", f"use one of: {', '.join(_CONDITIONS)}")
+        wanted.add(_CONDITIONS[word.lower()])
+    # All are found before the first is waited for: a wrong name is told at once.
+    found = []
+    for name in names:
+        try:
+            found.append(containers.find(engine.paths, name))
+        except NoSuchContainerError:
+            if not ignore:
+                raise
+            found.append("")
+    return [_wait(engine, container_id, wanted) if container_id else -1 for container_id in found]
+
+
+def _wait(engine: Engine, container_id: str, wanted: set[str]) -> int:
+    directory = engine.paths.container(container_id)
+    try:
+        changes = inotify.watch(directory, _EVENTS)
+    except FileNotFoundError:
+        raise NoSuchContainerError(f"no such container {container_id[:12]}") from None
+    except OSError as error:
+        raise RlError(
+            f"watch {directory}: {error.strerror}",
+            "raise the limits: sudo sysctl fs.inotify.max_user_instances=1024 fs.inotify.max_user_watches=524288",
+        ) from None
+    watch = ExitWatch(engine.paths.container_run(container_id))
+    try:
+        while True:
+            inotify.drain(changes)
+            try:
+                state = containers.read_state(engine.paths, container_id)
+            except NoSuchContainerError:
+                return _last_word(watch, container_id)  # --rm: only its monitor can tell now
+            status = state.get("status", "")
+            if status in wanted:
+                return int(state.get("exit_code", 0)) if status == "exited" else -1
+            if watch.fd < 0 and status in containers.LIVE:
+                watch = ExitWatch(engine.paths.container_run(container_id))
+            poll = select.poll()
+            poll.register(changes, select.POLLIN)
+            if watch.fd >= 0:
+                poll.register(watch.fd, select.POLLIN)
+            for fd, _ in poll.poll():
+                # Its end alone is no news when another state is waited for: the record has to say so.
+                if fd == watch.fd and watch.ended() and watch.info is not None and "exited" in wanted:
+                    return int(watch.info["exit_code"])
+    finally:
+        watch.close()
+        os.close(changes)
+
+
+def _last_word(watch: ExitWatch, container_id: str) -> int:
+    poll = select.poll()
+    while watch.fd >= 0:
+        poll.register(watch.fd, select.POLLIN)
+        poll.poll()
+        if watch.ended():
+            break
+    if watch.info is not None:
+        return int(watch.info["exit_code"])
+    raise NoSuchContainerError(f"container {container_id[:12]} was removed")
