@@ -6,7 +6,7 @@ A terminal is never handed over: the process could read what its user types late
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # no stub; `signal` costs an import of enum
+import _signal
 import os
 import select
 

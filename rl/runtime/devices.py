@@ -202,8 +202,7 @@ def make_readonly(root: int, paths: list[str]) -> None:
         try:
             copy = m.open_tree("", m.OPEN_TREE_CLONE | m.AT_RECURSIVE | m.AT_EMPTY_PATH, target)
             try:
-                m.mount_setattr(copy, "", m.MOUNT_ATTR_RDONLY, recursive=True)
-                m.move_mount(copy, "", target)
+                mounts.attach(copy, target, mounts.Options(["rbind", "ro"]))
             finally:
                 os.close(copy)
         except OSError as error:

@@ -7,7 +7,7 @@ no_new_privs, bounding set, user, capabilities, no_new_privs, start, seccomp, co
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # no stub; `signal` costs an import of enum
+import _signal
 import errno
 import fcntl
 import os

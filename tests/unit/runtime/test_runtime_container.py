@@ -15,7 +15,7 @@ import pytest
 from rl.errors import CommandNotExecutableError, CommandNotFoundError, RlError, UnsupportedError
 from rl.kernel import clone as kclone
 from rl.kernel import process as kp
-from rl.kernel.namespaces import CLONE_NEWIPC, CLONE_NEWPID
+from rl.kernel.namespaces import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUSER, open_namespace
 from rl.runtime import container, seccomp, userns
 from rl.runtime.sync import Io
 from tests.unit.runtime.container_lab import CAPABILITIES, Lab, make_lab, read_until, specification
@@ -488,3 +488,54 @@ def test_a_killed_child_is_an_error_not_a_hang(lab: Lab) -> None:
     spec["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_KILL_PROCESS"}
     result = lab.run(spec, seconds=10)
     assert result.code == -31 or (result.error is not None and "seccomp" in result.error.message + result.error.hint)
+
+
+def test_kernels_without_the_newer_calls(lab: Lab) -> None:
+    """Linux 5.8 has neither mount_setattr(2) nor close_range(2) with all its flags: the older ways do the same."""
+    missing = seccomp.program_for({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mount_setattr", "close_range"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}],
+    })
+
+    def older(spec: dict[str, Any]) -> None:
+        kp.prctl(kp.PR_SET_NO_NEW_PRIVS, 1)
+        assert missing is not None
+        seccomp.install(missing)
+
+    (lab.bundle / "data").mkdir()
+    files = "/data/x /x /proc/sys/kernel/msgmax /dev/shm/x"
+    spec = sh(f"for f in {files}; do touch $f 2>&1; done; ls /proc/self/fd | wc -l")
+    spec["root"]["readonly"] = True
+    spec["mounts"].append({"destination": "/data", "type": "bind", "source": "data", "options": ["rbind", "ro"]})
+    (lab.root / "data").mkdir()
+    result = lab.run(spec, inside=older)
+    assert result.error is None, result.error
+    assert result.output.count("Read-only file system") == 3 and result.output.endswith("\n4\n"), result.output
+
+
+def test_joining_a_user_namespace_and_its_network(lab: Lab) -> None:
+    """As the engine does for keep-id: both are made before the container and named by the monitor's descriptors."""
+    single(lab.run("true").extra["mode"])
+
+    def made_before(spec: dict[str, Any]) -> None:
+        pid, _ = kclone.clone(CLONE_NEWUSER | CLONE_NEWNET)
+        if pid == 0:
+            time.sleep(20)
+        for kind in ("uid", "gid"):
+            Path(f"/proc/{pid}/{kind}_map").write_text("0 1 1000\n1000 0 1\n")
+        fds = {kind: open_namespace(pid, kind) for kind in ("user", "net")}
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        kinds = [n for n in spec["linux"]["namespaces"] if n["type"] != "network"]
+        paths = {kind: f"/proc/{os.getpid()}/fd/{fd}" for kind, fd in fds.items()}
+        kinds += [{"type": "user", "path": paths["user"]}, {"type": "network", "path": paths["net"]}]
+        spec["linux"]["namespaces"] = kinds
+
+    (lab.root / "srv").chmod(0o777)
+    spec = sh("cat /proc/self/uid_map; id -u; touch /srv/mine; stat -c %u /srv/mine; ip -o link | wc -l")
+    spec["process"]["user"] = {"uid": 1000, "gid": 1000}
+    result = lab.run(spec, inside=made_before)
+    assert result.error is None, result.error
+    lines = result.output.splitlines()
+    assert lines[0].split() == ["0", "1", "1000"] and lines[2:4] == ["1000", "1000"] and lines[4] == "1"
+    assert (lab.root / "srv/mine").stat().st_uid == os.getuid(), "uid 1000 inside is the caller outside"
