@@ -21,14 +21,14 @@ _CONDITIONS = {
 _EVENTS = inotify.IN_MOVED_TO | inotify.IN_MOVE_SELF | inotify.IN_DELETE_SELF
 
 
-def wait(engine: Engine, names: list[str], *, conditions: list[str] | None = None, ignore: bool = False) -> list[int]:
-    """The exit code of each of *names*, once it is in one of the states *conditions* (default: it has ended).
+def wait(engine: Engine, names: list[str], *, condition: list[str] | None = None, ignore: bool = False) -> list[int]:
+    """The exit code of each of *names*, once it is in one of the states *condition* (default: it has ended).
 
     -1 for a container that is in another state than exited, and with *ignore* for one that does not exist.
     Raises NoSuchContainerError, UsageError.
     """
     wanted = set()
-    for word in conditions or ["stopped"]:
+    for word in condition or ["stopped"]:
         if word.lower() not in _CONDITIONS:
             raise UsageError(f"unknown condition {word!r}", f"use one of: {', '.join(_CONDITIONS)}")
         wanted.add(_CONDITIONS[word.lower()])

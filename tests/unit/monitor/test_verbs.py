@@ -102,9 +102,9 @@ def test_wait(engine: Engine, start: Callable[..., Monitored]) -> None:
     with pytest.raises(NoSuchContainerError):
         wait(engine, [first.id, "nosuch"])
     with pytest.raises(UsageError):
-        wait(engine, [first.id], conditions=["flying"])
+        wait(engine, [first.id], condition=["flying"])
     running = start(POLITE)
-    assert wait(engine, [running.id], conditions=["running"]) == [-1]
+    assert wait(engine, [running.id], condition=["running"]) == [-1]
     killer = threading.Timer(0.2, os.kill, (running.pid, 9))
     killer.start()
     assert wait(engine, [running.id]) == [137]  # the monitor was killed: the record is corrected
