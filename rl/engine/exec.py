@@ -111,7 +111,12 @@ class _Session:
         config: ContainerConfig = self.config
         if self.privileged:
             config = {**config, "privileged": True, "cap_drop": []}
-        process["capabilities"] = oci.process_capabilities(config, 0 if self.privileged else process["user"]["uid"])
+        uid = process["user"]["uid"]
+        sets = oci.process_capabilities(config, uid)
+        if uid and self.user and self.user != self.config["user"]:
+            # What --cap-add gave was for the container's own user (as in Podman); others may still be allowed it.
+            sets = {kind: names if kind == "bounding" else [] for kind, names in sets.items()}
+        process["capabilities"] = sets
 
     def spawn(self, io: Io) -> Created:
         """Start it."""

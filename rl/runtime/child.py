@@ -41,21 +41,37 @@ def enter_cgroup(setup: Setup) -> None:
 
 
 def join_namespaces(setup: Setup) -> None:
-    """Join what the spec names by path: the user namespace first, alone; its root is who we are then."""
+    """Join what the spec names by path.
+
+    Before a user namespace, those that belong to the one around it: inside we have no power over them any more.
+    After it, as its root, those that only it may join.
+    """
     if setup.joined:
         return
     setup.joined = True
-    order = sorted(setup.fds, key=lambda kind: kind != "user")
-    for kind in order:
-        try:
-            ns.setns(setup.fds[kind], NAMESPACES[kind])
-        except OSError as error:
-            raise RlError(
-                f"join the {kind} namespace: {error.strerror}",
-                "it belongs to another user namespace" if error.errno == errno.EPERM else "",
-            ) from None
-        if kind == "user":
-            become_root(setup)
+    kinds = [kind for kind in setup.fds if kind != "user"]
+    if "user" in setup.fds:
+        kinds = [kind for kind in kinds if not _try_join(setup, kind)]
+        _join(setup, "user")
+        become_root(setup)
+    for kind in kinds:
+        _join(setup, kind)
+
+
+def _try_join(setup: Setup, kind: str) -> bool:
+    try:
+        ns.setns(setup.fds[kind], NAMESPACES[kind])
+    except PermissionError:
+        return False
+    return True
+
+
+def _join(setup: Setup, kind: str) -> None:
+    try:
+        ns.setns(setup.fds[kind], NAMESPACES[kind])
+    except OSError as error:
+        hint = "it belongs to another user namespace" if error.errno == errno.EPERM else ""
+        raise RlError(f"join the {kind} namespace: {error.strerror}", hint) from None
 
 
 def become_root(setup: Setup) -> None:

@@ -143,7 +143,11 @@ def test_another_user(box: Box) -> None:
     if b"become group 33" in result.stderr:
         pytest.skip("this user has no subordinate ids (/etc/subuid)")
     assert result.stdout.decode().splitlines()[:2] == ["uid=33(web) gid=33(web) groups=44(log)", "/srv"]
-    # as podman does: who is not root gets what was added by name, as ambient capabilities
+    # as podman does: what --cap-add gave was for the container's own user
+    assert int(result.stdout.split()[-1], 16) == 0
+    record = json.loads((box.directory / "config.json").read_text())
+    box.write("config.json", {**record, "user": "web"})
+    result = box.run({"user": "web"}, "grep", "CapEff", "/proc/self/status")
     assert int(result.stdout.split()[-1], 16) == 1 << 13
 
 

@@ -15,7 +15,7 @@ import pytest
 from rl.errors import CommandNotExecutableError, CommandNotFoundError, RlError, UnsupportedError
 from rl.kernel import clone as kclone
 from rl.kernel import process as kp
-from rl.kernel.namespaces import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUSER, open_namespace
+from rl.kernel.namespaces import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUSER, open_namespace, unshare
 from rl.runtime import container, seccomp, userns
 from rl.runtime.sync import Io
 from tests.unit.runtime.container_lab import CAPABILITIES, Lab, make_lab, read_until, specification
@@ -526,9 +526,20 @@ def test_joining_a_user_namespace_and_its_network(lab: Lab) -> None:
         fds = {kind: open_namespace(pid, kind) for kind in ("user", "net")}
         os.kill(pid, 9)
         os.waitpid(pid, 0)
-        kinds = [n for n in spec["linux"]["namespaces"] if n["type"] != "network"]
+        kinds = [n for n in spec["linux"]["namespaces"] if n["type"] not in ("network", "ipc")]
+        outer = os.fork()  # an IPC namespace that belongs to the namespace around
+        if outer == 0:
+            kp.close_range(3)
+            kp.prctl(kp.PR_SET_PDEATHSIG, 9)
+            unshare(CLONE_NEWIPC)
+            time.sleep(20)
+        while os.readlink(f"/proc/{outer}/ns/ipc") == os.readlink("/proc/self/ns/ipc"):
+            time.sleep(0.01)
+        fds["ipc"] = open_namespace(outer, "ipc")
         paths = {kind: f"/proc/{os.getpid()}/fd/{fd}" for kind, fd in fds.items()}
-        kinds += [{"type": "user", "path": paths["user"]}, {"type": "network", "path": paths["net"]}]
+        for kind, file in (("user", "user"), ("network", "net"), ("ipc", "ipc")):
+            kinds.append({"type": kind, "path": paths[file]})
+        spec["mounts"] = [entry for entry in spec["mounts"] if entry["type"] != "mqueue"]
         spec["linux"]["namespaces"] = kinds
 
     (lab.root / "srv").chmod(0o777)
