@@ -112,7 +112,10 @@ class Response:
     def readinto(self, buffer: bytearray | memoryview) -> int:
         """Fill *buffer* with what comes next; 0 at the end. Raises InterruptedTransferError."""
         try:
-            return self._inner.readinto(buffer)
+            count = self._inner.readinto(buffer)
+            if not count:
+                self._transport.check_aborted()  # shutdown(2) looks like the end
+            return count
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
             # ValueError and AttributeError: abort() closed the socket below us
             self._transport.check_aborted()
