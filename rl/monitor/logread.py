@@ -45,6 +45,14 @@ def _ends_line_json(line: bytes) -> bool:
     return b'\\n","stream":' in line
 
 
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 class _File:
     """One file of the log, read from ``position`` on."""
 
@@ -76,30 +84,26 @@ class LogReader:
         self._files = self._open_all()
 
     def _open_all(self) -> list[_File]:
-        """All files, oldest first, none missed or taken twice by a rotation meanwhile."""
-        while True:
-            found: list[_File] = []
-            number = 0
-            while True:
-                try:
-                    fd = os.open(f"{self._path}.{number}" if number else self._path, os.O_RDONLY | os.O_CLOEXEC)
-                except FileNotFoundError:
-                    if number:
-                        break
-                else:
-                    found.insert(0, _File(fd))
-                number += 1
-            if not found or self._newest() in (found[-1].identity, None):
-                return found
-            for file in found:
-                os.close(file.fd)
+        """All files, oldest first, none missed or taken twice by a rotation meanwhile.
 
-    def _newest(self) -> tuple[int, int] | None:
-        try:
-            status = os.stat(self._path)
-        except FileNotFoundError:
-            return None
-        return status.st_dev, status.st_ino
+        A rotation renames from the oldest file on, so at any moment at most one number is missing; a look during which
+        a name changed its file is repeated.
+        """
+        while True:
+            found: list[tuple[str, _File]] = []
+            number = missing = 0
+            while missing < 2:
+                path = f"{self._path}.{number}" if number else self._path
+                try:
+                    found.insert(0, (path, _File(os.open(path, os.O_RDONLY | os.O_CLOEXEC))))
+                    missing = 0
+                except FileNotFoundError:
+                    missing += 1
+                number += 1
+            if all(_identity(path) == file.identity for path, file in found):
+                return [file for _, file in found]
+            for _, file in found:
+                os.close(file.fd)
 
     def tail(self, count: int) -> None:
         """Begin with the last *count* lines; reads no more of the files than those need."""
@@ -158,7 +162,7 @@ class LogReader:
     def _rotated(self) -> bool:
         """Whether newer files than the one being read exist; they are queued."""
         current = self._files[0]
-        if self._newest() in (current.identity, None):
+        if _identity(self._path) in (current.identity, None):
             return False
         found = self._open_all()
         keep = len(found)
