@@ -6,7 +6,7 @@ beyond the image store.
 
 from __future__ import annotations
 
-from rl.errors import NoSuchImageError, RlError, UsageError
+from rl.errors import NoSuchImageError, RlError, UnsupportedError, UsageError, VerificationError
 from rl.image import store
 
 TYPE_CHECKING = False
@@ -95,10 +95,11 @@ def pull(
     first pause, in seconds. *choose* picks among several registries of a short name; without it all are tried.
     Raises UsageError, NoSuchImageError, AuthenticationError, RegistryError, VerificationError, RlError.
     """
+    from rl.engine.collect import collect_pending, discard_later
     from rl.image import platforms
     from rl.image.credentials import from_option
     from rl.image.progress import Progress as Silent
-    from rl.image.pull import Options, Puller
+    from rl.image.pull import Options, Puller, is_disk_full
 
     if policy not in POLICIES:
         raise UsageError(f"pull policy {policy!r} is none of {', '.join(POLICIES)}", "the usual one is missing")
@@ -121,6 +122,9 @@ def pull(
     try:
         return _pull_first(engine, puller, name, all_tags, known, choose)
     except RlError as error:
+        if isinstance(error, (VerificationError, UnsupportedError)) or is_disk_full(error):
+            # Nobody will want to continue there; after a lost connection, what arrived is kept.
+            _tidy(engine, discard_later, engine.paths)
         # "newer" is a wish: with an image here, a registry that is down stops nobody.
         if policy != "newer" or not known:
             raise
@@ -128,9 +132,15 @@ def pull(
         return [known]
     finally:
         puller.close()
-        from rl.engine.collect import collect_pending
+        _tidy(engine, collect_pending, engine)
 
-        collect_pending(engine)
+
+def _tidy(engine: Engine, function: Callable[..., object], argument: object) -> None:
+    """Call *function*; its failure must not hide what the pull ended with."""
+    try:
+        function(argument)
+    except (RlError, OSError) as error:
+        engine.warn(f"free what the pull left: {error}")
 
 
 def _known(engine: Engine, name: str, wanted: Platform | None, policy: str) -> ImageRecord | None:

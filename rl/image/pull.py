@@ -14,12 +14,14 @@ Called by rl.engine.pull, which brings the unpackers along: this layer does not 
 from __future__ import annotations
 
 import collections
+import errno
+import os
 from contextlib import nullcontext
 
-from rl.errors import NoSuchImageError, RegistryError, UnsupportedError, VerificationError
+from rl.errors import NoSuchImageError, RegistryError, RlError, UnsupportedError, VerificationError
 from rl.image import documents, platforms, policy, registries_conf, store
 from rl.image.certificates import Certificates
-from rl.image.content import ContentStore, adding
+from rl.image.content import ContentStore, Lock, adding, hex_of
 from rl.image.credentials import AuthFiles
 from rl.image.download import Download, Downloads, fetch
 from rl.image.registry import Registry
@@ -53,8 +55,8 @@ if TYPE_CHECKING:
         def unpacker(self, on_progress: Callable[[str, int, int], None]) -> AbstractContextManager[Unpacker]: ...
 
 
-#: How many blobs at once. Measured against a registry on loopback: more bring nothing; against one with
-#: latency six connections fill what one cannot.
+#: How many blobs at once. Measured with 12 blobs of 10 MB: on loopback the number makes no difference
+#: (0.5 s); where each connection gets 3 MB/s, 1, 3, 6, 12 take 41, 14, 7, 4 s. Six is what registries are used to.
 JOBS = 6
 _LARGEST_CONFIG = 8 << 20
 _IMAGE_CONFIGS = (documents.OCI_CONFIG, documents.DOCKER_CONFIG)
@@ -117,6 +119,7 @@ class Puller:
         self._auth = AuthFiles(paths, options.authfile)
         self._registries: dict[tuple[str, bool, bool], Registry] = {}
         self._notes: collections.deque[str] = collections.deque()
+        self._fetching: list[str] = []  # digests
 
     def close(self) -> None:
         """End the connections."""
@@ -185,7 +188,7 @@ class Puller:
     def pull(self, name: Reference, known: ImageRecord | None = None) -> ImageRecord:
         """Pull the full name *name*. With *known*, that record is returned where the registry has the same image.
 
-        Raises RlError; what was fetched stays for the next attempt, but there is no record of it.
+        Raises RlError; what was fetched stays for the next attempt (not on a full disk), but there is no record of it.
         """
         name = name.with_default_tag()
         policy.check_reference(self._paths, name)
@@ -196,6 +199,11 @@ class Puller:
                 if known and {found.digest, found.listed} & set(store.all_digests(known)):
                     return known
                 return self._install(name, found)
+        except RlError as error:
+            if is_disk_full(error):
+                self._drop_partial()
+                error.hint = error.hint or "free some space (`rl rmi`) or move the state with --root"
+            raise
         finally:
             self._flush()
             self._progress.close()
@@ -256,6 +264,8 @@ class Puller:
                 todo[digest] = Download(layer)
                 self._progress.begin(digest, layer["size"])
 
+        self._fetching = list(todo)
+
         def on_progress(diff_id: str, done: int, total: int) -> None:
             self._progress.unpacking(wanted[diff_id], done, total)
             self._progress.tick()
@@ -294,6 +304,17 @@ class Puller:
         while self._notes:
             self._progress.say(self._notes.popleft())
 
+    def _drop_partial(self) -> None:
+        """Give the space of broken downloads back, unless another process is at it."""
+        for digest in self._fetching:
+            path = f"{self._paths.content}/partial/{hex_of(digest)}"
+            try:
+                if os.path.exists(path):
+                    with Lock(path, exclusive=True, wait=False):
+                        os.unlink(path)
+            except OSError:
+                continue
+
     def _remove_damaged(self, digests: set[str]) -> bool:
         from hashlib import sha256
 
@@ -309,6 +330,11 @@ class Puller:
                 self._content.remove(digest)
                 damaged = True
         return damaged
+
+
+def is_disk_full(error: RlError) -> bool:
+    """Whether *error* tells of a full disk or an exhausted quota; it may come from another process, as text."""
+    return any(os.strerror(number) in error.message for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _refuse_artifacts(manifest: dict[str, Any], what: str) -> None:

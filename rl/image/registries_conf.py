@@ -164,7 +164,8 @@ def load(paths: Paths, environ: Mapping[str, str] = os.environ, system: str = SY
     for file in files:
         _merge(conf, _read(file), file)
     file = aliases_file(paths)
-    _merge_aliases(conf, _read(file).get("aliases", {}), file)
+    if os.access(file, os.R_OK):  # not where we are root of a user namespace only: it is a cache
+        _merge_aliases(conf, _read(file).get("aliases", {}), file)
     return conf
 
 

@@ -236,6 +236,40 @@ def test_memory_does_not_grow_with_the_blob(engine: Engine, plain: Registry) -> 
     assert int(done.stdout) < 60_000  # KiB
 
 
+FULL = """
+import os, sys
+from rl.config.paths import Paths
+from rl.engine.context import Engine
+from rl.engine.pull import pull
+from rl.errors import RlError
+base, name = sys.argv[1:]
+paths = Paths(f"{base}/data", f"{base}/run", f"{base}/config", f"{base}/cache")
+paths.ensure()
+try:
+    pull(Engine(paths), name)
+except RlError as error:
+    print(error.message, "HINT", error.hint)
+print([name for _, _, files in os.walk(f"{base}/data") for name in files if len(name) == 64])
+print(os.listdir(paths.layers), [name for name in os.listdir(paths.images) if name != ".lock"])
+"""
+
+
+@pytest.mark.parametrize("size", [2, 5])  # MiB: too small for the blob; for the unpacked layer
+def test_full_disk(plain: Registry, image: Image, tmp_path: Path, size: int) -> None:
+    command = f"mount -t tmpfs -o size={size}m none {tmp_path} && exec \"$@\""
+    environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", command, "sh", sys.executable, "-c", FULL,
+         str(tmp_path), f"{plain.host}/faults:1"],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    if "unshare failed" in done.stderr:
+        pytest.skip("no user namespaces here")
+    assert "No space left on device" in done.stdout, done
+    assert "HINT free" in done.stdout
+    assert done.stdout.splitlines()[-2:] == ["[]", "[] []"]
+
+
 def test_foreign_layer(engine: Engine, plain: Registry) -> None:
     plain.push([BIG], "foreign:1", compress=False)
     image = make_image([BIG], compress=False)
