@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rl.cli import common, output
-from rl.errors import RlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,13 +25,7 @@ HELP = "Wait for containers to end and print their exit codes, in the order of t
 def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
     from rl.engine.wait import wait
 
-    code = 0
-    for name in common.names(engine, options, arguments):
-        try:
-            found = wait(engine, [name], conditions=options.get("condition"), ignore=bool(options.get("ignore")))
-        except RlError as error:
-            output.complain(error)
-            code = error.exit_code
-            continue
-        output.write("".join([f"{one}\n" for one in found]))
-    return code
+    names = common.names(engine, options, arguments)
+    codes = wait(engine, names, condition=options.get("condition"), ignore=bool(options.get("ignore")))
+    output.write("".join([f"{code}\n" for code in codes]))
+    return 0

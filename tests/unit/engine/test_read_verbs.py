@@ -39,8 +39,16 @@ def make(engine: Engine) -> Iterator[Make]:
         container_id = config.pop("id", "") or (name.encode().hex() + "0" * 64)[:64]
         directory = engine.paths.container(container_id)
         os.mkdir(directory)
-        config = {"id": container_id, "name": name, "created": "2026-01-02T03:04:05.5Z", "image": "docker.io/library/nginx:1.2",
-                  "image_id": "ab" * 32, "command": ["/entry", "nginx"], "arguments": ["nginx"], **config}  # fmt: skip
+        config = {
+            "id": container_id,
+            "name": name,
+            "created": "2026-01-02T03:04:05.5Z",
+            "image": "docker.io/library/nginx:1.2",
+            "image_id": "ab" * 32,
+            "command": ["/entry", "nginx"],
+            "arguments": ["nginx"],
+            **config,
+        }
         state = {"status": "created", "pid": 0, "started": "", "finished": "", "exit_code": 0, **(state or {})}
         if state["pid"]:
             state.update(pid_start=process.start_time(state["pid"]), boot_id=process.boot_id())
@@ -73,10 +81,20 @@ EXITED = {"status": "exited", "started": "2026-01-02T03:04:06Z", "finished": "20
 @pytest.fixture
 def three(make: Make, sleeper: int) -> None:
     make("one", created="2026-01-01T00:00:00Z", labels={"tier": "web", "empty": ""})
-    make("two", EXITED, created="2026-01-02T00:00:00Z", image="localhost/app:latest", image_id="cd" * 32,
-         mounts=[{"type": "volume", "source": "data", "destination": "/data", "options": []}])  # fmt: skip
-    make("three", {"status": "running", "pid": sleeper, "started": "2026-01-03T00:00:01Z", "network": {"mode": "pasta"}},
-         created="2026-01-03T00:00:00Z", labels={"tier": "db"})  # fmt: skip
+    make(
+        "two",
+        EXITED,
+        created="2026-01-02T00:00:00Z",
+        image="localhost/app:latest",
+        image_id="cd" * 32,
+        mounts=[{"type": "volume", "source": "data", "destination": "/data", "options": []}],
+    )
+    make(
+        "three",
+        {"status": "running", "pid": sleeper, "started": "2026-01-03T00:00:01Z", "network": {"mode": "pasta"}},
+        created="2026-01-03T00:00:00Z",
+        labels={"tier": "db"},
+    )
 
 
 def names(rows: list[dict[str, Any]]) -> str:
@@ -86,16 +104,34 @@ def names(rows: list[dict[str, Any]]) -> str:
 @pytest.mark.parametrize(
     ("filters", "found"),
     [
-        ([], "one two three"), (["name=o"], "one two"), (["name=^t"], "two three"), (["name=one", "name=two"], "one two"),
-        (["status=exited"], "two"), (["status=created", "status=running"], "one three"), (["exited=7"], "two"), (["exited=0"], ""),
-        (["label=tier"], "one three"), (["label=tier=db"], "three"), (["label=tier=*"], "one three"), (["label!=tier"], "two"),
-        (["label=tier", "label=empty"], "one"), (["ancestor=nginx"], "one three"), (["ancestor=nginx:1.2"], "one three"),
-        (["ancestor=nginx:9"], ""), (["ancestor=cdcdcd"], "two"), (["before=two"], "one"), (["since=two"], "three"),
-        (["volume=data"], "two"), (["volume=/data"], "two"), (["network=pasta"], "three"), (["until=2026-01-02T12:00:00Z"], "one two"),
-        (["name=one", "status=exited"], ""), (["id=" + b"two".hex()], "two"),
+        ([], "one two three"),
+        (["name=o"], "one two"),
+        (["name=^t"], "two three"),
+        (["name=one", "name=two"], "one two"),
+        (["status=exited"], "two"),
+        (["status=created", "status=running"], "one three"),
+        (["exited=7"], "two"),
+        (["exited=0"], ""),
+        (["label=tier"], "one three"),
+        (["label=tier=db"], "three"),
+        (["label=tier=*"], "one three"),
+        (["label!=tier"], "two"),
+        (["label=tier", "label=empty"], "one"),
+        (["ancestor=nginx"], "one three"),
+        (["ancestor=nginx:1.2"], "one three"),
+        (["ancestor=nginx:9"], ""),
+        (["ancestor=cdcdcd"], "two"),
+        (["before=two"], "one"),
+        (["since=two"], "three"),
+        (["volume=data"], "two"),
+        (["volume=/data"], "two"),
+        (["network=pasta"], "three"),
+        (["until=2026-01-02T12:00:00Z"], "one two"),
+        (["name=one", "status=exited"], ""),
+        (["id=" + b"two".hex()], "two"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_filters(engine: Engine, three: None, filters: list[str], found: str) -> None:
     assert names(ps(engine, all=True, filters=filters)) == found
 
@@ -154,11 +190,22 @@ def test_damaged_records_are_told_and_left_out(engine: Engine, three: None) -> N
 
 def test_inspect(engine: Engine, make: Make) -> None:
     ports = [{"host_ip": "127.0.0.1", "host_port": 8080, "container_port": 80, "range": 2, "protocol": "tcp"}]
-    mounts = [{"type": "bind", "source": "/src", "destination": "/dst", "options": ["rbind", "ro", "rslave"]},
-              {"type": "tmpfs", "source": "tmpfs", "destination": "/t", "options": ["size=1m"]}]  # fmt: skip
-    container_id = make("web", EXITED, network={"mode": "default", "ports": ports}, mounts=mounts, cap_drop=["chown"],
-                        image_config={"ExposedPorts": {"443/tcp": {}}}, stop_signal=37, ulimits=["nofile=10:20"],
-                        devices=["/dev/null:/dev/x:r"], limits={"memory": {"limit": 1 << 20}, "pids": {"limit": 5}})  # fmt: skip
+    mounts = [
+        {"type": "bind", "source": "/src", "destination": "/dst", "options": ["rbind", "ro", "rslave"]},
+        {"type": "tmpfs", "source": "tmpfs", "destination": "/t", "options": ["size=1m"]},
+    ]
+    container_id = make(
+        "web",
+        EXITED,
+        network={"mode": "default", "ports": ports},
+        mounts=mounts,
+        cap_drop=["chown"],
+        image_config={"ExposedPorts": {"443/tcp": {}}},
+        stop_signal=37,
+        ulimits=["nofile=10:20"],
+        devices=["/dev/null:/dev/x:r"],
+        limits={"memory": {"limit": 1 << 20}, "pids": {"limit": 5}},
+    )
     documents, errors = inspect(engine, ["web", "nobody", container_id[:8]])
     assert [document["Id"] for document in documents] == [container_id] * 2
     assert [error.message for error in errors] == ['no such object: "nobody"']
@@ -166,10 +213,22 @@ def test_inspect(engine: Engine, make: Make) -> None:
     assert document["State"]["ExitCode"] == 7 and not document["State"]["Running"]
     assert (document["Path"], document["Args"]) == ("/entry", ["nginx"])
     assert document["NetworkSettings"]["Ports"] == {
-        "80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}], "81/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8081"}], "443/tcp": None,
-    }  # fmt: skip
-    assert document["Mounts"] == [{"Type": "bind", "Source": "/src", "Destination": "/dst", "Driver": "", "Mode": "",
-                                   "Options": ["rbind"], "RW": False, "Propagation": "rslave"}]  # fmt: skip
+        "80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}],
+        "81/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8081"}],
+        "443/tcp": None,
+    }
+    assert document["Mounts"] == [
+        {
+            "Type": "bind",
+            "Source": "/src",
+            "Destination": "/dst",
+            "Driver": "",
+            "Mode": "",
+            "Options": ["rbind"],
+            "RW": False,
+            "Propagation": "rslave",
+        }
+    ]
     host = document["HostConfig"]
     assert host["Binds"] == ["/src:/dst:ro,rbind,rslave"] and host["Tmpfs"] == {"/t": "size=1m"}
     assert (host["CapDrop"], host["Memory"], host["PidsLimit"]) == (["CAP_CHOWN"], 1 << 20, 5)
@@ -199,7 +258,7 @@ def test_top(engine: Engine, make: Make, sleeper: int) -> None:
     _, rows = top(
         engine,
         "up",
-        [name for name in parse_descriptors(["args"])] + ["capeff", "user", "huser", "etime", "label", "stime"],
+        [*parse_descriptors(["args"]), "capeff", "user", "huser", "etime", "label", "stime"],
     )
     assert len(rows) == 1
 
