@@ -73,7 +73,7 @@ CREATE: Table = (
     ("--label-file", "list", "PATH", "Read labels from a file, one per line"),
     ("--log-driver", "value", "NAME", "Where the output goes: k8s-file, json-file, passthrough, none",
      ("k8s-file", "json-file", "passthrough", "none")),
-    ("--log-opt", "array", "NAME=VALUE", "Option of the log: path=, max-size=, max-file=, tag="),
+    ("--log-opt", "array", "NAME=VALUE", "Option of the log: path=, max-size=, max-file="),
     ("-m --memory", "value", "SIZE", "Memory limit, such as 512m"),
     ("--memory-reservation", "value", "SIZE", "Memory soft limit"),
     ("--memory-swap", "value", "SIZE", "Limit of memory and swap together; -1: unlimited swap"),
