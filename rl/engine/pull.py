@@ -191,7 +191,7 @@ def _pull_first(
         try:
             records = _pull_one(puller, candidate, all_tags, known)
         except RlError as error:
-            failures.append((candidate, error))
+            failures.append((candidate, _of_local_name(candidate, error)))
             continue
         if chosen:
             registries_conf.remember_alias(engine.paths, short, chosen)
@@ -201,6 +201,18 @@ def _pull_first(
     reasons = "".join(f"\n  {candidate.with_default_tag()}: {error.message}" for candidate, error in failures)
     raise type(failures[-1][1])(
         f"pull {name}: none of {len(failures)} registries has it:{reasons}", failures[-1][1].hint
+    )
+
+
+def _of_local_name(name: Reference, error: RlError) -> RlError:
+    """localhost/… are the names of images made here: who mistypes one is not thinking of a registry."""
+    from rl.image.reference import LOCALHOST
+    from rl.image.transport import UnreachableError
+
+    if name.registry != LOCALHOST or not isinstance(error, UnreachableError):
+        return error
+    return NoSuchImageError(
+        f"{name}: image not known, and no registry listens on localhost", "`rl images` lists the images that are here"
     )
 
 

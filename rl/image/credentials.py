@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import shutil
 import subprocess
 
 from rl.config.jsonio import dumps, loads, read_json, write_atomic
@@ -282,6 +283,8 @@ def _from_helpers(document: dict[str, Any], registry: str, path: str) -> Credent
     helper = _helper_of(document, registry)
     if not helper:
         return None
+    if helper == document.get("credsStore") and not shutil.which(f"docker-credential-{helper}"):
+        return None  # Docker Desktop leaves such entries behind; they must not stop anonymous pulls
     names = _HUB_KEYS[:2] if registry == DOCKER else (registry, f"https://{registry}")
     for name in names:
         try:

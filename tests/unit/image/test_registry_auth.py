@@ -219,6 +219,16 @@ def test_broken_helper(
     assert files.find("t.io") is None
 
 
+def test_docker_desktop_left_its_store_behind(engine: Engine) -> None:
+    files = AuthFiles(engine.paths)
+    path = auths(Path(files.files[2]), **{"r.io": "ann:pw"})
+    path.write_text(json.dumps({**json.loads(path.read_text()), "credsStore": "desktop-that-is-gone"}))
+    assert files.find("docker.io") is None
+    found = files.find("r.io")
+    assert found
+    assert found.username == "ann"
+
+
 # login, logout
 
 

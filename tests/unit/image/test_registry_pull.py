@@ -169,6 +169,16 @@ def test_registry_down(engine: Engine) -> None:
         pull(engine, "registry.invalid/x")
 
 
+def test_mistyped_local_name(engine: Engine) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        if 0 in (probe.connect_ex(("127.0.0.1", 443)), probe.connect_ex(("127.0.0.1", 80))):
+            pytest.skip("a web server listens on this machine")
+    with pytest.raises(NoSuchImageError, match="image not known"):
+        pull(engine, "localhost/mistyped")
+
+
 def test_artifact(engine: Engine, plain: Registry) -> None:
     image = make_image([HELLO])
     image.manifest = image.manifest.replace(f"{OCI}.config.v1".encode(), b"application/vnd.cncf.helm.config.v1")
