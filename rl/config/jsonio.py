@@ -27,7 +27,7 @@ def _c_functions() -> tuple[Callable[[str], Any], Callable[[Any], str]]:
         parse_constant = float
         memo: dict[str, str] = {}
 
-    scan = make_scanner(Context())
+    scan = make_scanner(Context())  # type: ignore[arg-type]  # it asks for attributes only
 
     def fast_loads(text: str) -> Any:
         text = text.strip(" \t\n\r")

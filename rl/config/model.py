@@ -67,7 +67,7 @@ class ContainerConfig(TypedDict, total=False):
     image_id: str  # 64 hex digits
     rootfs: str  # --rootfs: a directory on the host
     layers: list[str]  # diff ids, base first
-    driver: str  # storage driver
+    driver: str  # storage driver asked for by name; "" = the first start chooses
     id_key: str  # which on-disk id mapping of the layers: "" | "single" | …
     command: list[str]  # full argument vector
     entrypoint: list[str]
@@ -127,7 +127,7 @@ class ContainerState(TypedDict, total=False):
     exit_code: int
     oom_killed: bool
     error: str
-    restarts: int
+    driver: str  # the storage driver whose writable layer this is; set at the first start
     network: dict[str, Any]  # what rl.network reported: mode, ip, gateway …
     cgroup: str
 

@@ -7,11 +7,13 @@ the container's files, :func:`record` makes it a container, which takes its name
 from __future__ import annotations
 
 import os
+import sys
 
 from rl.config.jsonio import write_json
 from rl.engine import containers
 from rl.engine.spec import environment, idmaps, limits, mounts, security, values
-from rl.errors import ConflictError, NotFoundError, RlError, UsageError
+from rl.errors import ConflictError, NoSuchImageError, NotFoundError, RlError, UsageError
+from rl.image import content
 from rl.runtime import userns
 
 TYPE_CHECKING = False
@@ -75,6 +77,8 @@ def plan(
         "image_id": found["id"] if found else "",
         "rootfs": root,
         "layers": found["layers"] if found else [],
+        "driver": engine.options.get("storage_driver", ""),
+        "create_command": ["rl", *sys.argv[1:]],
         "image_config": image_config,
         "options": {key: value for key, value in options.items() if not key.startswith("_")},
         "runtime": engine.options.get("runtime") or "rl",
@@ -353,9 +357,13 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
         os.mkdir(staging, 0o700)
         held = containers.hold_staging(staging)
         _take_name(engine, config, bool(options.get("replace")))
-        write_json(f"{staging}/config.json", config, sync=sync)
-        write_json(f"{staging}/state.json", {"status": "created", "pid": 0, "started": "", "finished": "", "exit_code": 0}, sync=sync)
-        os.rename(staging, paths.container(container_id))
+        state = {"status": "created", "pid": 0, "started": "", "finished": "", "exit_code": 0}
+        with content.records_lock(paths, exclusive=False):  # `rl rmi` must not take the image away just now
+            if config["image_id"] and not os.path.exists(f"{paths.blobs}/{config['image_id']}"):
+                raise NoSuchImageError(f"image {config['image']} was removed meanwhile", f"rl pull {config['image']}")
+            write_json(f"{staging}/config.json", config, sync=sync)
+            write_json(f"{staging}/state.json", state, sync=sync)
+            os.rename(staging, paths.container(container_id))
     except BaseException as error:
         _undo(engine, config, staging, options.get("cidfile", ""))
         if isinstance(error, OSError):

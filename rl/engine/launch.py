@@ -24,10 +24,9 @@ from rl.storage import driver as storage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Callable
     from typing import Any, Protocol
-
-    import _socket
 
     from rl.config.model import ContainerConfig, ContainerState
     from rl.config.paths import Paths
@@ -79,6 +78,7 @@ class Launch:
         self.context.id_mode = mode
         self.undo: list[Callable[[], object]] = []
         self.warnings: list[str] = []
+        self.driver = ""
         self.net_fd = -1
         self.user_fd = -1
         self.pending: network_setup.Pending | None = None
@@ -93,6 +93,8 @@ class Launch:
     def read_record(self) -> None:
         """The container's record, and the log and attach socket of its monitor."""
         self.config = containers.read_config(self.paths, self.id)
+        # The writable layer of one driver means nothing to another: the first start decides.
+        self.driver = containers.read_state(self.paths, self.id).get("driver") or self.config["driver"]
         self.attach_fd = handover.listen(self.paths.container_run(self.id))
 
     # network ------------------------------------------------------------------------------------
@@ -186,8 +188,8 @@ class Launch:
         if self.config["rootfs"]:
             self.context.rootfs = self.config["rootfs"]
             return
-        wanted = self.config.get("driver") or self.message.get("storage_driver", "")
-        chosen = storage.choose(self.paths, wanted)
+        chosen = storage.choose(self.paths, self.driver)
+        self.driver = chosen.name
         mounted = rootfs.mount(self.paths, chosen, self.config, self.context.id_mode, self._note)
         self.helpers += mounted["pids"]
         self.undo.append(lambda: chosen.unmount(mounted))
@@ -201,6 +203,11 @@ class Launch:
         config, context = self.config, self.context
         context.volumes = volumes.prepare(self.paths, config, context.rootfs)
         context.uid, context.gid, groups, context.home = users.lookup(context.rootfs, config["user"])
+        if config["group_add"] and context.id_mode == "single":
+            raise UnsupportedError(
+                "--group-add: the kernel allows no further groups in a user namespace of a single id",
+                "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER",
+            )
         context.additional_gids = groups + [
             gid for gid in users.group_ids(context.rootfs, config["group_add"]) if gid not in groups
         ]
@@ -349,7 +356,7 @@ class Launch:
         state: ContainerState = {
             "status": "running", "pid": pid, "pid_start": process.start_time(pid), "monitor_pid": os.getpid(),
             "boot_id": process.boot_id(), "started": containers.now(), "finished": "", "exit_code": 0, "oom_killed": False,
-            "error": "", "network": self._network_record(), "cgroup": self.cgroup.path if self.cgroup else "",
+            "error": "", "driver": self.driver, "network": self._network_record(), "cgroup": self.cgroup.path if self.cgroup else "",
         }
         self.start()
         containers.write_state(self.paths, self.id, state)

@@ -8,9 +8,8 @@ from rl.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     import _socket
+    from typing import Any
 
     from rl.config.model import ContainerConfig
     from rl.engine.context import Engine
@@ -53,7 +52,6 @@ def launch_message(engine: Engine, streams: Streams) -> dict[str, Any]:
     return {
         "attach": streams.any,
         "streams": {"stdin": streams.stdin, "stdout": streams.stdout, "stderr": streams.stderr},
-        "storage_driver": engine.options.get("storage_driver", ""),
         "limits": engine.options.get("limits", ""),
         "uid": os.getuid(),
     }

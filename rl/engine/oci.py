@@ -165,10 +165,14 @@ def _standard(config: ContainerConfig, context: Context) -> list[dict[str, Any]]
         _mount("/sys/fs/cgroup", "cgroup", f"rprivate,nosuid,noexec,nodev,relatime,{sys_mode}"),
     ]
     if config["pid_mode"] == "host":
-        mounts[0] = {"destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind", "rslave", "nosuid", "noexec", "nodev"]}
+        mounts[0] = {"destination": "/proc", "type": "bind", "source": "/proc",
+                     "options": ["rbind", "rslave", "nosuid", "noexec", "nodev"]}
     if config["ipc_mode"] == "host":
-        mounts[4] = {"destination": "/dev/mqueue", "type": "bind", "source": "/dev/mqueue", "options": ["bind", "nosuid", "noexec", "nodev"]}
-        mounts.append({"destination": "/dev/shm", "type": "bind", "source": "/dev/shm", "options": ["bind", "nosuid", "noexec", "nodev"]})
+        del mounts[4]
+        mounts += [
+            {"destination": path, "type": "bind", "source": path, "options": ["bind", "nosuid", "noexec", "nodev"]}
+            for path in ("/dev/mqueue", "/dev/shm") if os.path.isdir(path)
+        ]
     elif config["ipc_mode"] != "none":
         mounts.append(_mount("/dev/shm", "tmpfs", f"rprivate,nosuid,noexec,nodev,mode=1777,size={config['shm_size']}", "shm"))
     if config["read_only"] and config["read_only_tmpfs"]:

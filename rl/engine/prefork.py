@@ -7,14 +7,13 @@ for the launch message. A command that fails before that closes the socket, and 
 
 from __future__ import annotations
 
+import _signal
+import _socket
 import errno
 import fcntl
 import os
 import sys
 import time
-
-import _signal
-import _socket
 
 from rl.config.jsonio import dumps, loads
 from rl.config.paths import Paths

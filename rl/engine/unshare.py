@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # no stub; `signal` costs an import of enum
+import _signal  # no stub; `signal` costs an import of enum
 import errno
 import os
 

@@ -153,4 +153,5 @@ def mount_setattr(
     """mount_setattr(2), Linux 5.12; an empty *path* means *dirfd* itself."""
     attr = _MountAttr(set_, clear, propagation, userns_fd)
     flags = (0 if path else AT_EMPTY_PATH) | (AT_RECURSIVE if recursive else 0)
-    k.syscall(k.NR_MOUNT_SETATTR, dirfd, os.fsencode(path), flags, ctypes.addressof(attr), ctypes.sizeof(attr), path=path)
+    address, size = ctypes.addressof(attr), ctypes.sizeof(attr)
+    k.syscall(k.NR_MOUNT_SETATTR, dirfd, os.fsencode(path), flags, address, size, path=path)

@@ -88,8 +88,13 @@ def _chain(first: int, own: int, ranges: list[tuple[int, int]]) -> list[IdRange]
 
 
 def _identity(path: str) -> list[IdRange]:
+    """All ids onto themselves, id 0 on a line of its own: other runtimes take the one-line map for no namespace."""
     with open(path, encoding="ascii") as file:
-        return [(int(a), int(a), int(n)) for a, _, n in (line.split() for line in file)]
+        ranges = [(int(a), int(a), int(n)) for a, _, n in (line.split() for line in file)]
+    first, _, count = ranges[0]
+    if first == 0 and count > 1:
+        ranges[:1] = [(0, 0, 1), (1, 1, count - 1)]
+    return ranges
 
 
 def wanted_maps() -> IdMaps:
@@ -107,7 +112,8 @@ def wanted_maps() -> IdMaps:
         if not ranges:
             return IdMaps(
                 "single", *single,
-                f"{name} has no range for {user}: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
+                f"{name} has no range for {user}: "
+                f"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
             )
         own = uid if name == "/etc/subuid" else gid
         if any(start <= own < start + count for start, count in ranges):
@@ -214,7 +220,7 @@ def current_mode() -> str:
         lines = [line.split() for line in file]
     if len(lines) == 1 and lines[0][2] == "1":
         return "single"
-    return "root" if lines[0][1] == "0" and int(lines[0][2]) > 1 else "full"
+    return "root" if lines[0][1] == "0" else "full"
 
 
 def _create(maps: IdMaps) -> str:
@@ -248,7 +254,8 @@ def _create(maps: IdMaps) -> str:
     except OSError as error:
         raise UnsupportedError(
             f"map ids in a new user namespace: {error.strerror} ({error.filename})",
-            "newuidmap and newgidmap must be setuid root or have file capabilities: reinstall package uidmap or shadow-utils",
+            "newuidmap and newgidmap must be setuid root or have file capabilities: "
+            "reinstall package uidmap or shadow-utils",
         ) from None
     return "single"
 
@@ -282,7 +289,8 @@ def _cannot_create(error: OSError) -> RlError:
     what = f"create a user namespace: {error.strerror}"
     for path, bad, hint in (
         ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1",
-         "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or give rl's interpreter an AppArmor profile with `userns,`"),
+         "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, "
+         "or give rl's interpreter an AppArmor profile with `userns,`"),
         ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sudo sysctl kernel.unprivileged_userns_clone=1"),
         ("/proc/sys/user/max_user_namespaces", "0", "sudo sysctl user.max_user_namespaces=28633"),
     ):
@@ -293,8 +301,10 @@ def _cannot_create(error: OSError) -> RlError:
         except OSError:
             continue
     if error.errno == errno.ENOSPC:
-        return UnsupportedError(what, "the limit of user namespaces is reached: sudo sysctl user.max_user_namespaces=28633")
-    return UnsupportedError(what, "inside another container, run that one with --security-opt seccomp=unconfined or user namespaces allowed")
+        return UnsupportedError(
+            what, "the limit of user namespaces is reached: sudo sysctl user.max_user_namespaces=28633"
+        )
+    return UnsupportedError(what, "inside another container, run that one with --security-opt seccomp=unconfined")
 
 
 def call(run: str, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -25,7 +25,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     "$bin/initdb" -D "$PGDATA" -U postgres --auth=trust >/dev/null
     echo "host all all all trust" >> "$PGDATA/pg_hba.conf"
 fi
-exec "$bin/postgres" -D "$PGDATA" -c listen_addresses='*'
+exec "$bin/postgres" -D "$PGDATA" -c listen_addresses='*' -c unix_socket_directories=/tmp
 """
 
 #: name → packages, shell commands run in the root ($1), the image's configuration

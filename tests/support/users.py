@@ -97,12 +97,13 @@ class User:
         found = []
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
-                if self.uid and not self._owns(os.stat(f"/proc/{pid}").st_uid):
-                    continue
+                # Not the owner of /proc/PID: that is root for a process that is not dumpable.
+                status = Path(f"/proc/{pid}/status").read_text()
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
             except OSError:
                 continue
-            if words and (self.uid or "rl-monitor" in words):
+            uid = int(status.partition("\nUid:")[2].split()[0])
+            if words and self._owns(uid) and (self.uid or "rl-monitor" in words):
                 found.append(f"{pid} {words}")
         return found
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.registry import Registry
 from tests.support import images, users
+from tests.support.registry import Registry
 from tests.system.conftest import Rl, eventually, free_port, unique_user
 
 

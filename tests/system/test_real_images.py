@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import users
 from tests.support.registry import Registry
 from tests.system.conftest import Rl, disk_usage, eventually, fetch, free_port, make_lane, unique_user
-from tests.support import users
 
 
 @pytest.fixture(scope="module", params=("user", "fuse", "slirp", "root"))
@@ -70,7 +70,7 @@ def _terminal(rl: Rl, arguments: list[str]) -> str:
         time.sleep(0.3)
         os.write(master, b"\x1a")  # ^Z: only a shell with job control gives the prompt back
         until(r"(?i)stopped")
-        os.write(master, b"kill %1; echo on-'terminal'; tty\n")
+        os.write(master, b"kill -KILL %1; wait; echo on-'terminal'; tty\n")
         until(r"on-terminal\r\n/dev/pts/\d+")
         _resize(master, 80, 132)
         time.sleep(0.5)

@@ -118,10 +118,10 @@ def _read(path: str) -> bytes | None:
 def _sha256(data: bytes) -> bytes:
     # hashlib imports OpenSSL's bindings, 5 ms; the C module behind it has changed its name in Python 3.12.
     try:
-        from _sha2 import sha256  # type: ignore[import-not-found]
+        from _sha2 import sha256
     except ImportError:
         try:
-            from _sha256 import sha256  # type: ignore[import-not-found]
+            from _sha256 import sha256
         except ImportError:
             from hashlib import sha256
     digest: bytes = sha256(data).digest()
