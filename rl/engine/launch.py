@@ -45,8 +45,8 @@ def launch(
 ) -> None:
     """Run the container; returns only when a step failed, after telling the command line which."""
     work = Launch(paths, container_id, sock, lock, mode, message)
-    for span in spans:
-        prefork.send_progress(sock, span)
+    for progress in (*spans, {"ids": mode}):
+        prefork.send_progress(sock, progress)
     try:
         for name, step in STEPS:
             began = time.monotonic_ns()
@@ -79,6 +79,7 @@ class Launch:
         self.undo: list[Callable[[], object]] = []
         self.warnings: list[str] = []
         self.driver = ""
+        self.mounted_by: list[int] = []  # helpers that serve the root file system
         self.net_fd = -1
         self.user_fd = -1
         self.pending: network_setup.Pending | None = None
@@ -192,6 +193,7 @@ class Launch:
         self.driver = chosen.name
         mounted = rootfs.mount(self.paths, chosen, self.config, self.context.id_mode, self._note)
         self.helpers += mounted["pids"]
+        self.mounted_by = mounted["pids"]
         self.undo.append(lambda: chosen.unmount(mounted))
         self.context.rootfs = mounted["target"]
 
@@ -400,6 +402,7 @@ class Launch:
                 "stdin_open": self.config["stdin_open"],
                 "terminal": self.config["terminal"],
                 "helpers": self.helpers,
+                "wait_for_helpers": bool(self.config["network"].get("ports") or self.mounted_by),
                 "keep_fds": [fd for fd in (self.net_fd, self.user_fd) if fd >= 0],
                 "cgroup": self.cgroup.path if self.cgroup else "",
                 "stop_signal": self.config["stop_signal"],

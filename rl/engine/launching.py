@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from rl.errors import UsageError
+from rl.runtime import userns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from rl.config.model import ContainerConfig
     from rl.engine.context import Engine
+    from rl.engine.trace import Trace
 
 
 class Streams:
@@ -45,6 +47,43 @@ class Streams:
         if named:
             return cls("stdin" in named and config["stdin_open"], "stdout" in named, "stderr" in named, keys, proxy)
         return cls(config["stdin_open"], True, True, keys, proxy)
+
+
+class Progress:
+    """Takes what the monitor reports while it launches: steps for the trace, notes, warnings for the end."""
+
+    __slots__ = ("engine", "monitor", "trace", "warnings")
+
+    def __init__(self, engine: Engine, monitor: int, trace: Trace | None = None) -> None:
+        self.engine = engine
+        self.monitor = monitor
+        self.trace = trace
+        self.warnings: list[str] = []
+
+    def __call__(self, report: dict[str, Any]) -> None:
+        if "warning" in report:
+            self.warnings.append(report["warning"])
+        elif "note" in report:
+            self.engine.warn(report["note"])
+        elif report.get("ids") == "single":
+            self._tell_single()
+        elif "step" in report and self.trace is not None:
+            self.trace.add(report["step"], report["start"], report["end"], self.monitor)
+
+    def _tell_single(self) -> None:
+        """Which rung of the ladder this is, and what is missing for a better one; once a boot."""
+        stamp = f"{self.engine.paths.run}/told-single-id"
+        try:
+            os.close(os.open(stamp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except OSError:
+            return
+        why = userns.wanted_maps().why or "newuidmap or newgidmap failed"
+        self.warnings.append(f"containers have a single user id here: {why}")
+
+    def done(self) -> None:
+        """It runs: say what the user should know."""
+        for warning in self.warnings:
+            self.engine.warn(warning)
 
 
 def launch_message(engine: Engine, streams: Streams) -> dict[str, Any]:

@@ -113,19 +113,25 @@ def _monitor(paths: Paths, container_id: str, sock: _socket.socket) -> None:
     began = time.monotonic_ns()
     try:
         lock = take_lock(paths, container_id)
-        mode = userns.enter(paths.run, lock)
-        from rl.engine import launch  # imports the runtime while the command line still parses
+        mode = userns.enter(paths.run, lock, _import_launch)
     except BaseException as failure:
         error = failure
     ended = time.monotonic_ns()
     message = _receive(sock)
     if message is not None and error is None:
+        from rl.engine import launch
+
         spans = [{"step": "user namespace", "start": began, "end": ended}]
         launch.launch(paths, container_id, sock, lock, mode, message, spans)  # returns only when it failed
     elif error is not None and message is not None:
         send_progress(sock, {"error": to_wire(error)})
     if lock >= 0:
         forget_run_directory(paths, container_id)
+
+
+def _import_launch() -> None:
+    """The runtime and all that a launch needs, while the command line parses and ids are mapped."""
+    from rl.engine import launch  # noqa: F401
 
 
 def _receive(sock: _socket.socket) -> dict[str, Any] | None:

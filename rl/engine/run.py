@@ -10,7 +10,7 @@ import os
 import time
 
 from rl.engine import create as creation
-from rl.engine.launching import Streams, attach_streams, launch_message
+from rl.engine.launching import Progress, Streams, attach_streams, launch_message
 from rl.engine.prefork import prefork
 from rl.engine.trace import Trace, report
 from rl.errors import UsageError
@@ -48,14 +48,13 @@ def run(
         raise
     streams = Streams.of_run(config, options)
     message = launch_message(engine, streams)
-    warnings: list[str] = []
+    progress = Progress(engine, handle.pid, trace)
     try:
-        pid = handle.launch(message, lambda step: _on_step(engine, trace, handle.pid, step, warnings))
+        pid = handle.launch(message, progress)
     except BaseException:
         creation.discard(engine, config)
         raise
-    for warning in warnings:
-        engine.warn(warning)
+    progress.done()
     report(trace, options)
     if not streams.any:
         handle.sock.close()
@@ -63,11 +62,3 @@ def run(
         return 0
     return attach_streams(engine, config, handle.sock, streams, pid)
 
-
-def _on_step(engine: Engine, trace: Trace, pid: int, step: dict[str, Any], warnings: list[str]) -> None:
-    if "warning" in step:
-        warnings.append(step["warning"])
-    elif "note" in step:
-        engine.warn(step["note"])
-    elif "step" in step:
-        trace.add(step["step"], step["start"], step["end"], pid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rl.engine import containers
-from rl.engine.launching import Streams, attach_streams, launch_message
+from rl.engine.launching import Progress, Streams, attach_streams, launch_message
 from rl.engine.prefork import prefork
 from rl.errors import RlError, UsageError
 
@@ -52,17 +52,9 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
     stdin = bool(options.get("interactive")) and config["stdin_open"]
     streams = Streams(stdin, attached, attached, keys, options.get("sig_proxy", True))
     handle = prefork(paths, container_id)
-    warnings: list[str] = []
-
-    def on_step(step: dict[str, Any]) -> None:
-        if "warning" in step:
-            warnings.append(step["warning"])
-        elif "note" in step:
-            engine.warn(step["note"])
-
-    pid = handle.launch(launch_message(engine, streams), on_step)
-    for warning in warnings:
-        engine.warn(warning)
+    progress = Progress(engine, handle.pid)
+    pid = handle.launch(launch_message(engine, streams), progress)
+    progress.done()
     if attached:
         return attach_streams(engine, config, handle.sock, streams, pid)
     handle.sock.close()

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         client: dict[str, bool]  # its streams: stdin, stdout, stderr
         log: LogConfig
         helpers: list[int]  # pids to end with the container (pasta, fuse-overlayfs)
+        wait_for_helpers: bool  # the end waits for theirs: they hold published ports or mounts; default true
         keep_fds: list[int]  # to hold open as long as the container runs (namespaces)
         cgroup: str  # directory of the container's cgroup, "" when it has none
         oom_events: list[str]  # files with an oom_kill counter; default: memory.events of `cgroup`

@@ -159,7 +159,7 @@ def _clone(setup: Setup, created: Created) -> None:
             fork_beside(setup, created, _join, flags, child.STEPS)
             return
         try:
-            pid, pidfd = kclone.clone(flags)
+            pid, pidfd = _fork(setup, flags)
         except OSError as error:
             raise _cannot_clone(error) from None
         if pid == 0:
@@ -168,6 +168,24 @@ def _clone(setup: Setup, created: Created) -> None:
     finally:
         os.fchdir(here)
         os.close(here)
+
+
+def _fork(setup: Setup, flags: int) -> tuple[int, int]:
+    """clone(2), straight into the cgroup where the kernel can and lets us; else the child moves itself."""
+    procs = setup.cgroup_procs
+    if len(procs) == 1:
+        try:
+            cgroup = os.open(os.path.dirname(procs[0]), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return kclone.clone(flags)  # the child will say what is wrong with it
+        setup.cgroup_procs = []
+        try:
+            return kclone.clone(flags, cgroup)
+        except OSError:
+            setup.cgroup_procs = procs
+        finally:
+            os.close(cgroup)
+    return kclone.clone(flags)
 
 
 def _join(setup: Setup) -> None:
@@ -184,7 +202,7 @@ def fork_beside(setup: Setup, created: Created, join: Callable[[Setup], None], f
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
         try:
-            first, pidfd = kclone.clone(0)
+            first, pidfd = _fork(setup, 0)
             if first == 0:
                 _first_child(setup, write_end, join, flags, steps)
         finally:

@@ -182,11 +182,12 @@ def is_inside() -> bool:
     return _inside
 
 
-def enter(run: str, lock_fd: int | None = None) -> str:
+def enter(run: str, lock_fd: int | None = None, meanwhile: Callable[[], object] | None = None) -> str:
     """Move this single-threaded process into the shared user namespace and a mount namespace of its own.
 
     *lock_fd* is the caller's held lock file if it will stay as a monitor: its pid is written there,
-    under the creation lock, so that two first containers never make two namespaces.
+    under the creation lock, so that two first containers never make two namespaces. *meanwhile* is called
+    once, while newuidmap and newgidmap run if they must.
     Returns the id mode: full, root or single. Raises UnsupportedError where the host forbids it.
     """
     global _inside
@@ -203,12 +204,15 @@ def enter(run: str, lock_fd: int | None = None) -> str:
             os.close(fd)
             mode = current_mode()
         else:
-            mode = _create(wanted_maps())
+            mode = _create(wanted_maps(), meanwhile)
+            meanwhile = None
         _inside = True
         if lock_fd is not None:
             os.pwrite(lock_fd, str(host_pid).encode(), 0)
     finally:
         os.close(creation)
+    if meanwhile is not None:
+        meanwhile()
     ns.unshare(ns.CLONE_NEWNS)
     m.mount(None, "/", None, m.MS_REC | m.MS_SLAVE)
     return mode
@@ -223,7 +227,7 @@ def current_mode() -> str:
     return "root" if lines[0][1] == "0" else "full"
 
 
-def _create(maps: IdMaps) -> str:
+def _create(maps: IdMaps, meanwhile: Callable[[], object] | None = None) -> str:
     """unshare(CLONE_NEWUSER) and have it mapped; returns the mode that worked."""
     pid = os.getpid()
     uid, gid = os.getuid(), os.getgid()
@@ -244,6 +248,8 @@ def _create(maps: IdMaps) -> str:
     if writers:
         os.write(ready_w, b"gg")
     os.close(ready_w)
+    if meanwhile is not None:
+        meanwhile()
     failed = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child, _ in writers]
     if writers and not any(failed):
         return maps.mode
