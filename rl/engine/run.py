@@ -40,13 +40,13 @@ def run(
     engine.prefork = None
     try:
         config = creation.plan(engine, handle.container_id, image, command, options)
+        streams = Streams.of_run(config, options)
         began = trace.step("validate, resolve the image", began)
         creation.record(engine, config, options)
         began = trace.step("write the record", began)
     except BaseException:
         handle.abandon()
         raise
-    streams = Streams.of_run(config, options)
     message = launch_message(engine, streams)
     progress = Progress(engine, handle.pid, trace)
     try:
