@@ -327,7 +327,8 @@ class Launch:
         else:
             self.io.stdin = null
         # A container that runs as another user must be able to reopen them: /dev/stdout, /dev/stderr.
-        uid, gid = _outside(self.config["uid_map"], self.context.uid), _outside(self.config["gid_map"], self.context.gid)
+        uid = _outside(self.config["uid_map"], self.context.uid)
+        gid = _outside(self.config["gid_map"], self.context.gid)
         for fd in (self.io.stdout, self.io.stderr, self.io.stdin):
             if fd != null:
                 os.fchown(fd, uid, gid)
@@ -344,7 +345,8 @@ class Launch:
             from rl.runtime import external
 
             other = external.create(
-                self.config["runtime"], self.id, self.bundle, self.spec, self.io, run_dir=self.paths.run, cgroup_procs=procs
+                self.config["runtime"], self.id, self.bundle, self.spec, self.io, run_dir=self.paths.run,
+                cgroup_procs=procs,
             )
             self.created, self.start = other, lambda: external.start(other)
         self.undo.append(lambda: containers.end_process(self.created.pid, process.start_time(self.created.pid)))  # type: ignore[union-attr]
@@ -357,8 +359,9 @@ class Launch:
         pid = self.created.pid
         state: ContainerState = {
             "status": "running", "pid": pid, "pid_start": process.start_time(pid), "monitor_pid": os.getpid(),
-            "boot_id": process.boot_id(), "started": containers.now(), "finished": "", "exit_code": 0, "oom_killed": False,
-            "error": "", "driver": self.driver, "network": self._network_record(), "cgroup": self.cgroup.path if self.cgroup else "",
+            "boot_id": process.boot_id(), "started": containers.now(), "finished": "", "exit_code": 0,
+            "oom_killed": False, "error": "", "driver": self.driver, "network": self._network_record(),
+            "cgroup": self.cgroup.path if self.cgroup else "",
         }
         self.start()
         containers.write_state(self.paths, self.id, state)

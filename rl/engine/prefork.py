@@ -175,7 +175,8 @@ def take_lock(paths: Paths, container_id: str) -> int:
         except OSError as error:
             if error.errno != errno.ENOLCK:
                 raise
-            raise RlError(f"lock {directory}/lock: {error.strerror}", "put XDG_RUNTIME_DIR on a local file system") from None
+            hint = "put XDG_RUNTIME_DIR on a local file system"
+            raise RlError(f"lock {directory}/lock: {error.strerror}", hint) from None
         os.close(fd)
     raise StateError(f"container {container_id[:12]} is already running or being started")
 
