@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import images, users
-from tests.support.registry import Registry
+from support import images, users
+from support.registry import Registry
 
 Done = subprocess.CompletedProcess[str]
 

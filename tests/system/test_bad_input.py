@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import images, users
-from tests.support.registry import Registry
-from tests.system.conftest import Rl, eventually, free_port, unique_user
+from support import images, users
+from support.registry import Registry
+from system.conftest import Rl, eventually, free_port, unique_user
 
 
 @pytest.fixture(scope="module")

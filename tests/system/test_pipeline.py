@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import Rl, eventually, fetch, free_port
+from system.conftest import Rl, eventually, fetch, free_port
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import users
-from tests.support.registry import Registry
-from tests.system.conftest import Rl, disk_usage, eventually, fetch, free_port, make_lane, unique_user
+from support import users
+from support.registry import Registry
+from system.conftest import Rl, disk_usage, eventually, fetch, free_port, make_lane, unique_user
 
 
 @pytest.fixture(scope="module", params=("user", "fuse", "slirp", "root"))

@@ -26,7 +26,7 @@ from rl.errors import CommandNotFoundError, RlError, StateError, UsageError
 from rl.kernel import process as kp
 from rl.runtime import container, userns
 from rl.runtime.sync import Io
-from tests.unit.runtime.container_lab import make_lab, read_until, specification
+from unit.runtime.container_lab import make_lab, read_until, specification
 
 ID = "c0ffee" + "0" * 58
 

@@ -15,7 +15,7 @@ from rl.config.paths import Paths
 from rl.engine.context import Engine
 from rl.runtime import userns
 from rl.storage.trash import remove_tree
-from tests.support.registry import Registry, missing_programs
+from support.registry import Registry, missing_programs
 
 
 @pytest.fixture(scope="session")

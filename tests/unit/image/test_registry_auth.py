@@ -18,8 +18,8 @@ from rl.errors import AuthenticationError, RegistryError, RlError, UsageError
 from rl.image.auth import parse_challenges
 from rl.image.credentials import AuthFiles
 from rl.image.transport import PlainTextError, UntrustedError
-from tests.support.faulty import Faulty
-from tests.support.registry import Image, Registry, layer
+from support.faulty import Faulty
+from support.registry import Image, Registry, layer
 
 HELLO = layer({"hello": b"hello\n"})
 ANN = "ann:secret"

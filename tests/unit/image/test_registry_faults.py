@@ -19,8 +19,8 @@ from rl.engine.pull import pull
 from rl.errors import RegistryError, RlError, UnsupportedError, VerificationError
 from rl.image import store
 from rl.storage import layers
-from tests.support.faulty import Faulty
-from tests.support.registry import OCI, Image, Registry, digest_of, layer, make_image
+from support.faulty import Faulty
+from support.registry import OCI, Image, Registry, digest_of, layer, make_image
 
 BIG = layer({"big": random.Random(7).randbytes(3 << 20)})
 

@@ -26,7 +26,7 @@ from rl.errors import (
 from rl.image import store
 from rl.image.progress import Plain
 from rl.storage import layers
-from tests.support.registry import OCI, Image, Registry, digest_of, layer, make_image
+from support.registry import OCI, Image, Registry, digest_of, layer, make_image
 
 HELLO = layer({"hello": b"hello\n"})
 MORE = layer({"more": b"m" * 100_000})

@@ -21,8 +21,8 @@ from rl.errors import AuthenticationError, RegistryError, UsageError
 from rl.image import proxies
 from rl.image.certificates import Certificates
 from rl.image.transport import AbortedError, InterruptedTransferError, Transport, retry_after
-from tests.support.faulty import Faulty
-from tests.support.registry import Registry, layer, make_certificate
+from support.faulty import Faulty
+from support.registry import Registry, layer, make_certificate
 
 HELLO = layer({"hello": b"hello\n"})
 

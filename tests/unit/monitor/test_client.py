@@ -16,7 +16,7 @@ import pytest
 from rl.config.paths import Paths
 from rl.errors import RlError
 from rl.monitor import client, terminal
-from tests.unit.monitor.harness import Monitored, eventually, read_until
+from unit.monitor.harness import Monitored, eventually, read_until
 
 
 def sh(script: str) -> list[str]:

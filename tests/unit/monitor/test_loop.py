@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.monitor.harness import Monitored, eventually, read_until, receive, resize
+from unit.monitor.harness import Monitored, eventually, read_until, receive, resize
 
 #: in the launching process for its whole life, or in the lean interpreter from the first moment
 both = pytest.mark.parametrize("linger", [30.0, 0.001], ids=["forked", "lean"])

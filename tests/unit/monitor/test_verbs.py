@@ -19,7 +19,7 @@ from rl.engine.logs import logs, moment, records
 from rl.engine.stop import stop
 from rl.engine.wait import wait
 from rl.errors import NoSuchContainerError, StateError, UnsupportedError, UsageError
-from tests.unit.monitor.harness import Monitored, read_until
+from unit.monitor.harness import Monitored, read_until
 
 POLITE = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done"
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.02; done"

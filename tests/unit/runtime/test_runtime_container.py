@@ -18,7 +18,7 @@ from rl.kernel import process as kp
 from rl.kernel.namespaces import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUSER, open_namespace, unshare
 from rl.runtime import container, seccomp, userns
 from rl.runtime.sync import Io
-from tests.unit.runtime.container_lab import CAPABILITIES, Lab, make_lab, read_until, specification
+from unit.runtime.container_lab import CAPABILITIES, Lab, make_lab, read_until, specification
 
 
 @pytest.fixture

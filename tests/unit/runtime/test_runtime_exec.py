@@ -13,7 +13,7 @@ from rl.errors import CommandNotExecutableError, CommandNotFoundError, StateErro
 from rl.runtime import container, userns
 from rl.runtime import exec as runtime_exec
 from rl.runtime.sync import Io
-from tests.unit.runtime.container_lab import Lab, make_lab, read_until, specification
+from unit.runtime.container_lab import Lab, make_lab, read_until, specification
 
 
 class Running:
