@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Context:
     """What the monitor knows when it makes the specification."""
 
-    __slots__ = ("additional_gids", "binds", "cgroup_path", "gid", "home", "id_mode", "namespaces", "resources", "rootfs",
-                 "seccomp", "uid", "volumes")
+    __slots__ = ("additional_gids", "binds", "cgroup_path", "gid", "home", "id_mode", "namespaces", "resources",
+                 "rootfs", "seccomp", "uid", "volumes")
 
     def __init__(self) -> None:
         self.rootfs = ""
@@ -86,8 +86,6 @@ def _process(config: ContainerConfig, context: Context, no_new_privileges: bool)
         env.append(f"HOSTNAME={config['hostname']}")
     if "HOME" not in names:
         env.append(f"HOME={context.home}")
-    if config["timezone"] and config["timezone"] != "local" and "TZ" not in names:
-        env.append(f"TZ={config['timezone']}")
     command = config["command"]
     if config["init"]:
         command = ["/run/rl-init", "--", *command]
@@ -174,10 +172,12 @@ def _standard(config: ContainerConfig, context: Context) -> list[dict[str, Any]]
             for path in ("/dev/mqueue", "/dev/shm") if os.path.isdir(path)
         ]
     elif config["ipc_mode"] != "none":
-        mounts.append(_mount("/dev/shm", "tmpfs", f"rprivate,nosuid,noexec,nodev,mode=1777,size={config['shm_size']}", "shm"))
+        options = f"rprivate,nosuid,noexec,nodev,mode=1777,size={config['shm_size']}"
+        mounts.append(_mount("/dev/shm", "tmpfs", options, "shm"))
     if config["read_only"] and config["read_only_tmpfs"]:
         for path in ("/run", "/tmp", "/var/tmp"):
-            mounts.append(_mount(path, "tmpfs", "rw,rprivate,nosuid,nodev,tmpcopyup" + ("" if path == "/run" else ",mode=1777")))
+            mode = "" if path == "/run" else ",mode=1777"
+            mounts.append(_mount(path, "tmpfs", f"rw,rprivate,nosuid,nodev,tmpcopyup{mode}"))
     return mounts
 
 
@@ -190,6 +190,8 @@ def _requested(spec: Any, context: Context) -> dict[str, Any]:
         if not any(option.endswith(("shared", "slave", "private", "unbindable")) for option in options):
             options = [*options, "rprivate"]
         return {"destination": spec["destination"], "type": "bind", "source": spec["source"], "options": options}
+    if "U" in spec.get("options", []):
+        options += [f"uid={context.uid}", f"gid={context.gid}"]
     return {"destination": spec["destination"], "type": "tmpfs", "source": "tmpfs", "options": options}
 
 
@@ -203,8 +205,8 @@ def _devices(config: ContainerConfig) -> list[dict[str, Any]]:
             for host, target in wanted]
 
 
-_OWN_DEVICES = frozenset(("/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/random", "/dev/urandom", "/dev/console",
-                          "/dev/ptmx"))
+_OWN_DEVICES = frozenset(("/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/random", "/dev/urandom",
+                          "/dev/console", "/dev/ptmx"))
 
 
 def _host_devices() -> list[str]:

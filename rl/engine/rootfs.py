@@ -51,7 +51,8 @@ def _make(paths: Paths, config: ContainerConfig, missing: list[str], key: str, n
         plain = [diff_id for diff_id in missing if not layer_store.has(paths, diff_id)]
         if plain:
             _unpack(paths, config, plain, "")
-        note(f"first use of this image with --userns={config['userns']}: copying {len(missing)} layers with other owners")
+        what = f"copying {len(missing)} layers with other owners"
+        note(f"first use of this image with --userns={config['userns']}: {what}")
         ensure_mapped(paths, missing, key, config["uid_map"], config["gid_map"])
     else:
         _unpack(paths, config, missing, key)
@@ -68,7 +69,8 @@ def _unpack(paths: Paths, config: ContainerConfig, missing: list[str], key: str)
     for diff_id in missing:
         if diff_id not in blobs:
             raise RlError(
-                f"layer {diff_id[:19]} of image {config['image']} is gone", f"rl pull {config['image'] or config['image_id']}"
+                f"layer {diff_id[:19]} of image {config['image']} is gone",
+                f"rl pull {config['image'] or config['image_id']}",
             )
         path, media_type = blobs[diff_id]
         unpack_layer(paths, path, diff_id, media_type, id_key=key)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 def run(
-    engine: Engine, image: str, command: list[str], options: dict[str, Any], on_detached: Callable[[str], object] = print
+    engine: Engine, image: str, command: list[str], options: dict[str, Any],
+    on_detached: Callable[[str], object] = print,
 ) -> int:
     """Run *command* in a new container of *image*; its exit code, or 0 when detached.
 

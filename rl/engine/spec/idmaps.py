@@ -58,7 +58,8 @@ def parse(
         _refuse_unknown(mode, settings, ("uid", "gid", "size"))
         uid = integer(settings.get("uid", ids[0]), "--userns keep-id:uid", 0)
         gid = integer(settings.get("gid", ids[1]), "--userns keep-id:gid", 0)
-        return UserNamespace(idmap.keep_id_map(uid, limits[0] + 1), idmap.keep_id_map(gid, limits[1] + 1), f"{uid}:{gid}")
+        sizes = _keep_id_sizes(settings.get("size"), limits)
+        return UserNamespace(idmap.keep_id_map(uid, sizes[0]), idmap.keep_id_map(gid, sizes[1]), f"{uid}:{gid}")
     if mode == "nomap":
         _refuse_unknown(mode, settings, ())
         return UserNamespace(idmap.shift_map(1, limits[0]), idmap.shift_map(1, limits[1]))
@@ -68,10 +69,24 @@ def parse(
     return UserNamespace(idmap.shift_map(first, count), idmap.shift_map(first, count))
 
 
+def _keep_id_sizes(size: str | None, limits: tuple[int, int]) -> tuple[int, int]:
+    """How many of the shared uids and gids a keep-id map takes: all, or *size* ids beside the user's own."""
+    if size is None:
+        return limits[0] + 1, limits[1] + 1
+    count = integer(size, "--userns keep-id:size", 1)
+    if count > min(limits):
+        raise UnsupportedError(
+            f"--userns=keep-id:size={count}: this user has {min(limits)} subordinate ids",
+            "ask for fewer, or extend /etc/subuid and /etc/subgid",
+        )
+    return count + 1, count + 1
+
+
 def _refuse_unknown(mode: str, settings: dict[str, str], known: tuple[str, ...]) -> None:
     for key in settings:
         if key not in known:
-            raise UsageError(f"--userns={mode}: unknown option {key!r}", f"{mode} knows: {', '.join(known) or 'no options'}")
+            hint = f"{mode} knows: {', '.join(known) or 'no options'}"
+            raise UsageError(f"--userns={mode}: unknown option {key!r}", hint)
 
 
 def _free_range(count: int, limit: int, taken: list[tuple[int, int]]) -> int:
@@ -84,6 +99,7 @@ def _free_range(count: int, limit: int, taken: list[tuple[int, int]]) -> int:
     if first + count - 1 > limit:
         raise UnsupportedError(
             f"--userns=auto: no {count} free subordinate ids are left of {limit}",
-            "stop a container that has --userns=auto, ask for fewer with auto:size=N, or extend /etc/subuid and /etc/subgid",
+            "remove a container that has --userns=auto, ask for fewer with auto:size=N, or extend /etc/subuid and "
+            "/etc/subgid",
         )
     return first

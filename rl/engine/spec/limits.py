@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PERIOD = 100_000  # microseconds, the kernel's default
+_QUOTA_LEAST = 1000  # microseconds (kernel/sched/core.c, min_cfs_quota_period)
+_MOST = 1 << 63
 
 
 def resources(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,8 +38,12 @@ def _memory(options: Mapping[str, Any]) -> dict[str, int]:
             value = size(options[flag], f"--{flag.replace('_', '-')}")
             if value:
                 memory[key] = value
+    if memory.get("reservation", 0) > memory.get("limit", _MOST):
+        raise UsageError("--memory-reservation is above --memory", "the reservation is the softer limit")
+    swap = 0  # not given, as in Podman
     if "memory_swap" in options:
         swap = -1 if str(options["memory_swap"]) == "-1" else size(options["memory_swap"], "--memory-swap")
+    if swap:
         if "limit" not in memory:
             raise UsageError("--memory-swap needs --memory", "set both: --memory 512m --memory-swap 1g")
         if swap != -1 and swap < memory["limit"]:
@@ -56,15 +62,29 @@ def _cpu(options: Mapping[str, Any]) -> dict[str, Any]:
         count = number(options["cpus"], "--cpus")
         if count:
             cpu = {"quota": round(count * _PERIOD), "period": _PERIOD}
+            if cpu["quota"] < _QUOTA_LEAST:
+                raise UsageError(f"--cpus {options['cpus']} is too little", "0.01 is the least the kernel grants")
     if "cpu_period" in options:
         cpu["period"] = integer(options["cpu_period"], "--cpu-period", 1000, 1_000_000)
     if "cpu_quota" in options:
         quota = integer(options["cpu_quota"], "--cpu-quota")
+        if 0 < quota < _QUOTA_LEAST:
+            raise UsageError(f"--cpu-quota {quota} is too little", f"{_QUOTA_LEAST} microseconds are the least")
         if quota > 0:
             cpu["quota"] = quota
     if "cpu_shares" in options:
         cpu["shares"] = integer(options["cpu_shares"], "--cpu-shares", 0)
     for flag, key in (("cpuset_cpus", "cpus"), ("cpuset_mems", "mems")):
         if options.get(flag):
-            cpu[key] = options[flag]
+            cpu[key] = _number_list(options[flag], f"--{flag.replace('_', '-')}")
     return cpu
+
+
+def _number_list(text: str, flag: str) -> str:
+    """cpuset(7), List format: ``0-3,7``; the kernel says EINVAL only, and late."""
+    for item in text.split(","):
+        first, dash, last = item.strip().partition("-")
+        low = integer(first, flag, 0)
+        if dash and integer(last, flag, 0) < low:
+            raise UsageError(f"{flag}: {item!r} ends before it begins", "write numbers and ranges: 0-3,7")
+    return text

@@ -29,12 +29,8 @@ _TMPFS_VALUES = ("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol",
 def mounts(options: Mapping[str, Any], image_volumes: list[str]) -> list[MountSpec]:
     """All requested mounts, image volumes last; two on one destination are an error as in Podman."""
     found: list[MountSpec] = []
-    for text in options.get("volume", []):
-        found.append(parse_volume(text))
-    for text in options.get("mount", []):
-        found.append(parse_mount(text))
-    for text in options.get("tmpfs", []):
-        found.append(parse_tmpfs(text))
+    for flag, parse in (("volume", parse_volume), ("mount", parse_mount), ("tmpfs", parse_tmpfs)):
+        found += [parse(text) for text in options.get(flag, [])]
     seen: set[str] = set()
     for spec in found:
         if spec["destination"] in seen:
@@ -45,15 +41,17 @@ def mounts(options: Mapping[str, Any], image_volumes: list[str]) -> list[MountSp
         destination = _destination(path, "VOLUME of the image")
         if destination in seen or mode == "ignore":
             continue
+        seen.add(destination)
         if mode == "tmpfs":
-            found.append({"type": "tmpfs", "source": "tmpfs", "destination": destination, "options": [*_TMPFS_DEFAULTS]})
+            tmpfs = [*_TMPFS_DEFAULTS]
+            found.append({"type": "tmpfs", "source": "tmpfs", "destination": destination, "options": tmpfs})
         else:
             found.append({"type": "volume", "source": "", "destination": destination, "options": [], "anonymous": True})
     return found
 
 
 def parse_volume(text: str) -> MountSpec:
-    """``[SOURCE:]DESTINATION[:OPTIONS]``; a source with a slash is a host path, else a volume's name."""
+    """``[SOURCE:]DESTINATION[:OPTIONS]``; a source that begins with / or . is a host path, else a volume's name."""
     parts = text.split(":")
     if len(parts) > 3 or not all(parts[:2]):
         raise UsageError(f"-v {text!r} is not a volume", "write -v [SOURCE:]DESTINATION[:OPTIONS]")
@@ -65,12 +63,9 @@ def parse_volume(text: str) -> MountSpec:
     for flag in flags:
         if flag not in _VOLUME_OPTIONS:
             raise UsageError(f"-v {text!r}: unknown option {flag!r}", f"known: {', '.join(sorted(_VOLUME_OPTIONS))}")
-    if source.startswith(("/", "./", "../")) or source in (".", ".."):
-        path = os.path.abspath(source)
-        if not os.path.lexists(path):
-            raise UsageError(f"-v {text}: no such file or directory: {path}", f"create it first: mkdir -p {path}")
-        return {"type": "bind", "source": path, "destination": destination, "options": ["rbind", *_clean(flags)]}
-    return _volume(source, destination, flags)
+    if source.startswith(("/", ".")):
+        return _bind(source, destination, flags, f"-v {text}")
+    return _volume(source, destination, flags, f"-v {text}")
 
 
 def _clean(flags: list[str]) -> list[str]:
@@ -78,7 +73,25 @@ def _clean(flags: list[str]) -> list[str]:
     return [flag for flag in flags if flag not in ("z", "Z", "copy", "nocopy", "rbind", "rw")]
 
 
-def _volume(name: str, destination: str, flags: list[str]) -> MountSpec:
+def _bind(source: str, destination: str, flags: list[str], flag: str) -> MountSpec:
+    path = os.path.abspath(source)
+    if not os.path.lexists(path):
+        raise UsageError(f"{flag}: no such file or directory: {path}", f"create it first: mkdir -p {path}")
+    recursive = "bind" if "bind" in flags else "rbind"
+    options = [recursive, *(option for option in _clean(flags) if option != "bind")]
+    return {"type": "bind", "source": path, "destination": destination, "options": options}
+
+
+_NAME_FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+_NAME_REST = _NAME_FIRST | frozenset("_.-")
+
+
+def _volume(name: str, destination: str, flags: list[str], flag: str) -> MountSpec:
+    if name[0] not in _NAME_FIRST or not _NAME_REST.issuperset(name) or len(name) > 255:
+        raise UsageError(
+            f"{flag}: {name!r} is not a volume's name",
+            "use letters, digits, '_', '.' and '-'; the path of a directory begins with / or ./",
+        )
     return {
         "type": "volume", "source": name, "destination": destination, "options": _clean(flags),
         "no_copy": "nocopy" in flags,
@@ -93,7 +106,8 @@ def parse_mount(text: str) -> MountSpec:
         fields[_ALIASES.get(key.strip().lower(), key.strip().lower())] = value
     kind = fields.pop("type", "volume")
     if kind not in ("bind", "volume", "tmpfs"):
-        raise UsageError(f"--mount {text!r}: type {kind!r} is not available", "use type=bind, type=volume or type=tmpfs")
+        hint = "use type=bind, type=volume or type=tmpfs"
+        raise UsageError(f"--mount {text!r}: type {kind!r} is not available", hint)
     if not fields.get("destination"):
         raise UsageError(f"--mount {text!r} has no destination", "add destination=/path/in/container")
     destination = _destination(fields.pop("destination"), "--mount")
@@ -106,17 +120,10 @@ def parse_mount(text: str) -> MountSpec:
     if kind == "bind":
         if not source:
             raise UsageError(f"--mount {text!r}: a bind mount needs source=/path/on/host")
-        path = os.path.abspath(source)
-        if not os.path.lexists(path):
-            raise UsageError(f"--mount {text}: no such file or directory: {path}", f"create it first: mkdir -p {path}")
-        recursive = "bind" if "bind" in flags else "rbind"
-        return {
-            "type": "bind", "source": path, "destination": destination,
-            "options": [recursive, *(flag for flag in _clean(flags) if flag != "bind")],
-        }
+        return _bind(source, destination, flags, f"--mount {text}")
     if not source:
         return {"type": "volume", "source": "", "destination": destination, "options": _clean(flags), "anonymous": True}
-    return _volume(source, destination, flags)
+    return _volume(source, destination, flags, f"--mount {text}")
 
 
 _ALIASES = {"src": "source", "target": "destination", "dst": "destination", "ro": "readonly", "tmpfs-size": "size",
@@ -162,7 +169,7 @@ def _tmpfs_fields(fields: dict[str, str], text: str) -> list[str]:
             options.append(key)
         else:
             raise UsageError(f"--mount {text!r}: unknown tmpfs option {key!r}")
-    return [*_TMPFS_DEFAULTS, *options]
+    return _tmpfs_options(options)
 
 
 _TMPFS_DEFAULTS = ("nosuid", "nodev", "rprivate", "tmpcopyup")
@@ -175,12 +182,18 @@ def parse_tmpfs(text: str) -> MountSpec:
     for option in filter(None, rest.split(",")):
         key, equals, _ = option.partition("=")
         if (equals and key not in _TMPFS_VALUES) or (not equals and key not in _TMPFS_FLAGS):
-            raise UsageError(f"--tmpfs {text!r}: unknown option {option!r}", "use size=, mode=, ro, noexec, nosuid, nodev …")
+            hint = "use size=, mode=, ro, noexec, nosuid, nodev …"
+            raise UsageError(f"--tmpfs {text!r}: unknown option {option!r}", hint)
         options.append(option)
     return {
         "type": "tmpfs", "source": "tmpfs", "destination": _destination(path, "--tmpfs"),
-        "options": [*_TMPFS_DEFAULTS, *options],
+        "options": _tmpfs_options(options),
     }
+
+
+def _tmpfs_options(asked: list[str]) -> list[str]:
+    options = [*_TMPFS_DEFAULTS, *asked]
+    return [o for o in options if o not in ("tmpcopyup", "notmpcopyup")] if "notmpcopyup" in asked else options
 
 
 def _destination(path: str, flag: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rl.engine.spec.values import boolean
+from rl.engine.spec.values import boolean, integer
 from rl.errors import UnsupportedError, UsageError
 
 TYPE_CHECKING = False
@@ -104,7 +104,8 @@ def security_options(items: Iterable[str]) -> SecurityOptions:
             result.unmask += value.split(":")
         elif key == "label":
             if value != "disable" and not os.path.isdir("/sys/fs/selinux/booleans"):
-                raise UnsupportedError(f"--security-opt {item}: this host has no SELinux", "leave it out, or use label=disable")
+                hint = "leave it out, or use label=disable"
+                raise UnsupportedError(f"--security-opt {item}: this host has no SELinux", hint)
             if value != "disable":
                 raise UnsupportedError(f"--security-opt {item}: rl applies no SELinux labels", "use label=disable")
         elif key == "apparmor" and value == "unconfined":
@@ -141,6 +142,7 @@ def _matches(path: str, pattern: str) -> bool:
 
 _RLIMITS = ("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
             "rtprio", "rttime", "sigpending", "stack")
+_RLIM_INFINITY = 2**64 - 1
 
 
 def ulimits(items: Iterable[str]) -> list[dict[str, Any]]:
@@ -154,11 +156,12 @@ def ulimits(items: Iterable[str]) -> list[dict[str, Any]]:
         soft, colon, hard = values.partition(":")
         if name not in _RLIMITS or not equals:
             raise UsageError(f"--ulimit: {item!r} is not a limit", "write NAME=SOFT[:HARD], such as nofile=1024:2048")
-        limits = []
-        for value in (soft, hard if colon else soft):
-            if value not in ("-1", "unlimited") and not value.isdigit():
-                raise UsageError(f"--ulimit {item!r}: {value!r} is not a number")
-            limits.append(2**64 - 1 if value in ("-1", "unlimited") else int(value))
+        limits = [
+            _RLIM_INFINITY if value in ("-1", "unlimited") else integer(value, f"--ulimit {name}", 0)
+            for value in (soft, hard if colon else soft)
+        ]
+        if max(limits) > _RLIM_INFINITY:
+            raise UsageError(f"--ulimit {item!r}: the limit is too large", "write -1 for no limit")
         if limits[0] > limits[1]:
             raise UsageError(f"--ulimit {item!r}: the soft limit is above the hard limit")
         result.append({"type": f"RLIMIT_{name.upper()}", "soft": limits[0], "hard": limits[1]})
@@ -198,4 +201,11 @@ def device(text: str) -> tuple[str, str, str]:
         raise UsageError(f"--device: {text!r} is not a device", "write /dev/HOST[:/dev/CONTAINER][:rwm]")
     if not os.path.exists(host):
         raise UsageError(f"--device {host}: no such file or directory")
+    # The node itself is mounted, and a device cgroup is not ours to set: what its permissions give cannot be narrowed.
+    for letter, access, word in (("r", os.R_OK, "read"), ("w", os.W_OK, "write")):
+        if letter not in permissions and os.access(host, access):
+            raise UnsupportedError(
+                f"--device {text}: the container could {word} {host} all the same",
+                "without root, a container has the rights that the user has: leave the permissions out",
+            )
     return host, target, permissions

@@ -22,17 +22,18 @@ def size(text: str, flag: str) -> int:
         value = float(number)
     except ValueError:
         value = -1.0
-    if value < 0 or value != value or value == float("inf"):
-        raise UsageError(f"{flag}: {text!r} is not a size", "write a number with an optional unit b, k, m, g or t: 512m")
+    if not 0 <= value * unit < 1 << 63:  # what the kernel can hold; false for NaN too
+        raise UsageError(f"{flag}: {text!r} is not a size", "write a number, with a unit b, k, m, g or t: 512m")
     return int(value * unit)
 
 
 def integer(text: object, flag: str, low: int | None = None, high: int | None = None) -> int:
     """The whole number *text*, within the bounds."""
-    try:
-        value = int(str(text), 10)
-    except ValueError:
-        raise UsageError(f"{flag}: {text!r} is not a whole number") from None
+    word = str(text).strip()
+    digits = word[1:] if word[:1] in ("-", "+") else word
+    if not (digits.isascii() and digits.isdigit()):  # int() takes 1_000 and the digits of all scripts
+        raise UsageError(f"{flag}: {text!r} is not a whole number")
+    value = int(word)
     if (low is not None and value < low) or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"{low} to {high}"
         raise UsageError(f"{flag}: {value} is out of range ({bounds})")
@@ -50,11 +51,13 @@ def number(text: object, flag: str) -> float:
     return value
 
 
-def pairs(items: list[str], flag: str) -> dict[str, str]:
-    """``KEY=VALUE`` items as a dict; a missing ``=`` means an empty value."""
+def pairs(items: list[str], flag: str, strict: bool = False) -> dict[str, str]:
+    """``KEY=VALUE`` items as a dict; a missing ``=`` means an empty value, or with *strict* an error."""
     result = {}
     for item in items:
-        key, _, value = item.partition("=")
+        key, equals, value = item.partition("=")
+        if strict and not equals:
+            raise UsageError(f"{flag}: {item!r} has no value", f"write {flag} KEY=VALUE")
         if not key:
             raise UsageError(f"{flag}: {item!r} has no key", f"write {flag} KEY=VALUE")
         result[key] = value
@@ -62,10 +65,12 @@ def pairs(items: list[str], flag: str) -> dict[str, str]:
 
 
 def comma_list(text: str) -> list[str]:
-    """The fields of a CSV line: ``a,"b,c",d`` are three."""
+    """The fields of a CSV line: ``a,"b,c",d`` are three. Raises UsageError for an open quotation."""
     fields, current, quoted = [], "", False
-    for character in text:
+    for index, character in enumerate(text):
         if character == '"':
+            if not quoted and text[index - 1 : index] == '"':
+                current += character  # a doubled quote inside quotes is one (RFC 4180)
             quoted = not quoted
         elif character == "," and not quoted:
             fields.append(current)
@@ -73,6 +78,8 @@ def comma_list(text: str) -> list[str]:
         else:
             current += character
     fields.append(current)
+    if quoted:
+        raise UsageError(f"{text!r}: a quotation mark is not closed")
     return fields
 
 
@@ -87,7 +94,7 @@ def boolean(text: str, flag: str) -> bool:
 
 
 def label_files(paths: list[str], flag: str) -> list[str]:
-    """The non-comment lines of *paths*."""
+    """The lines of *paths* without comments and empty ones; a value keeps the blanks at its end."""
     lines = []
     for path in paths:
         try:
@@ -95,7 +102,6 @@ def label_files(paths: list[str], flag: str) -> list[str]:
                 content = file.read()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{flag} {path}: {getattr(error, 'strerror', None) or error}") from None
-        for line in content.splitlines():
-            if line.strip() and not line.lstrip().startswith("#"):
-                lines.append(line.strip() if "=" in line else line.strip())
+        found = [line.lstrip() for line in content.split("\n")]  # splitlines() splits at form feeds and U+2028 too
+        lines += [line if "=" in line else line.rstrip() for line in found if line and not line.startswith("#")]
     return lines
