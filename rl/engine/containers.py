@@ -13,7 +13,15 @@ import os
 import time
 
 from rl.config.jsonio import read_json, write_json
-from rl.errors import AmbiguousNameError, ConflictError, CorruptRecordError, NoSuchContainerError, RlError, UsageError
+from rl.errors import (
+    AmbiguousNameError,
+    ConflictError,
+    CorruptRecordError,
+    NoSuchContainerError,
+    RlError,
+    StateError,
+    UsageError,
+)
 from rl.kernel import process
 from rl.runtime import userns
 
@@ -49,27 +57,51 @@ def take_name(paths: Paths, name: str, container_id: str) -> None:
     """Give *name* to the container, or raise ConflictError: symlink(2) fails when it exists."""
     link = f"{paths.names}/{name}"
     target = f"../containers/{container_id}"
-    for _ in range(2):
+    while True:
         try:
             os.symlink(target, link)
             return
         except FileExistsError:
             pass
-        owner = os.path.basename(os.readlink(link))
-        if os.path.isdir(paths.container(owner)) or _being_made(paths, owner):
+        owner = _free_stale(paths, link)
+        if owner:
             raise ConflictError(
                 f"the container name {name!r} is already in use by {owner[:12]}",
                 f"remove that container with `rl rm {name}`, use --replace, or choose another name",
             )
-        os.unlink(link)  # a killed removal left it
-    raise ConflictError(f"the container name {name!r} is already in use")
+
+
+def _free_stale(paths: Paths, link: str) -> str:
+    """The container that has the name *link*; "" when it is free now, for a killed removal had left it.
+
+    Under a lock: between the look at a stale link and its removal another process could have taken the name.
+    """
+    names = os.open(paths.names, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(names, fcntl.LOCK_EX)
+        owner = os.path.basename(os.readlink(link))
+        if os.path.isdir(paths.container(owner)) or _being_made(paths, owner):
+            return owner
+        os.unlink(link)
+    except FileNotFoundError:
+        pass  # its container was removed this moment
+    finally:
+        os.close(names)
+    return ""
 
 
 def hold_staging(directory: str) -> int:
-    """A held lock on a staging directory: while it is open, the directory belongs to a living process."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    return fd
+    """Make a staging directory; while the returned descriptor is open, it belongs to a living process."""
+    while True:
+        os.mkdir(directory, 0o700)
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # swept before it was locked
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:
+            return fd
+        os.close(fd)
 
 
 def _being_made(paths: Paths, container_id: str) -> bool:
@@ -81,14 +113,16 @@ def _being_made(paths: Paths, container_id: str) -> bool:
         # It may have become the container this very moment.
         return os.path.isdir(paths.container(container_id))
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # kept until it is gone: see hold_staging
+        for name in os.listdir(fd):
+            os.unlink(name, dir_fd=fd)
+        os.rmdir(staging)
     except BlockingIOError:
         return True
+    except FileNotFoundError:  # it became the container, or somebody else swept it
+        return os.path.isdir(paths.container(container_id))
     finally:
         os.close(fd)
-    for name in os.listdir(staging):
-        os.unlink(f"{staging}/{name}")
-    os.rmdir(staging)
     return False
 
 
@@ -100,9 +134,8 @@ def sweep(paths: Paths) -> None:
     for name in os.listdir(paths.names):
         link = f"{paths.names}/{name}"
         try:
-            owner = os.path.basename(os.readlink(link))
-            if not os.path.isdir(paths.container(owner)) and not _being_made(paths, owner):
-                os.unlink(link)
+            if not os.path.isdir(paths.container(os.path.basename(os.readlink(link)))):
+                _free_stale(paths, link)
         except OSError:
             continue
 
@@ -125,7 +158,8 @@ def find(paths: Paths, name: str) -> str:
         if container_id and os.path.exists(f"{paths.container(container_id)}/config.json"):
             return container_id
         if _HEX.issuperset(name):
-            found = [i for i in ids(paths) if i.startswith(name) and os.path.exists(f"{paths.container(i)}/config.json")]
+            found = [i for i in ids(paths) if i.startswith(name)]
+            found = [i for i in found if os.path.exists(f"{paths.container(i)}/config.json")]
             if len(found) == 1:
                 return found[0]
             if found:
@@ -174,18 +208,57 @@ def read_state(paths: Paths, container_id: str) -> ContainerState:
             state: ContainerState = _read(path)  # type: ignore[assignment]
         except FileNotFoundError:
             raise NoSuchContainerError(f"no such container {container_id[:12]}") from None
-        if state.get("status") not in LIVE:
+        if not _is_state(state):
+            raise CorruptRecordError(f"read {path}: no state of a container", _CORRUPT_HINT)
+        if state["status"] not in LIVE or userns.monitor_pid(f"{paths.container_run(container_id)}/lock"):
             return state
-        if userns.monitor_pid(f"{paths.container_run(container_id)}/lock"):
-            return state
-        # The monitor may have written its last word between our two looks: look again.
-        if state == _read(path):
-            return _bury(paths, container_id, state)
+        buried = _bury(paths, container_id, state)
+        if buried:
+            return buried
     return state
 
 
-def _bury(paths: Paths, container_id: str, state: ContainerState) -> ContainerState:
-    """Record the end of a container whose monitor is gone, and end what it left running."""
+def _is_state(state: ContainerState) -> bool:
+    """Whether it has what the correction needs, of the right types."""
+    helpers = state.get("network", {}).get("helpers", []) if isinstance(state.get("network", {}), dict) else None
+    return (
+        isinstance(state.get("status"), str)
+        and all(isinstance(state.get(key, 0), int) for key in ("pid", "pid_start", "exit_code"))
+        and isinstance(helpers, list)
+        and all(isinstance(item, list) and [type(number) for number in item] == [int, int] for item in helpers)
+    )
+
+
+def _bury(paths: Paths, container_id: str, state: ContainerState) -> ContainerState | None:
+    """Record the end of a container whose monitor is gone, and end what it left running.
+
+    Holds the lock meanwhile, as a monitor would: `rl start` must not be undone by one that only looks.
+    None when the record has changed or the lock is taken: look again.
+    """
+    from rl.engine.prefork import forget_run_directory, take_lock
+
+    try:
+        lock = take_lock(paths, container_id)
+    except StateError:
+        return None
+    except OSError:
+        lock = -1  # no space, no permission: the truth is told all the same
+    try:
+        try:
+            if _read(f"{paths.container(container_id)}/state.json") != state:
+                return None  # the monitor wrote its last word between our two looks
+        except FileNotFoundError:
+            return None
+        _end_of(paths, container_id, state)
+        return state
+    finally:
+        forget_run_directory(paths, container_id)
+        if lock >= 0:
+            os.close(lock)
+
+
+def _end_of(paths: Paths, container_id: str, state: ContainerState) -> None:
+    """Write the end that the monitor could not write."""
     same_boot = state.get("boot_id") == process.boot_id()
     if same_boot:
         end_process(state.get("pid", 0), state.get("pid_start", 0))
@@ -201,16 +274,6 @@ def _bury(paths: Paths, container_id: str, state: ContainerState) -> ContainerSt
         write_state(paths, container_id, state)
     except OSError:
         pass  # a full disk: the truth is told all the same
-    for name in ("lock", "attach"):
-        try:
-            os.unlink(f"{paths.container_run(container_id)}/{name}")
-        except OSError:
-            pass
-    try:
-        os.rmdir(paths.container_run(container_id))
-    except OSError:
-        pass
-    return state
 
 
 def end_process(pid: int, start: int) -> None:

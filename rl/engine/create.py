@@ -162,7 +162,7 @@ def _identity(engine: Engine, config: ContainerConfig, options: dict[str, Any]) 
     labels.update(values.pairs(values.label_files(options.get("label_file", []), "--label-file"), "--label-file"))
     labels.update(values.pairs(options.get("label", []), "--label"))
     config["labels"] = labels
-    config["annotations"] = values.pairs(options.get("annotation", []), "--annotation")
+    config["annotations"] = values.pairs(options.get("annotation", []), "--annotation", strict=True)
 
 
 _NAMESPACE_FLAGS = (
@@ -217,7 +217,7 @@ def _taken_ranges(engine: Engine, text: str) -> list[tuple[int, int]]:
 def _hostname(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> str:
     given: str = options.get("hostname", "")
     if given:
-        if len(given) > 64:
+        if len(given.encode(errors="surrogateescape")) > 64:  # sethostname(2), __NEW_UTS_LEN
             raise UsageError("--hostname is longer than 64 bytes")
         if config["uts_mode"] != "private":
             raise UsageError(f"--hostname cannot be set with --uts={config['uts_mode']}")
@@ -252,7 +252,8 @@ def _network(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -
     files.check_dns(options.get("dns", []))
     for value in options.get("add_host", []):
         files.parse_add_host(value)
-    for flag, key in (("dns", "dns"), ("dns_search", "dns_search"), ("dns_option", "dns_options"), ("add_host", "add_hosts")):
+    for flag, key in (("dns", "dns"), ("dns_search", "dns_search"), ("dns_option", "dns_options"),
+                      ("add_host", "add_hosts")):
         request[key] = list(options.get(flag, []))  # type: ignore[literal-required]
     request["no_hosts"] = bool(options.get("no_hosts"))
     config["network"] = request
@@ -275,8 +276,9 @@ def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]
         config["options"]["init_path"] = _find_init(options)
 
 
-_INITS = ("/usr/libexec/podman/catatonit", "/usr/libexec/catatonit/catatonit", "/usr/bin/catatonit", "/usr/bin/tini-static",
-          "/usr/bin/dumb-init", "/usr/bin/docker-init", "/usr/libexec/docker/docker-init", "/sbin/tini")
+_INITS = ("/usr/libexec/podman/catatonit", "/usr/libexec/catatonit/catatonit", "/usr/bin/catatonit",
+          "/usr/bin/tini-static", "/usr/bin/dumb-init", "/usr/bin/docker-init",
+          "/usr/libexec/docker/docker-init", "/sbin/tini")
 
 
 def _find_init(options: dict[str, Any]) -> str:
@@ -300,7 +302,7 @@ def _security(engine: Engine, config: ContainerConfig, options: dict[str, Any]) 
         raise NotFoundError(f"--security-opt seccomp={chosen.seccomp}: no such file")
     config["ulimits"] = list(options.get("ulimit", []))
     security.ulimits(config["ulimits"])
-    config["sysctl"] = values.pairs(options.get("sysctl", []), "--sysctl")
+    config["sysctl"] = values.pairs(options.get("sysctl", []), "--sysctl", strict=True)
     security.check_sysctls(config["sysctl"], config["network"].get("mode", ""), config["ipc_mode"])
     config["limits"] = limits.resources(options)
 
@@ -309,7 +311,8 @@ def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any
     """Stop signal and timeout, log, detach keys."""
     from rl.config.signals import parse_signal
 
-    config["stop_signal"] = parse_signal(options.get("stop_signal") or config["image_config"].get("StopSignal") or "TERM")
+    image = config["image_config"]
+    config["stop_signal"] = parse_signal(options.get("stop_signal") or image.get("StopSignal") or "TERM")
     config["stop_timeout"] = values.integer(options.get("stop_timeout", 10), "--stop-timeout", 0)
     config["detach_keys"] = options.get("detach_keys", "ctrl-p,ctrl-q")
     config["log"] = _log(engine, config, options)
@@ -354,7 +357,6 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
     staging = f"{paths.containers}/.{container_id}.new"
     held = -1
     try:
-        os.mkdir(staging, 0o700)
         held = containers.hold_staging(staging)
         _take_name(engine, config, bool(options.get("replace")))
         state = {"status": "created", "pid": 0, "started": "", "finished": "", "exit_code": 0}
@@ -367,7 +369,8 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
     except BaseException as error:
         _undo(engine, config, staging, options.get("cidfile", ""))
         if isinstance(error, OSError):
-            raise RlError(f"write the record of container {container_id[:12]}: {error.strerror}", _disk_hint(error)) from None
+            what = f"write the record of container {container_id[:12]}: {error.strerror}"
+            raise RlError(what, _disk_hint(error)) from None
         raise
     finally:
         if held >= 0:

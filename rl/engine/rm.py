@@ -7,9 +7,12 @@ files, many of which belong to subordinate ids, are deleted inside the user name
 from __future__ import annotations
 
 import os
+import time as clock
 
 from rl.engine import containers
-from rl.errors import ConflictError, CorruptRecordError, NoSuchContainerError, RlError
+from rl.engine.prefork import forget_run_directory, take_lock
+from rl.errors import ConflictError, CorruptRecordError, NoSuchContainerError, RlError, StateError
+from rl.runtime import userns
 from rl.storage import trash
 
 TYPE_CHECKING = False
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
     from rl.config.model import ContainerConfig
     from rl.config.paths import Paths
     from rl.engine.context import Engine
+
+
+#: Seconds to wait for a container that is being started, or whose monitor was told to end.
+_PATIENCE = 30.0
 
 
 def rm(
@@ -46,6 +53,7 @@ def rm(
             continue
         results.append((shown, None))
     trash.empty(paths)
+    containers.sweep(paths)
     return results
 
 
@@ -74,24 +82,63 @@ def _remove(engine: Engine, container_id: str, force: bool, time: int | None, wi
     config: ContainerConfig = {}
     try:
         config = containers.read_config(paths, container_id)
-        status = containers.read_state(paths, container_id).get("status", "")
     except CorruptRecordError:
         if not force:
             raise
-        status = ""
-    if status in containers.LIVE:
-        if not force:
-            raise ConflictError(
-                f"cannot remove container {container_id} as it is {status} - running or paused containers cannot be removed "
-                "without force: container state improper",
-                f"stop it first with `rl stop {config['name']}`, or use `rl rm --force`",
-            )
-        _stop(engine, container_id, time)
-    _forget(paths, container_id, config)
+    lock = _hold(engine, container_id, force, time)
+    try:
+        _forget(paths, container_id, config)
+    finally:
+        forget_run_directory(paths, container_id)
+        if lock >= 0:
+            os.close(lock)
     if with_volumes or config.get("remove"):
         for spec in config.get("mounts", []):
             if spec.get("anonymous"):
                 trash.discard(paths, f"{paths.volumes}/{spec['source']}")
+
+
+def _hold(engine: Engine, container_id: str, force: bool, time: int | None) -> int:
+    """The held lock of the container, which no `rl start` gets meanwhile; with *force* it is stopped first.
+
+    -1 where no lock can be had, as on a full disk. Raises ConflictError, StateError, CorruptRecordError.
+    """
+    deadline = clock.monotonic() + _PATIENCE
+    while True:
+        try:
+            status = containers.read_state(engine.paths, container_id).get("status", "")
+        except NoSuchContainerError:
+            status = ""  # its monitor removed it, or state.json is lost
+        except CorruptRecordError:
+            if not force:
+                raise
+            status = ""
+            _end_monitor(engine.paths, container_id)
+        if status in containers.LIVE:
+            if not force:
+                raise ConflictError(
+                    f"cannot remove container {container_id} as it is {status} - running or paused containers "
+                    "cannot be removed without force: container state improper",
+                    f"stop it first with `rl stop {container_id[:12]}`, or use `rl rm --force`",
+                )
+            _stop(engine, container_id, time)
+        try:
+            return take_lock(engine.paths, container_id)
+        except StateError:  # it is being started
+            if not force or clock.monotonic() > deadline:
+                raise
+        except OSError:
+            return -1
+
+
+def _end_monitor(paths: Paths, container_id: str) -> None:
+    """Where the record does not tell what to stop: its monitor, told to end, stops the container first."""
+    pid = userns.monitor_pid(f"{paths.container_run(container_id)}/lock")
+    if pid > 0:
+        try:
+            os.kill(pid, 15)
+        except OSError:
+            pass
 
 
 def _stop(engine: Engine, container_id: str, time: int | None) -> None:
