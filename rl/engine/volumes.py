@@ -5,6 +5,7 @@ Called by the monitor, inside the user namespace, when it launches a container.
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 from rl.config.jsonio import write_json
@@ -20,15 +21,18 @@ if TYPE_CHECKING:
 def ensure(paths: Paths, name: str, anonymous: bool = False) -> tuple[str, bool]:
     """(data directory, whether it was made now) of volume *name*; mkdir(2) decides a race."""
     directory = f"{paths.volumes}/{name}"
+    os.makedirs(directory, 0o700, exist_ok=True)
+    made = False
     try:
-        os.mkdir(directory, 0o700)
+        os.mkdir(f"{directory}/_data", 0o755)
+        made = True
     except FileExistsError:
-        os.makedirs(f"{directory}/_data", 0o755, exist_ok=True)
-        return f"{directory}/_data", False
-    os.mkdir(f"{directory}/_data", 0o755)
-    record = {"Name": name, "Driver": "local", "CreatedAt": containers.now(), "Labels": {}, "Options": {}, "Anonymous": anonymous}
-    write_json(f"{directory}/volume.json", record, sync=not anonymous)
-    return f"{directory}/_data", True
+        pass
+    if made or not os.path.exists(f"{directory}/volume.json"):  # who made it was killed between the two
+        record = {"Name": name, "Driver": "local", "CreatedAt": containers.now(), "Labels": {}, "Options": {},
+                  "Anonymous": anonymous}
+        write_json(f"{directory}/volume.json", record, sync=not anonymous)
+    return f"{directory}/_data", made
 
 
 def prepare(paths: Paths, config: ContainerConfig, rootfs: str) -> dict[str, str]:
@@ -42,10 +46,39 @@ def prepare(paths: Paths, config: ContainerConfig, rootfs: str) -> dict[str, str
         if spec["type"] != "volume":
             continue
         data, _ = ensure(paths, spec["source"], bool(spec.get("anonymous")))
-        if not os.listdir(data):
-            _fill(config, spec, data, rootfs)
+        _fill_once(config, spec, data, rootfs)
         found[spec["destination"]] = data
     return found
+
+
+def _fill_once(config: ContainerConfig, spec: MountSpec, data: str, rootfs: str) -> None:
+    """Fill the volume if it is empty. Containers that start together wait for the one that copies.
+
+    In place, for a running container may have the directory mounted; the mark ``filling`` says that what
+    is there is a part only, when the process that copied was killed.
+    """
+    mark = f"{os.path.dirname(data)}/filling"
+    if os.listdir(data) and not os.path.exists(mark):
+        return
+    from rl.storage import trash
+
+    lock = os.open(os.path.dirname(data), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.exists(mark):
+            trash.remove_contents(data)
+        elif os.listdir(data):
+            return
+        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        try:
+            _fill(config, spec, data, rootfs)
+        except BaseException:
+            trash.remove_contents(data)  # a full disk: the next start begins afresh
+            raise
+        finally:
+            os.unlink(mark)
+    finally:
+        os.close(lock)
 
 
 def _fill(config: ContainerConfig, spec: MountSpec, data: str, rootfs: str) -> None:
@@ -70,7 +103,8 @@ def _fill(config: ContainerConfig, spec: MountSpec, data: str, rootfs: str) -> N
         else:
             copy_tree(source, data)
     except OSError as error:
-        raise RlError(f"copy {spec['destination']} of the image to volume {spec['source'][:24]}: {error.strerror}") from None
+        what = f"copy {spec['destination']} of the image to volume {spec['source'][:24]}"
+        raise RlError(f"{what}: {error.strerror}") from None
     finally:
         os.close(source)
 
@@ -81,8 +115,14 @@ def _root(ranges: list[IdRange]) -> int:
 
 
 def chown_tree(path: str, uid: int, gid: int) -> None:
-    """Give *path* and all below it to (uid, gid) of the shared namespace: the mount option U."""
+    """Give *path* and all below it to (uid, gid) of the shared namespace: the mount option U.
+
+    By descriptors: another container may have the directory mounted, and put links where directories were.
+    """
     os.lchown(path, uid, gid)
-    for directory, names, files in os.walk(path):
+    for _, names, files, directory in os.fwalk(path):
         for name in names + files:
-            os.lchown(f"{directory}/{name}", uid, gid)
+            try:
+                os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # removed meanwhile
