@@ -225,7 +225,7 @@ class Launch:
         if config["timezone"]:
             zone = "/etc/localtime" if config["timezone"] == "local" else f"/usr/share/zoneinfo/{config['timezone']}"
             context.binds.append((os.path.realpath(zone), "/etc/localtime"))
-        self._passwd_entry()
+        self._own_entries()
 
     def _check_ids(self) -> None:
         """A user the id map does not hold would fail late and with EINVAL: say it now."""
@@ -243,28 +243,32 @@ class Launch:
             gid = _outside(self.config["gid_map"], self.context.gid)
             volumes.chown_tree(path, uid, gid)
 
-    def _passwd_entry(self) -> None:
-        """keep-id's user gets a line in /etc/passwd when the image has none, so that programs find it."""
+    def _own_entries(self) -> None:
+        """keep-id's user and group, where the image's /etc/passwd and /etc/group have none, so that programs find them."""
         if not self.config["userns"].startswith("keep-id"):
-            return
-        root = os.open(self.context.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            text = rootpath.read_limited(root, "/etc/passwd", 8 << 20).decode(errors="surrogateescape")
-        finally:
-            os.close(root)
-        uid = self.context.uid
-        if any(line.split(":")[2:3] == [str(uid)] for line in text.splitlines()):
             return
         import pwd
 
+        uid, gid = self.context.uid, self.context.gid
         name = "user" if self.message.get("uid") != uid else pwd.getpwuid(uid).pw_name
-        path = f"{self.directory}/passwd"
-        with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text + ("" if text.endswith("\n") or not text else "\n"))
-            file.write(f"{name}:*:{uid}:{self.context.gid}:{name}:{self.config['workdir']}:/bin/sh\n")
+        self._add_entry("passwd", uid, f"{name}:*:{uid}:{gid}:{name}:{self.config['workdir']}:/bin/sh")
+        self._add_entry("group", gid, f"{name}:x:{gid}:")
+
+    def _add_entry(self, file: str, number: int, line: str) -> None:
+        """A copy of the image's /etc/FILE with *line* in it, unless it has one for the id *number*."""
+        root = os.open(self.context.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            text = rootpath.read_limited(root, f"/etc/{file}", 8 << 20).decode(errors="surrogateescape")
+        finally:
+            os.close(root)
+        if any(entry.split(":")[2:3] == [str(number)] for entry in text.splitlines()):
+            return
+        path = f"{self.directory}/{file}"
+        with open(path, "w", encoding="utf-8", errors="surrogateescape") as output:
+            output.write(text + ("" if text.endswith("\n") or not text else "\n") + line + "\n")
         os.chmod(path, 0o644)
         os.chown(path, *_container_id_of_root(self.config))
-        self.context.binds.append((path, "/etc/passwd"))
+        self.context.binds.append((path, f"/etc/{file}"))
 
     # runtime ------------------------------------------------------------------------------------
     def prepare_runtime(self) -> None:
@@ -338,7 +342,8 @@ class Launch:
         procs = self.cgroup.procs_path if self.cgroup else ""
         if self.config["runtime"] == "rl":
             own = runtime.create(
-                self.bundle, self.spec, self.io, container_id=self.id, cgroup_procs=procs, cache_dir=self.paths.cache
+                self.bundle, self.spec, self.io, container_id=self.id, cgroup_procs=procs, cache_dir=self.paths.cache,
+                make_cwd=not self.config["options"].get("workdir"),  # the image's is made, a mistyped one is told
             )
             self.created, self.start = own, lambda: runtime.start(own)
         else:

@@ -103,6 +103,8 @@ def attach_streams(engine: Engine, config: ContainerConfig, sock: _socket.socket
     """
     from rl.monitor import client
 
+    if config["terminal"] and streams.stdin and not os.isatty(0):
+        engine.warn("standard input is not a terminal: --tty and --interactive may not work as they should")
     return client.relay(
         sock.detach(),
         stdin=0 if streams.stdin else -1,

@@ -10,6 +10,7 @@ import os
 import select
 import time as clock
 
+from rl.config.signals import signal_name
 from rl.engine import containers, signalling
 from rl.errors import NoSuchContainerError, RlError, StateError
 from rl.monitor.client import ExitWatch
@@ -63,6 +64,10 @@ class _Stopping:
         self.deadline = clock.monotonic() + _PATIENCE
         signalling.send(self.pidfd, 9, self.name)
 
+    def survived(self) -> str:
+        """Why it took so long: told when the stop signal did not do."""
+        return f"{signal_name(self.signal)} did not end container {self.name} in {self.timeout:.0f} seconds, it is killed"
+
     def close(self) -> None:
         self.watch.close()
         if self.pidfd >= 0:
@@ -101,14 +106,14 @@ def stop(
             if index in going:
                 going.pop(index).close()
     try:
-        _wait(going, results)
+        _wait(engine, going, results)
     finally:
         for stopping in going.values():
             stopping.close()
     return [(names[index], results[index]) for index in sorted(results)]
 
 
-def _wait(going: dict[int, _Stopping], results: dict[int, RlError | None]) -> None:
+def _wait(engine: Engine, going: dict[int, _Stopping], results: dict[int, RlError | None]) -> None:
     """Until all of *going* have ended or failed; each is moved to *results*."""
     poll = select.poll()
     by_fd = {stopping.watch.fd: index for index, stopping in going.items()}
@@ -129,6 +134,7 @@ def _wait(going: dict[int, _Stopping], results: dict[int, RlError | None]) -> No
                 continue
             try:
                 stopping.kill()
+                engine.warn(stopping.survived())
             except RlError as error:
                 poll.unregister(stopping.watch.fd)
                 going.pop(index).close()

@@ -110,8 +110,11 @@ def parse_expose(specs: Iterable[str]) -> list[tuple[int, str]]:
 
 def _expose(spec: str) -> list[tuple[int, str]]:
     body, slash, protocol = spec.partition("/")
-    protocols = _protocols(protocol, spec) if slash else ["tcp"]
-    first, last = _range(body, "port", spec)
+    try:
+        protocols = _protocols(protocol, spec) if slash else ["tcp"]
+        first, last = _range(body, "--expose", spec)
+    except UsageError as error:
+        raise UsageError(error.message, "write --expose PORT[-LAST][/udp], for example --expose 8000-8010") from None
     return [(port, name) for name in protocols for port in range(first, last + 1)]
 
 

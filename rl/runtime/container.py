@@ -76,12 +76,12 @@ class Created:
 
 def create(
     bundle: str, spec: dict[str, Any], io: Io, *, container_id: str = "", cgroup_procs: str | list[str] = "",
-    cache_dir: str = "", die_with_parent: bool = True,
+    cache_dir: str = "", die_with_parent: bool = True, make_cwd: bool = True,
 ) -> Created:
     """Make the container of *spec* (config.json, parsed) up to "waiting for start".
 
     *bundle* is what relative paths in *spec* start from. *cgroup_procs* are the ``cgroup.procs`` files to enter,
-    *cache_dir* keeps compiled seccomp filters. The caller keeps its fds of *io*. Raises RlError; then nothing is left.
+    *cache_dir* keeps compiled seccomp filters, *make_cwd* makes a missing working directory. The caller keeps its fds of *io*. Raises RlError; then nothing is left.
     """
     parent_end, child_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     created = Created(parent_end, spec, bundle, container_id)
@@ -90,6 +90,7 @@ def create(
     setup.cgroup_procs = [cgroup_procs] if isinstance(cgroup_procs, str) else list(cgroup_procs)
     setup.cgroup_procs = [path for path in setup.cgroup_procs if path]
     setup.die_with_parent = die_with_parent
+    setup.make_cwd = make_cwd
     try:
         try:
             _prepare(setup, created, cache_dir)

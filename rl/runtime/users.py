@@ -50,6 +50,10 @@ def _lookup(root: int, user: str) -> tuple[int, int, list[int], str]:
         gid = _group(root, group)
     elif entry:
         extra = [g for g in _groups_of(root, entry[0]) if g != gid]
+    if uid:
+        # Without it, a file that its group may not read opens to who drops the group by a set-group-id program
+        # (CVE-2022-2989).
+        extra = [gid, *extra]
     return uid, gid, extra, home
 
 
