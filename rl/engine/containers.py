@@ -210,8 +210,8 @@ def read_state(paths: Paths, container_id: str) -> ContainerState:
             raise NoSuchContainerError(f"no such container {container_id[:12]}") from None
         if not _is_state(state):
             raise CorruptRecordError(f"read {path}: no state of a container", _CORRUPT_HINT)
-        if state["status"] not in LIVE or userns.monitor_pid(f"{paths.container_run(container_id)}/lock"):
-            return state
+        if state["status"] not in LIVE or userns.monitor_pid(f"{paths.container_run(container_id)}/lock") > 0:
+            return state  # a lock held without a pid in it is somebody's who buries it just now
         buried = _bury(paths, container_id, state)
         if buried:
             return buried

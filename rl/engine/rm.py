@@ -82,8 +82,8 @@ def _remove(engine: Engine, container_id: str, force: bool, time: int | None, wi
     config: ContainerConfig = {}
     try:
         config = containers.read_config(paths, container_id)
-    except CorruptRecordError:
-        if not force:
+    except (CorruptRecordError, NoSuchContainerError):
+        if not force or not os.path.isdir(paths.container(container_id)):
             raise
     lock = _hold(engine, container_id, force, time)
     try:
