@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
 def main() -> NoReturn:
     """Entry point of the console script; ends the process."""
+    _open_standard_streams()
     _end(_guarded(sys.argv[1:]))
+
+
+def _open_standard_streams() -> None:
+    """A caller may have closed some of 0, 1 and 2: whatever was opened next would be taken for them."""
+    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    while fd <= 2:
+        os.set_inheritable(fd, True)
+        if fd:
+            setattr(sys, ("stdout", "stderr")[fd - 1], open(fd, "w", closefd=False))
+        fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.close(fd)
 
 
 def _guarded(argv: list[str]) -> int:
@@ -103,6 +115,13 @@ def _flush(stream: Any) -> bool:
     return True
 
 
+def _complain(text: bytes) -> None:
+    try:
+        os.write(2, text)
+    except OSError:
+        pass
+
+
 def _quiet_stdout(code: int) -> int:
     """After EPIPE: nothing more may be written to stdout, not even at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
@@ -112,11 +131,13 @@ def _quiet_stdout(code: int) -> int:
 
 def _end(code: int) -> NoReturn:
     """Leave without the interpreter's tear-down: 3 ms of a short command, and nothing in it is needed."""
-    if not _flush(sys.stdout):
-        try:
-            os.write(2, b"Error: write to standard output failed\n" if code == 0 else b"")
-        except OSError:
-            pass
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `rl images | head -1`: what a program without a handler for SIGPIPE ends with
+        code = code or 141
+    except (OSError, ValueError):
+        if code == 0:
+            _complain(b"Error: write to standard output failed\n")
         code = code or 125
     _flush(sys.stderr)
     os._exit(code & 0xFF)

@@ -36,6 +36,9 @@ _NOT_PROXIED = frozenset((
 ))
 
 
+BROKEN_PIPE = "broken pipe"  # AttachResult.error: nobody reads our output any more
+
+
 class AttachResult:
     """How the relaying ended: ``kind`` is exited (with exit_code), detached (by keys) or lost (``error`` says why)."""
 
@@ -71,12 +74,15 @@ def relay(
 ) -> int:
     """:func:`attach`, with the result as an exit code: the container's own, or 0 when the user detached.
 
-    Raises RlError when the connection was lost, or the caller's output cannot be written.
+    Raises RlError when the connection was lost, or the caller's output cannot be written; BrokenPipeError when
+    nobody reads that any more (`rl run … | head -1`), which leaves the container running, as in Podman.
     """
     result = attach(
         fd, stdin=stdin, stdout=stdout, stderr=stderr, tty=tty, detach_keys=detach_keys, sig_proxy=sig_proxy, pid=pid
     )
     if result.kind == "lost":
+        if result.error == BROKEN_PIPE:
+            raise BrokenPipeError
         what = f"attached to the container: {result.error}"
         raise RlError(what, "`rl ps -a` tells what became of the container, `rl logs` what it said")
     return result.exit_code
@@ -209,6 +215,8 @@ class _Session:
         if target >= 0:
             try:
                 _write(target, buffer[1:size])
+            except BrokenPipeError:
+                return AttachResult("lost", error=BROKEN_PIPE)
             except OSError as error:
                 name = "standard output" if kind == 1 else "standard error"
                 return AttachResult("lost", error=f"write to {name}: {error.strerror}")
