@@ -9,6 +9,17 @@ import struct
 
 from rl.kernel import libc as k
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class HasProcess(Protocol):
+        """What a runtime makes: pid and pidfd of a child, its terminal's master; 0 and -1 where there is none."""
+
+        pid: int
+        pidfd: int
+        master: int
+
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
@@ -125,3 +136,28 @@ def get_rlimit(resource: int) -> tuple[int, int]:
     k.check(k.libc.prlimit64(0, resource, None, buffer))
     soft, hard = struct.unpack("=QQ", buffer.raw)
     return soft, hard
+
+
+def id_map(kind: str) -> list[tuple[int, int, int]]:
+    """(first id inside, first id outside, count) for each line of this process's ``uid`` or ``gid`` map."""
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        return [(int(inside), int(outside), int(count)) for inside, outside, count in map(str.split, file)]
+
+
+def end(created: HasProcess) -> None:
+    """Kill and reap the process of *created*, and close its descriptors."""
+    if created.pidfd >= 0:
+        try:
+            pidfd_send_signal(created.pidfd, 9)
+        except OSError:
+            pass
+    if created.pid:
+        try:
+            os.waitpid(created.pid, 0)
+        except ChildProcessError:
+            pass
+        created.pid = 0
+    for fd in (created.pidfd, created.master):
+        if fd >= 0:
+            os.close(fd)
+    created.pidfd = created.master = -1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from rl.errors import RlError, UnsupportedError
+from rl.kernel import process
 from rl.network import files, pasta, ports, settings
 from rl.network.helper import Pending
 from rl.runtime.userns import find_program
@@ -168,8 +169,7 @@ class _Ladder:
 
 def _real_root() -> bool:
     """Whether uid 0 here is uid 0 of the host: pasta then insists on becoming nobody."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        return any(line.split()[:2] == ["0", "0"] for line in file)
+    return any(inside == outside == 0 for inside, outside, _ in process.id_map("uid"))
 
 
 def _unserved(mode: str, request: NetworkRequest) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import select
 import time
 
 from rl.errors import RlError, StateError, UnsupportedError, UsageError
+from rl.kernel import process
 from rl.runtime.cgrouplimits import MAX, Setting, settings
 
 TYPE_CHECKING = False
@@ -108,7 +109,7 @@ def _not_ours(root: str, own: str, base: str) -> Support:
 def _outer_uid() -> int:
     """This process's uid as the host knows it, from inside the shared user namespace too."""
     uid = os.getuid()
-    for inside, outside, count in (map(int, line.split()) for line in read("/proc/self/uid_map").splitlines()):
+    for inside, outside, count in process.id_map("uid"):
         if inside <= uid < inside + count:
             return outside + uid - inside
     return uid

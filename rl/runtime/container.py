@@ -54,24 +54,10 @@ class Created:
 
     def abandon(self) -> None:
         """Kill and reap what exists of the process, close everything; for errors before or at start."""
-        if self.pidfd >= 0:
-            try:
-                kp.pidfd_send_signal(self.pidfd, 9)
-            except OSError:
-                pass
         if self.sock is not None:
             self.sock.close()
             self.sock = None
-        if self.pid:
-            try:
-                os.waitpid(self.pid, 0)
-            except ChildProcessError:
-                pass
-            self.pid = 0
-        for fd in (self.pidfd, self.master):
-            if fd >= 0:
-                os.close(fd)
-        self.pidfd = self.master = -1
+        kp.end(self)
 
 
 def create(
@@ -81,7 +67,8 @@ def create(
     """Make the container of *spec* (config.json, parsed) up to "waiting for start".
 
     *bundle* is what relative paths in *spec* start from. *cgroup_procs* are the ``cgroup.procs`` files to enter,
-    *cache_dir* keeps compiled seccomp filters, *make_cwd* makes a missing working directory. The caller keeps its fds of *io*. Raises RlError; then nothing is left.
+    *cache_dir* keeps compiled seccomp filters, *make_cwd* makes a missing
+    working directory. The caller keeps its fds of *io*. Raises RlError; then nothing is left.
     """
     parent_end, child_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     created = Created(parent_end, spec, bundle, container_id)

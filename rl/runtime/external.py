@@ -61,21 +61,7 @@ class Created:
     def abandon(self) -> None:
         """Kill and reap what exists of the process, remove the program's state, close everything."""
         delete(self)
-        if self.pidfd >= 0:
-            try:
-                process.pidfd_send_signal(self.pidfd, 9)
-            except OSError:
-                pass
-        if self.pid:
-            try:
-                os.waitpid(self.pid, 0)
-            except ChildProcessError:
-                pass
-            self.pid = 0
-        for fd in (self.pidfd, self.master):
-            if fd >= 0:
-                os.close(fd)
-        self.pidfd = self.master = -1
+        process.end(self)
 
 
 def find(name: str) -> str:

@@ -87,10 +87,9 @@ def _chain(first: int, own: int, ranges: list[tuple[int, int]]) -> list[IdRange]
     return maps
 
 
-def _identity(path: str) -> list[IdRange]:
+def _identity(kind: str) -> list[IdRange]:
     """All ids onto themselves, id 0 on a line of its own: other runtimes take the one-line map for no namespace."""
-    with open(path, encoding="ascii") as file:
-        ranges = [(int(a), int(a), int(n)) for a, _, n in (line.split() for line in file)]
+    ranges = [(inside, inside, count) for inside, _, count in process.id_map(kind)]
     first, _, count = ranges[0]
     if first == 0 and count > 1:
         ranges[:1] = [(0, 0, 1), (1, 1, count - 1)]
@@ -101,7 +100,7 @@ def wanted_maps() -> IdMaps:
     """The best id map this host grants to the caller (the ladder of docs/architecture.md)."""
     uid, gid = os.getuid(), os.getgid()
     if uid == 0 and process.capget()[0] >> 7 & 1:  # CAP_SETUID: map all we have onto itself
-        return IdMaps("root", _identity("/proc/self/uid_map"), _identity("/proc/self/gid_map"))
+        return IdMaps("root", _identity("uid"), _identity("gid"))
     single = ([(0, uid, 1)], [(0, gid, 1)])
     if not find_program("newuidmap") or not find_program("newgidmap"):
         return IdMaps("single", *single, "newuidmap and newgidmap are not installed (package uidmap or shadow-utils)")
@@ -220,11 +219,10 @@ def enter(run: str, lock_fd: int | None = None, meanwhile: Callable[[], object] 
 
 def current_mode() -> str:
     """full, root or single, read off this process's id map."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        lines = [line.split() for line in file]
-    if len(lines) == 1 and lines[0][2] == "1":
+    ranges = process.id_map("uid")
+    if len(ranges) == 1 and ranges[0][2] == 1:
         return "single"
-    return "root" if lines[0][1] == "0" else "full"
+    return "root" if ranges[0][1] == 0 else "full"
 
 
 def _create(maps: IdMaps, meanwhile: Callable[[], object] | None = None) -> str:

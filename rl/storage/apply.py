@@ -12,6 +12,7 @@ import os
 import stat
 
 from rl.errors import RlError, VerificationError
+from rl.kernel import process
 from rl.storage import tarstream as tar
 from rl.storage.tree import Tree, is_whiteout, kind, make_opaque, make_whiteout
 
@@ -324,8 +325,7 @@ def explain(entry: Entry, error: OSError) -> RlError:
     """What went wrong with *entry*, in terms of what can be done about it."""
     what = f"unpack {text(entry.name)}: {error.strerror}"
     if error.errno == errno.EINVAL and (entry.uid or entry.gid):
-        with open("/proc/self/uid_map", encoding="ascii") as file:
-            last = max(int(line.split()[0]) + int(line.split()[2]) for line in file) - 1
+        last = max(inside + count for inside, _, count in process.id_map("uid")) - 1
         if entry.uid > last or entry.gid > last or min(entry.uid, entry.gid) < 0:
             return VerificationError(
                 f"unpack {text(entry.name)}: it belongs to {entry.uid}:{entry.gid}, but only ids up to {last} "

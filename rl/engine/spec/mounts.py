@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rl.engine.spec.values import boolean, comma_list
+from rl.engine.spec.values import boolean, comma_list, is_name
 from rl.errors import UsageError
 
 TYPE_CHECKING = False
@@ -82,12 +82,8 @@ def _bind(source: str, destination: str, flags: list[str], flag: str) -> MountSp
     return {"type": "bind", "source": path, "destination": destination, "options": options}
 
 
-_NAME_FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-_NAME_REST = _NAME_FIRST | frozenset("_.-")
-
-
 def _volume(name: str, destination: str, flags: list[str], flag: str) -> MountSpec:
-    if name[0] not in _NAME_FIRST or not _NAME_REST.issuperset(name) or len(name) > 255:
+    if not is_name(name):
         raise UsageError(
             f"{flag}: {name!r} is not a volume's name",
             "use letters, digits, '_', '.' and '-'; the path of a directory begins with / or ./",

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from rl.errors import UsageError
 
+_NAME_FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+_NAME_REST = _NAME_FIRST | frozenset("_.-")
+
+
+def is_name(text: str) -> bool:
+    """Whether *text* may name a container or a volume, as in Podman; it is safe as a file name then."""
+    return text[:1] in _NAME_FIRST and _NAME_REST.issuperset(text) and len(text) <= 255
+
+
 _UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 
 
