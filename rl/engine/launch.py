@@ -244,7 +244,7 @@ class Launch:
             volumes.chown_tree(path, uid, gid)
 
     def _own_entries(self) -> None:
-        """keep-id's user and group, where the image's /etc/passwd and /etc/group have none, so that programs find them."""
+        """keep-id's user and group, where the image's passwd and group files have none: programs look there."""
         if not self.config["userns"].startswith("keep-id"):
             return
         import pwd
