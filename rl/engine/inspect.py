@@ -43,7 +43,7 @@ def inspect(
             try:
                 documents.append(_KINDS[kind](engine, name, size))
                 break
-            except NotFoundError as error:
+            except (NotFoundError, UsageError) as error:  # what cannot be an image's name is no image
                 unknown = error if len(kinds) == 1 else unknown
             except RlError as error:
                 errors.append(error)

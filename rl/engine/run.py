@@ -12,7 +12,7 @@ import time
 from rl.engine import create as creation
 from rl.engine.launching import Progress, Streams, attach_streams, launch_message
 from rl.engine.prefork import prefork
-from rl.engine.trace import Trace, report
+from rl.engine.trace import Trace, check, report
 from rl.errors import UsageError
 
 TYPE_CHECKING = False
@@ -40,6 +40,7 @@ def run(
     handle = engine.prefork or prefork(engine.paths)
     engine.prefork = None
     try:
+        check(options)
         config = creation.plan(engine, handle.container_id, image, command, options)
         streams = Streams.of_run(config, options)
         began = trace.step("validate, resolve the image", began)

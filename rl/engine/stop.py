@@ -30,8 +30,8 @@ class _Stopping:
     __slots__ = ("deadline", "killed", "name", "pidfd", "signal", "timeout", "watch")
 
     def __init__(self, engine: Engine, name: str, container_id: str, time: int | None) -> None:
-        self.name = name
         config = containers.read_config(engine.paths, container_id)
+        self.name = config.get("name") or name
         # Connected before the signal: the container cannot end unseen in between.
         self.watch = ExitWatch(engine.paths.container_run(container_id))
         state = containers.read_state(engine.paths, container_id)
@@ -66,7 +66,8 @@ class _Stopping:
 
     def survived(self) -> str:
         """Why it took so long: told when the stop signal did not do."""
-        return f"{signal_name(self.signal)} did not end container {self.name} in {self.timeout:.0f} seconds, it is killed"
+        what = f"{signal_name(self.signal)} did not end container {self.name}"
+        return f"{what} in {self.timeout:.0f} seconds, it is killed"
 
     def close(self) -> None:
         self.watch.close()

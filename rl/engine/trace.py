@@ -67,6 +67,17 @@ def _process_start() -> int:
     return began if 0 < now - began < 10**9 else now
 
 
+def check(options: dict[str, Any]) -> None:
+    """Raise RlError if --trace-file cannot be written, before anything runs."""
+    path = options.get("trace_file")
+    directory = os.path.dirname(os.path.abspath(path)) if path else ""
+    if path and (os.path.isdir(path) or not os.access(directory, os.W_OK)):
+        from rl.errors import UsageError
+
+        reason = "it is a directory" if os.path.isdir(path) else f"{directory} is no directory that you may write to"
+        raise UsageError(f"--trace-file {path}: {reason}", "name a file, such as --trace-file /tmp/trace.json")
+
+
 def report(trace: Trace, options: dict[str, Any]) -> None:
     """Honour --trace (a table on stderr) and --trace-file."""
     if options.get("trace"):

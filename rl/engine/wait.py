@@ -32,22 +32,33 @@ def wait(engine: Engine, names: list[str], *, condition: list[str] | None = None
         if word.lower() not in _CONDITIONS:
             raise UsageError(f"unknown condition {word!r}", f"use one of: {', '.join(_CONDITIONS)}")
         wanted.add(_CONDITIONS[word.lower()])
-    # All are found before the first is waited for: a wrong name is told at once.
-    found = []
-    for name in names:
-        try:
-            found.append(containers.find(engine.paths, name))
-        except NoSuchContainerError:
-            if not ignore:
-                raise
-            found.append("")
-    return [_wait(engine, container_id, wanted) if container_id else -1 for container_id in found]
+    # All are found and watched before the first is waited for: a wrong name is told at once, and one with --rm may be
+    # gone, with its exit code, when it is its turn.
+    watched: list[tuple[str, int, ExitWatch] | None] = []
+    try:
+        for name in names:
+            try:
+                container_id = containers.find(engine.paths, name)
+                changes = _changes(engine, container_id)
+            except NoSuchContainerError:
+                if not ignore:
+                    raise
+                watched.append(None)
+                continue
+            watched.append((container_id, changes, ExitWatch(engine.paths.container_run(container_id))))
+        return [_wait(engine, *entry, wanted) if entry else -1 for entry in watched]
+    finally:
+        for entry in watched:
+            if entry:
+                os.close(entry[1])
+                entry[2].close()
 
 
-def _wait(engine: Engine, container_id: str, wanted: set[str]) -> int:
+def _changes(engine: Engine, container_id: str) -> int:
+    """A descriptor that is readable when the container's record changes."""
     directory = engine.paths.container(container_id)
     try:
-        changes = inotify.watch(directory, _EVENTS)
+        return inotify.watch(directory, _EVENTS)
     except FileNotFoundError:
         raise NoSuchContainerError(f"no such container {container_id[:12]}") from None
     except OSError as error:
@@ -55,7 +66,10 @@ def _wait(engine: Engine, container_id: str, wanted: set[str]) -> int:
             f"watch {directory}: {error.strerror}",
             "raise the limits: sudo sysctl fs.inotify.max_user_instances=1024 fs.inotify.max_user_watches=524288",
         ) from None
-    watch = ExitWatch(engine.paths.container_run(container_id))
+
+
+def _wait(engine: Engine, container_id: str, changes: int, watch: ExitWatch, wanted: set[str]) -> int:
+    first = watch
     try:
         while True:
             inotify.drain(changes)
@@ -77,8 +91,8 @@ def _wait(engine: Engine, container_id: str, wanted: set[str]) -> int:
                 if fd == watch.fd and watch.ended() and watch.info is not None and "exited" in wanted:
                     return int(watch.info["exit_code"])
     finally:
-        watch.close()
-        os.close(changes)
+        if watch is not first:
+            watch.close()
 
 
 def _last_word(watch: ExitWatch, container_id: str) -> int:

@@ -73,11 +73,11 @@ def test_signals_are_proxied(tmp_path: Path, number: int, by_pid: bool) -> None:
 
 
 def test_stdout_breaks(tmp_path: Path) -> None:
-    """The caller's reader goes away: the relay ends with an error, the container goes on."""
+    """The caller's reader goes away: the relay ends, the container goes on."""
     m = Monitored(str(tmp_path), sh("yes | head -c 10000000; exit 5"), attach=True)
     r, w = os.pipe()
     os.close(r)
-    with pytest.raises(RlError, match="write to standard output: Broken pipe"):
+    with pytest.raises(BrokenPipeError):
         client.relay(m.client.detach(), stdout=w)
     os.close(w)
     assert m.wait()["exit_code"] == 5

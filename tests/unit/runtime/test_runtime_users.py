@@ -27,15 +27,15 @@ def root(tmp_path: Path) -> str:
     [
         ("", (0, 0, [], "/root")),
         ("root", (0, 0, [], "/root")),
-        ("web", (33, 34, [44], "/srv")),
-        ("33", (33, 34, [44], "/srv")),
-        ("web:adm", (33, 45, [], "/srv")),
-        ("web:1000", (33, 1000, [], "/srv")),
-        ("1000", (1000, 0, [], "/")),
-        ("1000:log", (1000, 44, [], "/")),
-        ("1000:1001", (1000, 1001, [], "/")),
-        ("7", (70, 71, [], "/seven")),
-        ("nohome", (50, 50, [], "/")),
+        ("web", (33, 34, [34, 44], "/srv")),
+        ("33", (33, 34, [34, 44], "/srv")),
+        ("web:adm", (33, 45, [45], "/srv")),
+        ("web:1000", (33, 1000, [1000], "/srv")),
+        ("1000", (1000, 0, [0], "/")),
+        ("1000:log", (1000, 44, [44], "/")),
+        ("1000:1001", (1000, 1001, [1001], "/")),
+        ("7", (70, 71, [71], "/seven")),
+        ("nohome", (50, 50, [50], "/")),
         (":log", (0, 44, [], "/root")),
     ],
 )
@@ -58,7 +58,7 @@ def test_bad_users(root: str, text: str) -> None:
 
 
 def test_without_files_numbers_still_work(tmp_path: Path) -> None:
-    assert users.lookup(str(tmp_path), "12:13") == (12, 13, [], "/")
+    assert users.lookup(str(tmp_path), "12:13") == (12, 13, [13], "/")
 
 
 def test_the_files_are_the_images_own(root: str, tmp_path: Path) -> None:
