@@ -13,6 +13,7 @@ import os
 import time
 
 from rl.config.jsonio import read_json, write_json
+from rl.engine.spec.values import is_name
 from rl.errors import (
     AmbiguousNameError,
     ConflictError,
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from rl.config.paths import Paths
 
 _HEX = frozenset("0123456789abcdef")
-_NAME_FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-_NAME_REST = _NAME_FIRST | frozenset("_.-")
 
 #: States in which a monitor must be alive.
 LIVE = frozenset(("running", "paused", "stopping"))
@@ -46,7 +45,7 @@ def now() -> str:
 
 def check_name(name: str) -> None:
     """Raises UsageError unless *name* is one Podman would take."""
-    if not name or name[0] not in _NAME_FIRST or not _NAME_REST.issuperset(name) or len(name) > 255:
+    if not is_name(name):
         raise UsageError(
             f"container name {name!r} is not valid",
             "use letters, digits, '_', '.' and '-', and begin with a letter or a digit",
@@ -88,6 +87,20 @@ def _free_stale(paths: Paths, link: str) -> str:
     finally:
         os.close(names)
     return ""
+
+
+def release_name(paths: Paths, name: str, container_id: str) -> None:
+    """Free *name* if it is the container's; under the lock, for a stale name may become another's any time."""
+    link = f"{paths.names}/{name}"
+    names = os.open(paths.names, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(names, fcntl.LOCK_EX)
+        if name and os.path.basename(os.readlink(link)) == container_id:
+            os.unlink(link)
+    except OSError:
+        pass  # it is not there, or no link at all
+    finally:
+        os.close(names)
 
 
 def hold_staging(directory: str) -> int:
@@ -138,6 +151,27 @@ def sweep(paths: Paths) -> None:
                 _free_stale(paths, link)
         except OSError:
             continue
+
+
+def tidy(paths: Paths, live: set[str]) -> None:
+    """Sweep where something was left (rl/engine/leftovers.py). *live*: the containers that run.
+
+    Costs four directory reads when there is nothing, which is nearly always.
+    """
+    try:
+        records, runs = os.listdir(paths.containers), os.listdir(f"{paths.run}/containers")
+        clean = (
+            len(os.listdir(paths.names)) <= len(records)
+            and live.issuperset(runs)
+            and not any(name[0] == "." for name in records)
+            and not any(name.startswith(("netns.", "slirp.")) for name in os.listdir(paths.run))
+        )
+    except OSError:
+        return
+    if not clean:
+        from rl.engine.leftovers import sweep as sweep_all
+
+        sweep_all(paths)
 
 
 def ids(paths: Paths) -> list[str]:
@@ -250,11 +284,33 @@ def _bury(paths: Paths, container_id: str, state: ContainerState) -> ContainerSt
         except FileNotFoundError:
             return None
         _end_of(paths, container_id, state)
-        return state
+        removed = _remove_as_asked(paths, container_id)
     finally:
         forget_run_directory(paths, container_id)
         if lock >= 0:
             os.close(lock)
+    if removed:
+        raise NoSuchContainerError(f"no such container {container_id[:12]}: its monitor was killed, and --rm removed it")
+    return state
+
+
+def _remove_as_asked(paths: Paths, container_id: str) -> bool:
+    """--rm, which the monitor could not do any more; whether the container is gone."""
+    try:
+        config = read_config(paths, container_id)
+        if not config.get("remove"):
+            return False
+        from rl.engine import rm
+        from rl.storage import trash
+
+        rm.forget(paths, container_id, config, with_volumes=True)
+    except (OSError, RlError):
+        return False
+    try:
+        trash.empty(paths)
+    except (OSError, RlError):
+        pass  # the next command that removes something
+    return True
 
 
 def _end_of(paths: Paths, container_id: str, state: ContainerState) -> None:
@@ -265,6 +321,7 @@ def _end_of(paths: Paths, container_id: str, state: ContainerState) -> None:
         helpers = state.get("network", {}).get("helpers", [])
         for pid, start in helpers:
             end_process(pid, start)
+        _remove_cgroup(state.get("cgroup", ""))
     state["status"] = "exited"
     state["pid"] = 0
     state["finished"] = now()
@@ -274,6 +331,18 @@ def _end_of(paths: Paths, container_id: str, state: ContainerState) -> None:
         write_state(paths, container_id, state)
     except OSError:
         pass  # a full disk: the truth is told all the same
+
+
+def _remove_cgroup(path: str) -> None:
+    if path:
+        from rl.runtime import cgroup
+
+        try:
+            left = cgroup.Cgroup(path)
+            left.kill()
+            left.remove()
+        except RlError:
+            pass  # not ours any more, or a process that cannot end: the record is what matters
 
 
 def end_process(pid: int, start: int) -> None:

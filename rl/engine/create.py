@@ -428,12 +428,7 @@ def _undo(engine: Engine, config: ContainerConfig, staging: str, cidfile: str) -
         os.rmdir(staging)
     except OSError:
         pass
-    link = f"{engine.paths.names}/{config['name']}"
-    try:
-        if config["name"] and os.readlink(link).endswith(config["id"]):
-            os.unlink(link)
-    except OSError:
-        pass
+    containers.release_name(engine.paths, config["name"], config["id"])
     if cidfile:
         try:
             os.unlink(cidfile)

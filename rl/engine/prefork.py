@@ -80,6 +80,7 @@ def prefork(paths: Paths | None = None, container_id: str = "") -> Handle:
     if paths is None:
         paths = Paths.from_environment(os.environ)
     paths.ensure()
+    new = not container_id
     container_id = container_id or os.urandom(32).hex()
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     try:
@@ -91,7 +92,7 @@ def prefork(paths: Paths | None = None, container_id: str = "") -> Handle:
         return Handle(container_id, pid, ours)
     try:
         ours.close()
-        _monitor(paths, container_id, theirs)
+        _monitor(paths, container_id, theirs, new)
     except BaseException:
         if os.environ.get("RL_DEBUG"):
             sys.excepthook(*sys.exc_info())
@@ -99,7 +100,7 @@ def prefork(paths: Paths | None = None, container_id: str = "") -> Handle:
         os._exit(125)
 
 
-def _monitor(paths: Paths, container_id: str, sock: _socket.socket) -> None:
+def _monitor(paths: Paths, container_id: str, sock: _socket.socket, new: bool) -> None:
     """The fork's life until it launches the container and becomes the lean monitor."""
     from rl.kernel import process
     from rl.runtime import userns
@@ -126,7 +127,20 @@ def _monitor(paths: Paths, container_id: str, sock: _socket.socket) -> None:
     elif error is not None and message is not None:
         send_progress(sock, {"error": to_wire(error)})
     if lock >= 0:
+        if new:
+            _take_back(paths, container_id)
         forget_run_directory(paths, container_id)
+
+
+def _take_back(paths: Paths, container_id: str) -> None:
+    """The record that `rl run` made, of a container that will not run: the command line may have been killed."""
+    if not os.path.isdir(paths.container(container_id)):
+        return
+    from rl.engine import containers, rm
+    from rl.storage import trash
+
+    rm.forget(paths, container_id, containers.read_config(paths, container_id), with_volumes=True)
+    trash.empty(paths)
 
 
 def _import_launch() -> None:
@@ -182,10 +196,10 @@ def take_lock(paths: Paths, container_id: str) -> int:
 
 
 def forget_run_directory(paths: Paths, container_id: str) -> None:
-    """Remove the run directory of a container that did not start."""
+    """Remove the run directory of a container that did not start; the lock last, it protects the rest."""
     directory = paths.container_run(container_id)
     try:
-        for name in os.listdir(directory):
+        for name in sorted(os.listdir(directory), key="lock".__eq__):
             os.unlink(f"{directory}/{name}")
         os.rmdir(directory)
     except OSError:

@@ -1,5 +1,7 @@
 """rl ps: what containers there are. Reads two small files per container, takes no lock, waits for nothing.
 
+Unless a process was killed: what that left is corrected and swept on sight.
+
 Called by the command line and by verbs with ``--filter``. On the hot path.
 """
 
@@ -50,6 +52,7 @@ def ps(
         last = 1
     tests, wants_all = _filters(engine, filters or [])
     records = []
+    live = set()
     for container_id in containers.ids(engine.paths):
         try:
             config = containers.read_config(engine.paths, container_id)
@@ -59,12 +62,15 @@ def ps(
         except CorruptRecordError as error:
             engine.warn(f"container {_name_of(engine, container_id)}: {error.message} (hint: {error.hint})")
             continue
-        if not (all or wants_all or last > 0) and state.get("status") not in containers.LIVE:
+        if state.get("status") in containers.LIVE:
+            live.add(container_id)
+        elif not (all or wants_all or last > 0):
             continue
         record = (config, state)
         if tests and not _holds(tests, record):
             continue
         records.append(record)
+    containers.tidy(engine.paths, live)
     if last > 0:
         records.sort(key=lambda record: record[0]["created"], reverse=True)
         del records[last:]

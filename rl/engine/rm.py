@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time as clock
 
-from rl.engine import containers
+from rl.engine import containers, leftovers
 from rl.engine.prefork import forget_run_directory, take_lock
 from rl.errors import ConflictError, CorruptRecordError, NoSuchContainerError, RlError, StateError
 from rl.runtime import userns
@@ -53,7 +53,7 @@ def rm(
             continue
         results.append((shown, None))
     trash.empty(paths)
-    containers.sweep(paths)
+    leftovers.sweep(paths)
     return results
 
 
@@ -87,15 +87,11 @@ def _remove(engine: Engine, container_id: str, force: bool, time: int | None, wi
             raise
     lock = _hold(engine, container_id, force, time)
     try:
-        _forget(paths, container_id, config)
+        forget(paths, container_id, config, with_volumes)
     finally:
         forget_run_directory(paths, container_id)
         if lock >= 0:
             os.close(lock)
-    if with_volumes or config.get("remove"):
-        for spec in config.get("mounts", []):
-            if spec.get("anonymous"):
-                trash.discard(paths, f"{paths.volumes}/{spec['source']}")
 
 
 def _hold(engine: Engine, container_id: str, force: bool, time: int | None) -> int:
@@ -150,16 +146,23 @@ def _stop(engine: Engine, container_id: str, time: int | None) -> None:
             raise error
 
 
-def _forget(paths: Paths, container_id: str, config: ContainerConfig) -> None:
-    """The name first: a container without a name can still be removed by its id, not the reverse."""
+def forget(paths: Paths, container_id: str, config: ContainerConfig, with_volumes: bool = False) -> None:
+    """Everything of the container into the trash; the caller holds its lock. --rm takes its anonymous volumes along.
+
+    The record, which names the rest, goes after it, and before the name: one who is killed in here leaves a container
+    that can be removed again, or a name that points nowhere, which is free.
+    """
+    if with_volumes or config.get("remove"):
+        for spec in config.get("mounts", []):
+            if spec.get("anonymous"):
+                trash.discard(paths, f"{paths.volumes}/{spec['source']}")
+    _unlink_cidfile(config, container_id)
     name = config.get("name", "") or _name_of(paths, container_id)
-    link = f"{paths.names}/{name}"
-    try:
-        if name and os.path.basename(os.readlink(link)) == container_id:
-            os.unlink(link)
-    except OSError:
-        pass
     trash.discard(paths, paths.container(container_id))
+    containers.release_name(paths, name, container_id)
+
+
+def _unlink_cidfile(config: ContainerConfig, container_id: str) -> None:
     cidfile = config.get("options", {}).get("cidfile")
     if cidfile:
         try:

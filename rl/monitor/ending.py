@@ -96,22 +96,29 @@ class Ending:
             self._write_state()
 
     def _discard(self) -> bool:
+        """Volumes and cidfile, the record that names them, the name: one killed in here leaves nothing unknown."""
         params = self.params
         target = f"{params['trash_dir']}/{params['id']}.{posix.getpid()}"
-        try:
-            posix.rename(params["container_dir"], target)
-        except OSError:
-            return False  # told as an exited container: `rl rm` says why
-        self.erase.append(target)
+        links = []
         for number, path in enumerate(params.get("delete", [])):
             try:
-                if posix.lstat(path).st_mode & 0o170000 == 0o040000:
+                kind = posix.lstat(path).st_mode & 0o170000
+                if kind == 0o120000:
+                    links.append(path)
+                elif kind == 0o040000:
                     posix.rename(path, f"{target}.{number}")
                     self.erase.append(f"{target}.{number}")
                 else:
                     posix.unlink(path)
             except OSError:
                 continue
+        try:
+            posix.rename(params["container_dir"], target)
+        except OSError:
+            return False  # told as an exited container: `rl rm` says why
+        self.erase.append(target)
+        for link in links:
+            _release_name(link, params["id"])
         return True
 
     def _write_state(self) -> None:
@@ -217,6 +224,22 @@ def finish(monitor: Monitor) -> None:
             step(ending)
         except Exception:  # whatever it is, the next steps matter more
             continue
+
+
+def _release_name(link: str, container_id: str) -> None:
+    """As rl.engine.containers.release_name: whoever removes a name holds the directory's lock."""
+    import fcntl
+
+    try:
+        names = posix.open(link.rpartition("/")[0], posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+        try:
+            fcntl.flock(names, fcntl.LOCK_EX)
+            if posix.readlink(link).endswith("/" + container_id):
+                posix.unlink(link)
+        finally:
+            posix.close(names)
+    except OSError:
+        pass  # another container has it by now, or a read-only file system
 
 
 def _read(path: str) -> bytes:

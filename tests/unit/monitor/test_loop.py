@@ -294,7 +294,8 @@ def test_sigterm_then_kill(tmp_path: Path, linger: float) -> None:
 def test_remove(tmp_path: Path, linger: float) -> None:
     volume, name, cidfile = tmp_path / "volume", tmp_path / "name", tmp_path / "cid"
     (volume / "_data").mkdir(parents=True)
-    name.symlink_to("nowhere")
+    taken = tmp_path / "taken"  # by another container meanwhile
+    taken.symlink_to("../containers/another")
     cidfile.write_text("x")
     m = Monitored(
         str(tmp_path),
@@ -302,8 +303,9 @@ def test_remove(tmp_path: Path, linger: float) -> None:
         attach=True,
         linger=linger,
         remove=True,
-        delete=[str(volume), str(name), str(cidfile)],
+        delete=[str(volume), str(name), str(taken), str(cidfile)],
     )
+    name.symlink_to(f"../containers/{m.id}")
     deep = m.data + "/upper"
     os.makedirs(deep + "/a/b/c")
     Path(deep, "a", "file").write_text("x")
@@ -312,7 +314,7 @@ def test_remove(tmp_path: Path, linger: float) -> None:
     receive(m.client)
     assert not os.path.exists(m.data)
     assert m.wait() == {}
-    assert not volume.exists() and not name.is_symlink() and not cidfile.exists()
+    assert not volume.exists() and not name.is_symlink() and not cidfile.exists() and taken.is_symlink()
     assert os.listdir(m.trash) == [] and os.path.exists("/etc/passwd")
 
 
