@@ -270,7 +270,7 @@ def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]
     config["shm_size"] = values.size(options.get("shm_size", "65536k"), "--shm-size")
     config["devices"] = list(options.get("device", []))
     for item in config["devices"]:
-        security.device(item)
+        security.check_device(item)
     config["init"] = bool(options.get("init"))
     if config["init"]:
         config["options"]["init_path"] = _find_init(options)

@@ -199,6 +199,15 @@ def device(text: str) -> tuple[str, str, str]:
         target = rest.pop(0)
     if rest or not host.startswith("/") or not target.startswith("/"):
         raise UsageError(f"--device: {text!r} is not a device", "write /dev/HOST[:/dev/CONTAINER][:rwm]")
+    return host, target, permissions
+
+
+def check_device(text: str) -> None:
+    """For `create`: the device exists, and what --device withholds the user has not anyway.
+
+    Raises UsageError, UnsupportedError.
+    """
+    host, _, permissions = device(text)
     if not os.path.exists(host):
         raise UsageError(f"--device {host}: no such file or directory")
     # The node itself is mounted, and a device cgroup is not ours to set: what its permissions give cannot be narrowed.
@@ -208,4 +217,3 @@ def device(text: str) -> tuple[str, str, str]:
                 f"--device {text}: the container could {word} {host} all the same",
                 "without root, a container has the rights that the user has: leave the permissions out",
             )
-    return host, target, permissions

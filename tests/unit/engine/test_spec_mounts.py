@@ -194,11 +194,11 @@ def test_devices(text: str, expected: tuple[str, str, str]) -> None:
 @pytest.mark.parametrize("text", ["", "null", "/dev/null:x", "/dev/null:/dev/x:q", "/dev/null:/dev/x:", "/dev/no-such", "/dev/null:/a:rw:m"])
 def test_devices_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--device"):
-        security.device(text)
+        security.check_device(text)
 
 
 def test_device_permissions_that_cannot_be_kept_from_the_container() -> None:
     assert os.access("/dev/null", os.R_OK | os.W_OK)
     for text in ("/dev/null:r", "/dev/null:/dev/x:wm"):
         with pytest.raises(UnsupportedError, match="all the same"):
-            security.device(text)
+            security.check_device(text)
