@@ -290,7 +290,8 @@ def _bury(paths: Paths, container_id: str, state: ContainerState) -> ContainerSt
         if lock >= 0:
             os.close(lock)
     if removed:
-        raise NoSuchContainerError(f"no such container {container_id[:12]}: its monitor was killed, and --rm removed it")
+        what = "its monitor was killed, and --rm removed it"
+        raise NoSuchContainerError(f"no such container {container_id[:12]}: {what}")
     return state
 
 

@@ -204,7 +204,7 @@ def _read(file: str) -> dict[str, Any]:
         import tomli as tomllib
     try:
         with open(file, "rb") as opened:
-            return tomllib.load(opened)
+            return dict(tomllib.load(opened))
     except FileNotFoundError:
         return {}
     except OSError as error:

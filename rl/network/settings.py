@@ -95,7 +95,7 @@ def _toml(path: str, text: str) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(text)
+        return dict(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise RlError(f"read {path}: {error}", "correct the file; see containers.conf(5)") from None
 
