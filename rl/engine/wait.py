@@ -24,7 +24,8 @@ _EVENTS = inotify.IN_MOVED_TO | inotify.IN_MOVE_SELF | inotify.IN_DELETE_SELF
 def wait(engine: Engine, names: list[str], *, condition: list[str] | None = None, ignore: bool = False) -> list[int]:
     """The exit code of each of *names*, once it is in one of the states *condition* (default: it has ended).
 
-    -1 for a container that is in another state than exited, and with *ignore* for one that does not exist.
+    -1 for a container that is in another state than exited, and with *ignore* for one that does not exist. Without
+    *condition*, one that was never started is 0 at once, as in Podman.
     Raises NoSuchContainerError, UsageError.
     """
     wanted = set()
@@ -46,7 +47,7 @@ def wait(engine: Engine, names: list[str], *, condition: list[str] | None = None
                 watched.append(None)
                 continue
             watched.append((container_id, changes, ExitWatch(engine.paths.container_run(container_id))))
-        return [_wait(engine, *entry, wanted) if entry else -1 for entry in watched]
+        return [_wait(engine, *entry, wanted, not condition) if entry else -1 for entry in watched]
     finally:
         for entry in watched:
             if entry:
@@ -68,7 +69,9 @@ def _changes(engine: Engine, container_id: str) -> int:
         ) from None
 
 
-def _wait(engine: Engine, container_id: str, changes: int, watch: ExitWatch, wanted: set[str]) -> int:
+def _wait(
+    engine: Engine, container_id: str, changes: int, watch: ExitWatch, wanted: set[str], never_ran: bool
+) -> int:
     first = watch
     try:
         while True:
@@ -80,6 +83,8 @@ def _wait(engine: Engine, container_id: str, changes: int, watch: ExitWatch, wan
             status = state.get("status", "")
             if status in wanted:
                 return int(state.get("exit_code", 0)) if status == "exited" else -1
+            if never_ran and status == "created" and watch.fd < 0:
+                return 0  # nobody starts it, so nothing would end the wait
             if watch.fd < 0 and status in containers.LIVE:
                 watch = ExitWatch(engine.paths.container_run(container_id))
             poll = select.poll()

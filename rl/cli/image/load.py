@@ -18,7 +18,7 @@ ARGUMENTS = (0, 0)
 INTERSPERSED = True
 OPTIONS = (
     ("-i --input", "value", "PATH", "Read this file or directory instead of standard input"),
-    ("-q --quiet", "flag", "", "Print nothing but errors"),
+    ("-q --quiet", "flag", "", "No progress, only the names of what was loaded"),
 )
 HELP = "Load images from a docker-archive, oci-archive, OCI layout or directory, compressed or not."
 
@@ -32,7 +32,9 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
             raise UsageError("cannot read from terminal, use command-line redirection or the --input flag",
                              "rl load -i FILE, or rl load < FILE")
         source = 0
-    names = load(engine, source)
     if not options.get("quiet"):
-        output.write("".join([f"Loaded image: {name}\n" for name in names]))
+        sys.stderr.write(f"Reading images from {source or 'standard input'}...\n")
+        sys.stderr.flush()
+    names = load(engine, source)
+    output.write("".join([f"Loaded image: {name}\n" for name in names]))
     return 0
