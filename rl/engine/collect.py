@@ -11,6 +11,7 @@ import os
 import time
 
 from rl.config.jsonio import read_json
+from rl.engine import leftovers
 from rl.errors import CorruptRecordError
 from rl.image import store
 from rl.image.content import ContentStore, Lock, records_lock
@@ -47,6 +48,7 @@ def collect(engine: Engine, removed: list[ImageRecord] | None = None) -> int:
             freed = _sweep(engine, removed)
     from rl.storage import trash
 
+    leftovers.sweep(engine.paths)
     trash.empty(engine.paths)  # may take long: no lock is held any more
     return freed
 
@@ -55,6 +57,8 @@ def collect_pending(engine: Engine) -> None:
     """Who added an image calls this after it released its lock: the collection that had to wait for it."""
     if os.path.exists(f"{engine.paths.content}/garbage"):
         collect(engine)
+    else:
+        leftovers.sweep(engine.paths)
 
 
 def discard_later(paths: Paths) -> None:

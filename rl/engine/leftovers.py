@@ -5,7 +5,7 @@ complete by one rename(2) or found here: staging directories and names without a
 nobody holds, the files a network helper is started with, a cgroup, an external runtime's state. Whoever lives holds
 a lock or is alive under the pid in the file's name, so a sweep never disturbs a command at work.
 
-Called by `rl ps` (through :func:`rl.engine.containers.tidy`, when there is something), rm, rmi, pull and load.
+Called by `rl ps` (through :func:`rl.engine.containers.tidy`, when there is something), rm, rmi, pull, load, import.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BY_PID = ("netns.", "slirp.")
 
 def sweep(paths: Paths) -> None:
     """Remove all of it; what cannot be removed now is left for the next time."""
-    for step in (_run_directories, containers.sweep, _run_files, _probes):
+    for step in (_run_directories, containers.sweep, _run_files, _unpacking, _image_records, _probes):
         try:
             step(paths)
         except (OSError, RlError):
@@ -71,6 +71,25 @@ def _run_files(paths: Paths) -> None:
     _remove_dead(paths.run, BY_PID)
     if paths.run.startswith("/run/user/"):  # see rl.network.namespace.pin_path
         _remove_dead("/".join(paths.run.split("/")[:4]) + "/netns", ("rl-",))
+
+
+def _unpacking(paths: Paths) -> None:
+    """Staging directories of layers, whose files belong to subordinate ids."""
+    if any(name[0] == "." for name in os.listdir(paths.layers)):
+        from rl.storage.staging import remove_stale
+
+        userns.call(paths.run, remove_stale, paths)
+
+
+def _image_records(paths: Paths) -> None:
+    """Records that were never renamed into place: whoever writes one holds the lock."""
+    if len([name for name in os.listdir(paths.images) if name[0] == "."]) > 1:
+        from rl.image.content import records_lock
+
+        with records_lock(paths, exclusive=True):
+            for name in os.listdir(paths.images):
+                if name[0] == "." and name != ".lock":
+                    os.unlink(f"{paths.images}/{name}")
 
 
 def _probes(paths: Paths) -> None:

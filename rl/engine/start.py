@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import time
+
 from rl.engine import containers
 from rl.engine.launching import Progress, Streams, attach_streams, launch_message
 from rl.engine.prefork import prefork
-from rl.errors import RlError, UsageError
+from rl.errors import RlError, StateError, UsageError
+from rl.runtime import userns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from rl.config.model import ContainerState
+    from rl.config.paths import Paths
     from rl.engine.context import Engine
+
+
+#: Seconds to wait for a launch that somebody else has begun.
+_PATIENCE = 30.0
 
 
 def start(engine: Engine, names: list[str], options: dict[str, Any]) -> tuple[list[tuple[str, RlError | None]], int]:
@@ -41,21 +50,49 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
     paths = engine.paths
     container_id = containers.find(paths, name)
     config = containers.read_config(paths, container_id)
-    if containers.read_state(paths, container_id).get("status") in containers.LIVE:
-        if not attached:
-            return 0
-        from rl.engine.attach import attach
-
-        return attach(engine, name, no_stdin=not options.get("interactive"), sig_proxy=options.get("sig_proxy", True),
-                      detach_keys=options.get("detach_keys"))
+    before = containers.read_state(paths, container_id)
+    if before.get("status") in containers.LIVE:
+        return _already(engine, name, options, attached)
     keys = options.get("detach_keys", config["detach_keys"])
     stdin = bool(options.get("interactive")) and config["stdin_open"]
     streams = Streams(stdin, attached, attached, keys, options.get("sig_proxy", True))
     handle = prefork(paths, container_id)
     progress = Progress(engine, handle.pid)
-    pid = handle.launch(launch_message(engine, streams), progress)
+    try:
+        pid = handle.launch(launch_message(engine, streams), progress)
+    except StateError:
+        if _by_another(paths, container_id, before):
+            return _already(engine, name, options, attached)
+        raise
     progress.done()
     if attached:
         return attach_streams(engine, config, handle.sock, streams, pid)
     handle.sock.close()
     return 0
+
+
+def _already(engine: Engine, name: str, options: dict[str, Any], attached: bool) -> int:
+    """It runs: nothing to do, or only to attach."""
+    if not attached:
+        return 0
+    from rl.engine.attach import attach
+
+    return attach(engine, name, no_stdin=not options.get("interactive"), sig_proxy=options.get("sig_proxy", True),
+                  detach_keys=options.get("detach_keys"))
+
+
+def _by_another(paths: Paths, container_id: str, before: ContainerState) -> bool:
+    """Whether another `rl start`, which was faster, brings the container to run: as good as ours.
+
+    Rare, and over in a moment: this one polls.
+    """
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        alive = userns.monitor_pid(f"{paths.container_run(container_id)}/lock")
+        state = containers.read_state(paths, container_id)
+        if state.get("status") in containers.LIVE or state.get("started") != before.get("started"):
+            return True  # it runs, or has run meanwhile
+        if not alive:
+            return False
+        time.sleep(0.005)
+    return False
