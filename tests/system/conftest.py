@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -72,14 +73,14 @@ def unique_user(name: str, subids: bool = True) -> users.User:
 
 
 @pytest.fixture(scope="session")
-def busybox_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("busybox")
+def busybox_archive() -> Iterator[Path]:
+    """A docker-archive of busybox:latest that every user may read (pytest's own directories are root's)."""
+    directory = Path(tempfile.mkdtemp(prefix="rl-test-", dir="/var/tmp"))
+    directory.chmod(0o755)
     archive = images.busybox(directory)
-    for path in (directory, *directory.parents):
-        if path.is_relative_to("/tmp") and path != Path("/tmp"):
-            path.chmod(0o755)
     archive.chmod(0o644)
-    return archive
+    yield archive
+    shutil.rmtree(directory)
 
 
 def _with_busybox(rl: Rl, archive: Path) -> Rl:
