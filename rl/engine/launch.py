@@ -229,7 +229,7 @@ class Launch:
 
     def _check_ids(self) -> None:
         """A user the id map does not hold would fail late and with EINVAL: say it now."""
-        ranges = self.config["uid_map"] or _own_map("uid")
+        ranges = self.config["uid_map"] or process.id_map("uid")
         if not any(inside <= self.context.uid < inside + count for inside, _, count in ranges):
             raise UnsupportedError(
                 f"run as user {self.config['user']}: uid {self.context.uid} is not in the container's id map",
@@ -452,11 +452,6 @@ def _outside(ranges: list[tuple[int, int, int]], inside: int) -> int:
 
 def _container_id_of_root(config: ContainerConfig) -> tuple[int, int]:
     return _outside(config["uid_map"], 0), _outside(config["gid_map"], 0)
-
-
-def _own_map(kind: str) -> list[tuple[int, int, int]]:
-    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
-        return [(int(a), int(b), int(c)) for a, b, c in (line.split() for line in file)]
 
 
 #: What happens between the launch message and the running command, in order. The network helper starts
