@@ -56,6 +56,7 @@ def take_name(paths: Paths, name: str, container_id: str) -> None:
     """Give *name* to the container, or raise ConflictError: symlink(2) fails when it exists."""
     link = f"{paths.names}/{name}"
     target = f"../containers/{container_id}"
+    looked = ""
     while True:
         try:
             os.symlink(target, link)
@@ -63,11 +64,17 @@ def take_name(paths: Paths, name: str, container_id: str) -> None:
         except FileExistsError:
             pass
         owner = _free_stale(paths, link)
-        if owner:
+        if owner and owner == looked:
             raise ConflictError(
                 f"the container name {name!r} is already in use by {owner[:12]}",
                 f"remove that container with `rl rm {name}`, use --replace, or choose another name",
             )
+        if owner:
+            looked = owner
+            try:
+                read_state(paths, owner)  # removes one with --rm whose monitor was killed
+            except (NoSuchContainerError, CorruptRecordError):
+                continue
 
 
 def _free_stale(paths: Paths, link: str) -> str:
