@@ -14,11 +14,11 @@ from rl.config.jsonio import write_json
 from rl.engine import containers, oci, prefork, volumes
 from rl.engine.spec import security
 from rl.errors import RlError, UnsupportedError, to_wire
-from rl.kernel import process
+from rl.kernel import mount, process
 from rl.monitor import handover
 from rl.network import namespace
 from rl.network import setup as network_setup
-from rl.runtime import cgroup, rootpath, seccomp, users
+from rl.runtime import cgroup, mountns, rootpath, seccomp, users
 from rl.runtime import container as runtime
 from rl.storage import driver as storage
 
@@ -136,6 +136,16 @@ class Launch:
             mode: str = self.config[key]  # type: ignore[literal-required]
             if mode.startswith(("container:", "ns:")):
                 self.context.namespaces[kind] = self._other_namespace(file, mode)
+                if kind == "ipc" and mode.startswith("container:"):
+                    self._share_memory(mode.partition(":")[2])
+
+    def _share_memory(self, other: str) -> None:
+        """The other container's /dev/shm: POSIX shared memory is a file system, not part of the IPC namespace."""
+        target = f"{self.directory}/shm"
+        os.makedirs(target, 0o700, exist_ok=True)
+        mountns.attach_from(containers.read_state(self.paths, other)["pid"], "/dev/shm", target)
+        self.undo.append(lambda: mount.umount(target, mount.MNT_DETACH))
+        self.context.shared_memory = target
 
     def network_files(self) -> None:
         """hosts, resolv.conf and hostname, for the network as it will most likely be: its helper still starts."""

@@ -21,10 +21,11 @@ class Context:
     """What the monitor knows when it makes the specification."""
 
     __slots__ = ("additional_gids", "binds", "cgroup_path", "gid", "home", "id_mode", "namespaces", "resources",
-                 "rootfs", "seccomp", "uid", "volumes")
+                 "rootfs", "seccomp", "shared_memory", "uid", "volumes")
 
     def __init__(self) -> None:
         self.rootfs = ""
+        self.shared_memory = ""  # where another container's /dev/shm is mounted
         self.uid = 0
         self.gid = 0
         self.additional_gids: list[int] = []
@@ -171,6 +172,9 @@ def _standard(config: ContainerConfig, context: Context) -> list[dict[str, Any]]
             {"destination": path, "type": "bind", "source": path, "options": ["bind", "nosuid", "noexec", "nodev"]}
             for path in ("/dev/mqueue", "/dev/shm") if os.path.isdir(path)
         ]
+    elif context.shared_memory:
+        mounts.append({"destination": "/dev/shm", "type": "bind", "source": context.shared_memory,
+                       "options": ["bind", "rprivate", "nosuid", "noexec", "nodev"]})
     elif config["ipc_mode"] != "none":
         options = f"rprivate,nosuid,noexec,nodev,mode=1777,size={config['shm_size']}"
         mounts.append(_mount("/dev/shm", "tmpfs", options, "shm"))
