@@ -398,10 +398,8 @@ def _write_cidfile(path: str, container_id: str) -> None:
 
 def _take_name(engine: Engine, config: ContainerConfig, replace: bool) -> None:
     if config["name"]:
-        if replace:
-            from rl.engine.rm import rm
-
-            rm(engine, [config["name"]], force=True, ignore=True)
+        if replace and _replace(engine, config):
+            return
         containers.take_name(engine.paths, config["name"], config["id"])
         return
     for attempt in range(40):
@@ -416,6 +414,24 @@ def _take_name(engine: Engine, config: ContainerConfig, replace: bool) -> None:
         config["name"] = name
         return
     raise ConflictError("no free container name was found", "name the container with --name")
+
+
+def _replace(engine: Engine, config: ContainerConfig) -> bool:
+    """Remove who has the name and take it; several that replace each other at once take turns."""
+    import time
+
+    from rl.engine.rm import rm
+
+    for _ in range(20):
+        for _, error in rm(engine, [config["name"]], force=True, ignore=True):
+            if error is not None:
+                raise error
+        try:
+            containers.take_name(engine.paths, config["name"], config["id"])
+            return True
+        except ConflictError:
+            time.sleep(0.01)  # another was faster; it may still be writing its record
+    return False
 
 
 def _undo(engine: Engine, config: ContainerConfig, staging: str, cidfile: str) -> None:
