@@ -11,6 +11,7 @@ import select
 #: Bytes a client other than the first may be behind before it is disconnected.
 LIMIT = 1 << 20
 _PACKET = 32769
+_LARGEST_HELLO = 1000
 
 
 class Client:
@@ -76,10 +77,12 @@ class Client:
         """Take the client's wish; what is no such document changes nothing."""
         from rl.config.jsonio import loads
 
+        if len(payload) > _LARGEST_HELLO:
+            return
         try:
             wish = loads(payload.decode())
             self.stdin, self.stdout, self.stderr = (wish.get(name) is True for name in ("stdin", "stdout", "stderr"))
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             pass
 
     def close(self) -> None:

@@ -142,6 +142,18 @@ def test_input_and_half_close(tmp_path: Path, linger: float) -> None:
 
 
 @both
+def test_nonsense_changes_nothing(tmp_path: Path, linger: float) -> None:
+    m = Monitored(str(tmp_path), sh("read line; exit 7"), stdin=True, attach=True, linger=linger)
+    for packet in (b"", b"\5{", b"\5[]", b"\5null", b"\5" + b"[" * 900, b"\5" + b"[" * 30000, b"\5\xff", b'\5{"stdin":1e999}',
+                   b"\3a", b"\7", b"\7\0", b"\7\xff", b"\xff" * 30000, b"\0" * 32769):
+        client = m.attach()
+        client.send(packet)
+        client.close()
+    m.client.send(b"\0go\n")
+    assert m.wait()["exit_code"] == 7
+
+
+@both
 def test_killed_first_client_ends_the_input(tmp_path: Path, linger: float) -> None:
     m = Monitored(str(tmp_path), sh("cat; exit 7"), stdin=True, attach=True, linger=linger)
     m.client.send(b"\0abc")
