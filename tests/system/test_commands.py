@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import Rl, eventually
-from tests.system.test_bad_input import refused
+from system.conftest import Rl, eventually
+from system.test_bad_input import refused
 
 
 def script(rl: Rl, text: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
