@@ -23,6 +23,14 @@ class RlError(Exception):
         self.hint = hint
 
 
+def disk_hint(error: OSError) -> str:
+    """What to do about a full disk or an exhausted quota; "" for another *error*."""
+    import errno
+
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "free disk space: `rl rmi` and `rl rm` remove what is not needed" if full else ""
+
+
 class UsageError(RlError):
     """The request itself is wrong: a bad flag value, contradicting flags."""
 

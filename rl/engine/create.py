@@ -12,7 +12,7 @@ import sys
 from rl.config.jsonio import write_json
 from rl.engine import containers
 from rl.engine.spec import environment, idmaps, limits, mounts, security, values
-from rl.errors import ConflictError, NoSuchImageError, NotFoundError, RlError, UsageError
+from rl.errors import ConflictError, NoSuchImageError, NotFoundError, RlError, UsageError, disk_hint
 from rl.image import content
 from rl.runtime import userns
 
@@ -370,17 +370,11 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
         _undo(engine, config, staging, options.get("cidfile", ""))
         if isinstance(error, OSError):
             what = f"write the record of container {container_id[:12]}: {error.strerror}"
-            raise RlError(what, _disk_hint(error)) from None
+            raise RlError(what, disk_hint(error)) from None
         raise
     finally:
         if held >= 0:
             os.close(held)
-
-
-def _disk_hint(error: OSError) -> str:
-    import errno
-
-    return "free disk space: `rl rmi` and `rl rm` remove what is not needed" if error.errno == errno.ENOSPC else ""
 
 
 def _write_cidfile(path: str, container_id: str) -> None:

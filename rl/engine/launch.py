@@ -13,7 +13,7 @@ import time
 from rl.config.jsonio import write_json
 from rl.engine import containers, oci, prefork, volumes
 from rl.engine.spec import security
-from rl.errors import RlError, UnsupportedError, to_wire
+from rl.errors import RlError, UnsupportedError, disk_hint, to_wire
 from rl.kernel import mount, process
 from rl.monitor import handover
 from rl.network import namespace
@@ -53,7 +53,8 @@ def launch(
             try:
                 step(work)
             except OSError as error:
-                raise RlError(f"{name}: {error.filename + ': ' if error.filename else ''}{error.strerror}") from None
+                what = f"{name}: {error.filename + ': ' if error.filename else ''}{error.strerror}"
+                raise RlError(what, disk_hint(error)) from None
             prefork.send_progress(sock, {"step": name, "start": began, "end": time.monotonic_ns()})
         work.become_monitor()
     except BaseException as error:
