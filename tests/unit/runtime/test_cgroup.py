@@ -82,7 +82,10 @@ def test_life_of_a_cgroup(tmp_path: Path) -> None:
         with pytest.raises(StateError, match="holds processes"):
             cgroup.create(support, "abc")
         group.freeze()
-        assert "frozen 1" in cgroup.read(f"{below.path}/cgroup.events")
+        deadline = time.monotonic() + 5  # the kernel tells the group before it tells the one below
+        while "frozen 1" not in cgroup.read(f"{below.path}/cgroup.events"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         group.thaw()
         with pytest.raises(StateError, match="still holds processes"):
             group.remove(timeout=0.02)
