@@ -118,7 +118,6 @@ class ContainerState(TypedDict, total=False):
     """containers/<id>/state.json: where it stands. Written by the monitor while one lives."""
 
     status: str  # created | running | paused | stopping | exited | removing
-    launching: bool  # by `rl run`: without a living monitor, "created" means that both were killed
     pid: int  # host pid of the container's init, 0 when none
     pid_start: int  # its start time, clock ticks after boot
     monitor_pid: int

@@ -251,12 +251,8 @@ def read_state(paths: Paths, container_id: str) -> ContainerState:
             raise NoSuchContainerError(f"no such container {container_id[:12]}") from None
         if not _is_state(state):
             raise CorruptRecordError(f"read {path}: no state of a container", _CORRUPT_HINT)
-        launching = state["status"] == "created" and state.get("launching")
-        if state["status"] not in LIVE and not launching:
-            return state
-        monitor = userns.monitor_pid(f"{paths.container_run(container_id)}/lock")
-        if monitor > 0 or (monitor and launching):
-            return state  # a lock held without a pid in it is somebody's who buries it just now, or begins
+        if state["status"] not in LIVE or userns.monitor_pid(f"{paths.container_run(container_id)}/lock") > 0:
+            return state  # a lock held without a pid in it is somebody's who buries it just now
         buried = _bury(paths, container_id, state)
         if buried:
             return buried
@@ -294,30 +290,28 @@ def _bury(paths: Paths, container_id: str, state: ContainerState) -> ContainerSt
                 return None  # the monitor wrote its last word between our two looks
         except FileNotFoundError:
             return None
-        never_ran = state["status"] == "created"
-        if not never_ran:
-            _end_of(paths, container_id, state)
-        removed = _remove_as_asked(paths, container_id, never_ran)
+        _end_of(paths, container_id, state)
+        removed = _remove_as_asked(paths, container_id)
     finally:
         forget_run_directory(paths, container_id)
         if lock >= 0:
             os.close(lock)
     if removed:
-        what = "its monitor was killed" + (" before it ran" if never_ran else ", and --rm removed it")
+        what = "its monitor was killed, and --rm removed it"
         raise NoSuchContainerError(f"no such container {container_id[:12]}: {what}")
     return state
 
 
-def _remove_as_asked(paths: Paths, container_id: str, never_ran: bool) -> bool:
-    """--rm, which the monitor could not do any more, or the rest of a killed `rl run`; whether it is gone."""
+def _remove_as_asked(paths: Paths, container_id: str) -> bool:
+    """--rm, which the monitor could not do any more; whether the container is gone."""
     try:
         config = read_config(paths, container_id)
-        if not config.get("remove") and not never_ran:
+        if not config.get("remove"):
             return False
         from rl.engine import rm
         from rl.storage import trash
 
-        rm.forget(paths, container_id, config, with_volumes=True)  # anonymous ones
+        rm.forget(paths, container_id, config, with_volumes=True)
     except (OSError, RlError):
         return False
     try:

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rl.config.model import ContainerConfig, ContainerState, ImageRecord, LogConfig, NetworkRequest
+    from rl.config.model import ContainerConfig, ImageRecord, LogConfig, NetworkRequest
     from rl.engine.context import Engine
 
 _LEFT = ("amber", "brave", "calm", "clever", "daring", "eager", "fair", "gentle", "happy", "jolly", "keen", "kind",
@@ -344,12 +344,11 @@ def _log(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> Lo
     return log
 
 
-def record(engine: Engine, config: ContainerConfig, options: dict[str, Any], launching: bool = False) -> None:
+def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
     """Make *config* a container: directory, name, records, cidfile; all of it or nothing.
 
     The directory appears by rename(2) when its records are complete; the name is taken before, since
     that may fail. Records of `--rm` containers are not fsynced: they end with this boot.
-    *launching*: a monitor waits to run it; should it be killed before it does, the container goes with it.
     """
     paths, container_id = engine.paths, config["id"]
     sync = not config["remove"]
@@ -360,9 +359,7 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any], lau
     try:
         held = containers.hold_staging(staging)
         _take_name(engine, config, bool(options.get("replace")))
-        state: ContainerState = {"status": "created", "pid": 0, "started": "", "finished": "", "exit_code": 0}
-        if launching and userns.monitor_pid(f"{paths.container_run(container_id)}/lock"):
-            state["launching"] = True  # not where the monitor is so late that it does not hold its lock yet
+        state = {"status": "created", "pid": 0, "started": "", "finished": "", "exit_code": 0}
         with content.records_lock(paths, exclusive=False):  # `rl rmi` must not take the image away just now
             if config["image_id"] and not os.path.exists(f"{paths.blobs}/{config['image_id']}"):
                 raise NoSuchImageError(f"image {config['image']} was removed meanwhile", f"rl pull {config['image']}")

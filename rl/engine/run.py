@@ -44,7 +44,7 @@ def run(
         config = creation.plan(engine, handle.container_id, image, command, options)
         streams = Streams.of_run(config, options)
         began = trace.step("validate, resolve the image", began)
-        creation.record(engine, config, options, launching=True)
+        creation.record(engine, config, options)
         began = trace.step("write the record", began)
     except BaseException:
         handle.abandon()
