@@ -87,9 +87,8 @@ def test_tidy_of_a_tidy_state_does_nothing(paths: Paths, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("state", "config"), [
-    ({"status": "created", "launching": True}, {}),
     ({"status": "running", "pid": int(DEAD), "pid_start": 1}, {"remove": True}),
-], ids=["run killed", "rm"])
+], ids=["rm"])
 def test_a_container_that_goes_with_its_monitor(paths: Paths, state: dict[str, object], config: dict[str, object]) -> None:
     os.makedirs(f"{paths.volumes}/anonymous/_data")
     os.makedirs(f"{paths.volumes}/named/_data")
