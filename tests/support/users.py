@@ -17,6 +17,8 @@ from pathlib import Path
 
 BIN = Path(sys.executable).parent
 _SUBID_SIZE = 65536
+#: How the names of test users begin: another word for each of several test runs side by side on one machine.
+PREFIX = os.environ.get("RL_TEST_USERS", "rltest")
 
 
 @dataclass
@@ -31,7 +33,7 @@ class User:
 
     @property
     def runtime_dir(self) -> Path:
-        return Path(f"/run/user/{self.uid}") if self.uid else Path("/run/rl-test-root")
+        return Path(f"/run/user/{self.uid}") if self.uid else Path(f"/run/{PREFIX}-root")
 
     def env(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         return {
@@ -116,7 +118,8 @@ class User:
 
 
 def ensure(name: str, subids: bool = True) -> User:
-    """The user *name*, made if it does not exist."""
+    """The user *name* (``rltest…``), made if it does not exist; $RL_TEST_USERS takes the place of ``rltest``."""
+    name = PREFIX + name.removeprefix("rltest")
     try:
         entry = pwd.getpwnam(name)
     except KeyError:

@@ -125,7 +125,7 @@ def make_lane(name: str, base: Path) -> Rl:
 @pytest.fixture(scope="module", params=LANES)
 def lane(request: pytest.FixtureRequest, busybox_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rl]:
     """`rl` in each lane in turn, with busybox loaded."""
-    base = Path("/var/tmp/rl-test-lanes")
+    base = Path(f"/var/tmp/{users.PREFIX}-lanes")
     base.mkdir(mode=0o755, exist_ok=True)
     rl = make_lane(request.param, base)
     yield _with_busybox(rl, busybox_archive)
