@@ -107,7 +107,7 @@ def connect(timeout: float = PATIENCE) -> dbus.Connection:
 def _unreachable_hint(uid: int) -> str:
     if uid == 0:
         return "is systemd running? see: systemctl status"
-    return f"sudo systemctl start user@{uid}.service, or log in in a way that starts it (loginctl enable-linger keeps it)"
+    return f"sudo systemctl start user@{uid}.service, or log in so that it starts (loginctl enable-linger keeps it)"
 
 
 def _ask(connection: dbus.Connection, member: str, signature: str = "", values: Sequence[Any] = ()) -> list[Any]:
