@@ -21,7 +21,7 @@ class Group:
         linux = spec.get("linux") or {}
         self.program = program
         self.resources: dict[str, Any] = linux.get("resources") or {}
-        self.manager = cgroup.manager(program.cgroup_manager, linux.get("cgroupsPath") or "", container_id)
+        self.manager = _Plain(program.cgroup_manager, linux.get("cgroupsPath") or "", container_id)
 
     @property
     def path(self) -> str:
@@ -75,3 +75,33 @@ def remove(path: str) -> None:
     group = cgroup.Cgroup(path)
     group.kill()
     group.remove()
+
+
+class _Plain:
+    """cgroupfs, or none with the reason."""
+
+    kind = "cgroupfs"
+
+    def __init__(self, name: str, cgroups_path: str, container_id: str) -> None:
+        self.support = cgroup.detect()
+        self.name = name
+        self.id = container_id
+        self.group: cgroup.Cgroup | None = None
+
+    @property
+    def path(self) -> str:
+        return self.group.path if self.group else ""
+
+    @property
+    def procs_path(self) -> str:
+        return self.group.procs_path if self.group else ""
+
+    def prepare(self) -> None:
+        if self.support.mode != "none" and self.name != "disabled":
+            self.group = cgroup.create(self.support, self.id)
+
+    def attach(self, pid: int) -> None:
+        raise AssertionError
+
+    def apply(self, resources: dict[str, Any]) -> list[str]:
+        return self.group.apply(resources) if self.group else cgroup.unmet(self.support, resources)
