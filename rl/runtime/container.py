@@ -63,8 +63,8 @@ class Created:
 
 def create(
     bundle: str, spec: dict[str, Any], io: Io, *, container_id: str = "", cgroup_procs: str | list[str] = "",
-    cache_dir: str = "", die_with_parent: bool = True, make_cwd: bool = True, place: Callable[[int], None] | None = None,
-    listener: int = -1, no_pivot: bool = False, new_keyring: bool = True,
+    place: Callable[[int], None] | None = None, cache_dir: str = "", die_with_parent: bool = True,
+    make_cwd: bool = True, listener: int = -1, no_pivot: bool = False, new_keyring: bool = True,
 ) -> Created:
     """Make the container of *spec* (config.json, parsed) up to "waiting for start".
 
@@ -280,7 +280,8 @@ def _write_maps(created: Created) -> None:
         maps = linux.get(f"{kind}Mappings") or []
         if not maps:
             raise RlError(f"a new user namespace needs linux.{kind}Mappings")
-        userns.map_process(created.pid, kind, [(entry["containerID"], entry["hostID"], entry["size"]) for entry in maps])
+        ranges = [(entry["containerID"], entry["hostID"], entry["size"]) for entry in maps]
+        userns.map_process(created.pid, kind, ranges)
     created.sock.send(b"m")
 
 

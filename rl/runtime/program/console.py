@@ -150,4 +150,4 @@ def _forward(pidfd: int, relay: Relay | None) -> dict[int, Any]:
         except OSError:
             pass
 
-    return {number: _signal.signal(number, forward) for number in range(1, 65) if number not in _OURS}  # type: ignore[misc]
+    return {number: _signal.signal(number, forward) for number in range(1, 65) if number not in _OURS}

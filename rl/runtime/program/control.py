@@ -24,7 +24,7 @@ def _group(record: Record, verb: str) -> cgroup.Cgroup:
     path = record.state.get("cgroup")
     if not path:
         raise UnsupportedError(
-            f"{verb} container {record.id}: it has no cgroup", "see why with `rl info`; limits and freezing need cgroup v2"
+            f"{verb} container {record.id}: it has no cgroup", "`rl info` tells why; limits and freezing need cgroup v2"
         )
     return cgroup.Cgroup(path)
 

@@ -349,7 +349,7 @@ def delete(program: Program, options: dict[str, Any], operands: list[str]) -> in
 
 
 def destroy(program: Program, record: Record) -> None:
-    """End what runs, remove the cgroup, run the poststop hooks, remove the record: each whatever became of the others."""
+    """End what runs, remove the cgroup, run the poststop hooks, remove the record: each whatever came before."""
     kill_all(record)
     if record.state.get("cgroup"):
         try:

@@ -22,6 +22,7 @@ import time
 from rl.config.jsonio import read_json, write_json
 from rl.errors import ConflictError, CorruptRecordError, NotFoundError, RlError, StateError
 from rl.kernel import process as kp
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -188,7 +189,7 @@ class Store:
             if os.path.isdir(directory):
                 return Record(directory, container_id, {})
             raise NotFoundError(
-                f"container {container_id} does not exist", f"`rl-runtime --root {self.root} list` shows those there are"
+                f"container {container_id} does not exist", f"see: rl-runtime --root {self.root} list"
             ) from None
         except (OSError, ValueError) as error:
             raise CorruptRecordError(f"read {path}: {error}", f"rl-runtime delete --force {container_id}") from None
