@@ -30,13 +30,15 @@ _FILES = (
 
 def spawn(
     target_pid: int, target_pidfd: int, specification: dict[str, Any], io: Io, *, cgroup_procs: str = "",
+    place: Callable[[int], object] | None = None,
     seccomp_program: bytes | None = None, seccomp_flags: int = 0,
     decide: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> Created:
     """Start a process beside *target_pid*, the container's init, which *target_pidfd* stands for.
 
     *specification*: {"process": an OCI process, with ``terminal`` for a pty}. *cgroup_procs* is the ``cgroup.procs`` of
-    the container's cgroup, "" where it has none. *decide* is called inside the container with its root directory's
+    the container's cgroup, "" where it has none; *place* is called with a pid that may not be written there by itself
+    and needs another's hand. *decide* is called inside the container with its root directory's
     descriptor and the process, to fill in what must be looked up there: the user. Returns when the command runs:
     ``pid`` is a child of the caller, ``master`` its terminal. Raises CommandNotFoundError (127),
     CommandNotExecutableError (126), StateError when the container ends meanwhile, RlError.
@@ -45,6 +47,7 @@ def spawn(
     created = Created(parent_end, specification)
     setup = Setup(specification, specification["process"], io, Sync(child_end, parent_end, wait=False))
     setup.cgroup_procs = [cgroup_procs] if cgroup_procs else []
+    created.place = place
     setup.seccomp, setup.seccomp_flags = seccomp_program, seccomp_flags
     setup.make_cwd = False
     steps = STEPS if decide is None else (("find the user", _deciding(decide)), *STEPS)
@@ -53,6 +56,7 @@ def spawn(
             setup.flags = _differing(target_pid)
             setup.setgroups_denied = _setgroups_denied(target_pid)
             setup.fds = {"target": target_pidfd}
+            setup.movable = place is not None
             container.fork_beside(setup, created, _join, 0, steps)
         finally:
             child_end.close()
@@ -99,9 +103,12 @@ def _join(setup: Setup) -> None:
     try:
         child.enter_cgroup(setup)
     except OSError as error:
-        # From a cgroup that is not delegated to the user (a login session) nobody may move into one that is.
-        why = f"the container's limits do not count for this process: enter {setup.cgroup_procs[0]}: {error.strerror}"
-        setup.sync.tell(b"W", why.encode())
+        # From a cgroup that is not delegated to the user (a login session) one may not move into one that is.
+        if setup.movable:
+            setup.sync.ask(b"C")
+        else:
+            why = f"the container's limits do not count for this process: enter {setup.cgroup_procs[0]}"
+            setup.sync.tell(b"W", f"{why}: {error.strerror}".encode())
     child.oom_score(setup)
     # Processes of the container could otherwise trace us as soon as we are in its pid namespace.
     kp.prctl(kp.PR_SET_DUMPABLE, 0)

@@ -134,9 +134,10 @@ class Setup:
     """Everything the steps of a child work on; filled by the parent before clone, then by the steps."""
 
     __slots__ = (
-        "bundle", "candidates", "cgroup_procs", "die_with_parent", "environment", "fds", "flags", "hook_state", "io",
-        "joined", "linux", "listener", "make_cwd", "master", "new_keyring", "no_pivot", "nodes", "placed", "process",
-        "retry_cwd", "root", "seccomp", "seccomp_flags", "setgroups_denied", "slave", "sources", "spec", "sync",
+        "bundle", "candidates", "cgroup_procs", "die_with_parent", "environment", "fds", "flags", "hook_state",
+        "io", "joined", "linux", "listener", "make_cwd", "master", "movable", "new_keyring", "no_pivot",
+        "nodes", "placed", "process", "retry_cwd", "root", "seccomp", "seccomp_flags", "setgroups_denied",
+        "slave", "sources", "spec", "sync",
     )
 
     def __init__(self, spec: dict[str, Any], process: dict[str, Any], io: Io, sync: Sync) -> None:
@@ -148,6 +149,7 @@ class Setup:
         self.bundle = ""
         self.cgroup_procs: list[str] = []
         self.placed = False  # the parent puts this process into its cgroup, when asked
+        self.movable = False  # the parent can have this process moved where it may not go by itself (exec)
         self.listener = -1  # a listening socket that start comes from, instead of the parent
         self.die_with_parent = False
         self.new_keyring = True
