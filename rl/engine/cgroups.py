@@ -49,12 +49,46 @@ def check(options: dict[str, Any]) -> tuple[str, str]:
     return mode, parent
 
 
+#: Flags that decide about the scope: with one of them it has to wait for the whole command line.
+_DECIDING = ("--cgroup", "--stop-timeout")
+_STOP_TIMEOUT = 10  # seconds, the default of --stop-timeout
+
+
+def early(container_id: str, argv: list[str]) -> Scope | None:
+    """The scope of `rl run`, asked for before anything else is known: systemd takes 20 ms, which so cost nothing.
+
+    None where the command line may want something else, or there is no systemd: then the launch does what it has to.
+    """
+    if any(word.startswith(_DECIDING) for word in argv) or cgroup.detect().mode != "systemd":
+        return None
+    scope = _scope(container_id, "", _STOP_TIMEOUT + _GRACE)
+    try:
+        _begin(scope)
+    except RlError:
+        return None
+    return scope
+
+
+def _scope(container_id: str, parent: str, stop_seconds: int) -> Scope:
+    from rl.runtime.cgroup import systemd
+
+    systemd.check_slice(parent)
+    above = parent or ("user.slice" if cgroup.outer_uid() else "machine.slice")
+    return systemd.Scope(f"rl-{container_id}.scope", above, f"rl container {container_id[:12]}", stop_seconds)
+
+
+def _begin(scope: Scope) -> None:
+    """From here on `systemctl stop` may come: it waits for the monitor's loop. Whatever is executed unblocks it."""
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGURG,))
+    scope.begin([os.getpid()])
+
+
 class Placement:
     """Brings the container, this monitor and its helpers into their cgroups: ``begin``, ``finish``, ``adopt``.
 
-    *refused* is called with what cannot be had and a hint, for each limit. ``place`` is then what the runtime has to
-    call with the pid of the waiting process, if the cgroup is made around that; ``group`` the container's cgroup, None
-    where there is none (yet).
+    *refused* is called with what cannot be had and a hint, for each limit; *scope* is one begun :func:`early`.
+    ``place`` is then what the runtime has to call with the pid of the waiting process, if the cgroup is made around
+    that; ``group`` the container's cgroup, None where there is none (yet).
     """
 
     __slots__ = (
@@ -62,13 +96,16 @@ class Placement:
         "place", "warnings",
     )  # fmt: skip
 
-    def __init__(self, config: ContainerConfig, limits: dict[str, Any], refused: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, config: ContainerConfig, limits: dict[str, Any], refused: Callable[[str, str], None],
+        scope: Scope | None = None,
+    ) -> None:  # fmt: skip
         self.id = config["id"]
         self._mode, self._parent = check(config["options"])
         self._stop_seconds = config.get("stop_timeout", 10) + _GRACE
         self._limits = limits
         self._refused = refused
-        self._scope: Scope | None = None
+        self._scope = scope
         self._no_scope = False  # systemd was asked and could not
         self.warnings: list[str] = []
         self.group: cgroup.Cgroup | None = None
@@ -76,18 +113,13 @@ class Placement:
         self.manager = ""  # who made it, for the record: systemd, cgroupfs, "" for nobody
 
     def begin(self) -> None:
-        """Ask systemd for the scope, if it will be one; does not wait."""
-        if self._mode != "enabled" or cgroup.detect().mode != "systemd":
-            return
-        self._scope = self._new_scope()
-        # From here on `systemctl stop` may come: it waits for the monitor's loop. Whatever is executed unblocks it.
-        from rl.runtime.cgroup.systemd import STOP_SIGNAL
-
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, (STOP_SIGNAL,))
-        try:
-            self._scope.begin([os.getpid()])
-        except RlError as error:
-            self._without_scope(error)
+        """Ask systemd for the scope, if it will be one and nobody has yet; does not wait."""
+        if self._scope is None and self._mode == "enabled" and cgroup.detect().mode == "systemd":
+            try:
+                self._scope = self._new_scope()
+                _begin(self._scope)
+            except RlError as error:
+                self._without_scope(error)
 
     def _without_scope(self, error: RlError) -> None:
         """The next rung, said aloud; not if a slice was asked for by name."""
@@ -97,13 +129,8 @@ class Placement:
         self._scope, self._no_scope = None, True
 
     def _new_scope(self) -> Scope:
-        from rl.runtime.cgroup import systemd
-
-        systemd.check_slice(self._parent)
-        above = self._parent or ("user.slice" if cgroup.outer_uid() else "machine.slice")
         # Without a monitor inside, nobody would understand the special signal.
-        stop = self._stop_seconds if self._mode == "enabled" else 0
-        return systemd.Scope(f"rl-{self.id}.scope", above, f"rl container {self.id[:12]}", stop)
+        return _scope(self.id, self._parent, self._stop_seconds if self._mode == "enabled" else 0)
 
     def finish(self) -> None:
         """Make the container's cgroup and set its limits. Raises RlError."""
@@ -126,10 +153,11 @@ class Placement:
         except RlError as error:
             self._without_scope(error)
             return False
-        # Its own processes first: what they hold keeps controllers from being handed down.
-        present = cgroup.read(f"{scope.directory}/cgroup.procs").split()
-        systemd.leaf(scope.directory, SUPERVISOR, [int(pid) for pid in present])
-        self._take("systemd", systemd.leaf(scope.directory, PAYLOAD, []), scope.directory)
+        try:
+            cgroup.step_aside(scope.directory, SUPERVISOR)  # first: what holds processes cannot hand down controllers
+        except OSError as error:
+            raise RlError(f"divide cgroup {scope.directory}: {error.strerror}") from None
+        self._take("systemd", systemd.leaf(scope.directory, PAYLOAD), scope.directory)
         return True
 
     def adopt(self, helpers: list[int]) -> None:
@@ -151,7 +179,7 @@ class Placement:
         scope = self._new_scope()
         scope.begin([pid])
         scope.finish()
-        self._take("systemd", systemd.leaf(scope.directory, PAYLOAD, [pid]), scope.directory)
+        self._take("systemd", systemd.leaf(scope.directory, PAYLOAD, pid), scope.directory)
         assert self.group is not None
         return self.group.procs_path
 
@@ -182,9 +210,8 @@ class Placement:
         if os.path.isdir(payload) and cgroup.Cgroup(payload).pids():
             raise StateError(f"--cgroups=split: a container is in {payload} already", "one container for each unit")
         try:
-            os.makedirs(f"{scope}/{SUPERVISOR}", exist_ok=True)
             os.makedirs(payload, exist_ok=True)
-            _empty(scope, f"{scope}/{SUPERVISOR}")
+            cgroup.step_aside(scope, SUPERVISOR)
         except OSError as error:
             raise RlError(f"--cgroups=split: divide {scope}: {error.strerror}", _SPLIT_HINT) from None
         self._take("cgroupfs", payload, scope)
@@ -222,30 +249,11 @@ def _check_splittable(path: str) -> None:
         raise UnsupportedError(f"--cgroups=split: {support.reason}", support.hint)
     if not os.access(f"{path}/cgroup.procs", os.W_OK) or not os.access(path, os.W_OK):
         raise UnsupportedError(f"--cgroups=split: the present cgroup {path} is not delegated", _SPLIT_HINT)
-    if support.mode == "systemd" and not _is_delegated(path):
-        what = f"--cgroups=split: the present cgroup {path} is systemd's own, without Delegate=yes"
-        raise UnsupportedError(what, _SPLIT_HINT)
+    if support.mode == "systemd":
+        from rl.runtime.cgroup import systemd
+
+        if not systemd.is_delegated(os.path.basename(path)):
+            what = f"--cgroups=split: the present cgroup {path} is systemd's own, without Delegate=yes"
+            raise UnsupportedError(what, _SPLIT_HINT)
 
 
-def _is_delegated(path: str) -> bool:
-    """systemd marks the units it has handed over (CGROUP_DELEGATION, "Delegation")."""
-    for name in ("user.delegate", "trusted.delegate"):
-        try:
-            if os.getxattr(path, name) == b"1":
-                return True
-        except OSError:
-            continue
-    return False
-
-
-def _empty(path: str, leaf: str) -> None:
-    """Move all processes of *path* into *leaf*; some may be forked meanwhile. Raises OSError."""
-    for _ in range(20):
-        pids = cgroup.read(f"{path}/cgroup.procs").split()
-        if not pids:
-            return
-        for pid in pids:
-            try:
-                cgroup.write(f"{leaf}/cgroup.procs", pid)
-            except ProcessLookupError:
-                continue  # it has ended

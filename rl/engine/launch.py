@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from rl.config.model import ContainerConfig, ContainerState
     from rl.config.paths import Paths
+    from rl.runtime.cgroup.systemd import Scope
 
     class Created(Protocol):
         """What every runtime makes: init's pid, a pidfd for it, the master of its terminal or -1."""
@@ -41,10 +42,11 @@ if TYPE_CHECKING:
 
 def launch(
     paths: Paths, container_id: str, sock: _socket.socket, lock: int, mode: str, message: dict[str, Any],
-    spans: list[dict[str, Any]],
+    spans: list[dict[str, Any]], scope: Scope | None = None,
 ) -> None:
     """Run the container; returns only when a step failed, after telling the command line which."""
     work = Launch(paths, container_id, sock, lock, mode, message)
+    work.scope = scope
     for progress in (*spans, {"ids": mode}):
         prefork.send_progress(sock, progress)
     try:
@@ -86,6 +88,7 @@ class Launch:
         self.pending: network_setup.Pending | None = None
         self.network: dict[str, Any] = {}
         self.helpers: list[int] = []  # pids to end with the container
+        self.scope: Scope | None = None  # the systemd scope, if it is on its way already
         self.placement: cgroups.Placement
         self.io = runtime.Io()
         self.streams: dict[str, int] = {}  # the monitor's ends: stdout, stderr, stdin
@@ -99,7 +102,7 @@ class Launch:
         self.driver = containers.read_state(self.paths, self.id).get("driver") or self.config["driver"]
         self.attach_fd = handover.listen(self.paths.container_run(self.id))
         self.limits = containers.limits(self.paths, self.config)
-        self.placement = cgroups.Placement(self.config, self.limits, self._limit_refused)
+        self.placement = cgroups.Placement(self.config, self.limits, self._limit_refused, self.scope)
         self.undo.append(self.placement.undo)
         self.placement.begin()
 

@@ -15,7 +15,7 @@ import os
 from rl.errors import UsageError
 from rl.runtime.cgroup import cgroupfs
 from rl.runtime.cgroup.cgroupfs import DELEGATE_HINT, PREFIX, Support, create, unmet
-from rl.runtime.cgroup.group import LEAF, ROOT, WORTH_ENABLING, Cgroup, outer_uid, own_path, read, write
+from rl.runtime.cgroup.group import LEAF, ROOT, WORTH_ENABLING, Cgroup, outer_uid, own_path, read, step_aside, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DELEGATE_HINT", "KINDS", "LEAF", "PREFIX", "ROOT", "WORTH_ENABLING", "Cgroup", "Support", "create", "detect",
-    "manager", "outer_uid", "own_path", "read", "unmet", "write",
+    "manager", "outer_uid", "own_path", "read", "step_aside", "unmet", "write",
 ]  # fmt: skip
 
 KINDS = ("systemd", "cgroupfs", "disabled")
