@@ -114,7 +114,7 @@ def _stat(pid: int | str) -> list[bytes]:
 
 def boot_id() -> str:
     """The random id of this boot."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip()
 
 
@@ -151,7 +151,7 @@ def get_rlimit(resource: int) -> tuple[int, int]:
 
 def id_map(kind: str) -> list[tuple[int, int, int]]:
     """(first id inside, first id outside, count) for each line of this process's ``uid`` or ``gid`` map."""
-    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+    with open(f"/proc/self/{kind}_map", encoding="utf-8") as file:
         return [(int(inside), int(outside), int(count)) for inside, outside, count in map(str.split, file)]
 
 

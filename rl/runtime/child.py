@@ -87,7 +87,7 @@ def become_root(setup: Setup) -> None:
 
 
 def _setgroups_denied() -> bool:
-    with open("/proc/self/setgroups", encoding="ascii") as file:
+    with open("/proc/self/setgroups", encoding="utf-8") as file:
         return file.read().strip() == "deny"
 
 

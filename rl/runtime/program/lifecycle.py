@@ -114,7 +114,7 @@ class _Creation:
         self.record.state = {
             "ociVersion": spec["ociVersion"], "id": self.record.id, "pid": pid, "start_time": kp.start_time(pid),
             "boot": kp.boot_id(), "bundle": self.bundle, "rootfs": os.path.join(self.bundle, spec["root"]["path"]),
-            "created": store.now(), "owner": owner(os.getuid()), "cgroup": cgroup,
+            "created": store.now(), "owner": os.getuid(), "cgroup": cgroup,
             "annotations": spec.get("annotations") or {}, "hooks": bool(spec.get("hooks")),
         }
         self.record.write()
@@ -135,16 +135,6 @@ def cache_directory() -> str:
     home = os.environ.get("HOME", "")
     base = os.environ.get("XDG_CACHE_HOME") or (f"{home}/.cache" if home else "")
     return f"{base}/rl" if base else ""
-
-
-def owner(uid: int) -> str:
-    """The user's name, or the number where there is none."""
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _listen(record: Record) -> _socket.socket:
@@ -168,7 +158,7 @@ def write_pid(path: str, pid: int) -> None:
         return
     try:
         temporary = f"{path}.{os.getpid()}.tmp"
-        with open(temporary, "w", encoding="ascii") as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             file.write(str(pid))
         os.rename(temporary, path)
     except OSError as error:

@@ -95,7 +95,7 @@ class Record:
         return {
             "ociVersion": self.state.get("ociVersion", "1.2.0"), "id": self.id, "pid": self.pid, "status": status,
             "bundle": self.state.get("bundle", ""), "rootfs": self.state.get("rootfs", ""),
-            "created": self.state.get("created", ""), "owner": self.state.get("owner", ""),
+            "created": self.state.get("created", ""), "owner": _user_name(self.state.get("owner", 0)),
             **({"annotations": self.state["annotations"]} if self.state.get("annotations") else {}),
         }
 
@@ -225,9 +225,19 @@ class Store:
             raise RlError(f"read {self.root}: {error.strerror}") from None
 
 
+def _user_name(uid: int) -> str:
+    """The user's name, or the number where there is none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def _is_frozen(cgroup: str) -> bool:
     try:
-        with open(f"{cgroup}/cgroup.events", encoding="ascii") as file:
+        with open(f"{cgroup}/cgroup.events", encoding="utf-8") as file:
             return "frozen 1\n" in file.read()
     except OSError:
         return False
