@@ -1,0 +1,1 @@
+"""The program `rl-runtime`: the OCI command line of the runtime."""
