@@ -1,1 +1,1 @@
-"""The program `rl-runtime`: the OCI command line of the runtime."""
+"""`rl-runtime`: the OCI runtime as a program of its own, with the command line of runc and crun."""
