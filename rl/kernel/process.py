@@ -118,6 +118,15 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+def knows_seccomp_flags(flags: int) -> bool:
+    """Whether the kernel knows all *flags* of seccomp(2): it looks at them before it misses the program."""
+    try:
+        k.syscall(k.number_of("seccomp"), 1, flags, None)
+    except OSError as error:
+        return error.errno == errno.EFAULT
+    return False  # not reached: there is no filter at address 0
+
+
 def set_seccomp_filter(program: bytes, flags: int = 0) -> int:
     """Add a seccomp filter to this thread: seccomp(2), SECCOMP_SET_MODE_FILTER; *program* is struct sock_filter[].
 
