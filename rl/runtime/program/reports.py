@@ -133,9 +133,7 @@ def spec(program: Program, options: dict[str, Any], operands: list[str]) -> int:
     """A config.json to begin with, in the bundle."""
     from rl.runtime.program import template
 
-    template.write(
-        options.get("bundle", ""), template.document(bool(options.get("rootless")), os.getuid(), os.getgid())
-    )
+    template.write(options.get("bundle", ""), bool(options.get("rootless")))
     return 0
 
 
