@@ -48,6 +48,7 @@ def exec_(program: Program, options: dict[str, Any], operands: list[str]) -> int
     if detached:
         return 0
     relay = console.Relay(created.master) if created.master >= 0 else None
+    console.forward_signals(created.pidfd, relay)
     try:
         status = console.supervise(created.pid, created.pidfd, relay)
     finally:

@@ -63,7 +63,7 @@ class _Creation:
     """What create and run share: a container up to "waiting for start", recorded."""
 
     def __init__(self, program: Program, options: dict[str, Any], container_id: str, detached: bool) -> None:
-        validate.check_id(container_id)
+        validate.check_id(container_id)  # before the bundle is looked at
         self.program = program
         self.options = options
         self.io = Io(preserve=preserved(options.get("preserve-fds", 0)))
@@ -227,6 +227,8 @@ def run(program: Program, options: dict[str, Any], operands: list[str]) -> int:
     try:
         if created.master >= 0:
             relay = console.Relay(created.master)
+        if not detached:
+            console.forward_signals(created.pidfd, relay)
         begin(record)
     except BaseException:
         if relay is not None:
@@ -317,7 +319,6 @@ def kill_all(record: Record) -> None:
 def delete(program: Program, options: dict[str, Any], operands: list[str]) -> int:
     """Remove a stopped or created container; with --force any."""
     force = bool(options.get("force"))
-    validate.check_id(operands[0])
     try:
         record = program.store().locked(operands[0])
     except RlError as error:

@@ -22,6 +22,7 @@ import time
 from rl.config.jsonio import read_json, write_json
 from rl.errors import ConflictError, CorruptRecordError, NotFoundError, RlError, StateError
 from rl.kernel import process as kp
+from rl.runtime import validate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,9 +127,13 @@ class Store:
     def __init__(self, root: str) -> None:
         self.root = root
 
+    def _directory(self, container_id: str) -> str:
+        validate.check_id(container_id)  # it becomes part of a path
+        return f"{self.root}/{container_id}"
+
     def reserve(self, container_id: str) -> Record:
         """Take the id for a new container; its lock is held. Raises ConflictError when it is taken."""
-        record = Record(f"{self.root}/{container_id}", container_id, {})
+        record = Record(self._directory(container_id), container_id, {})
         try:
             os.makedirs(self.root, 0o711, exist_ok=True)
         except OSError as error:
@@ -181,7 +186,7 @@ class Store:
 
     def load(self, container_id: str) -> Record:
         """The container as it is. Raises NotFoundError, CorruptRecordError."""
-        directory = f"{self.root}/{container_id}"
+        directory = self._directory(container_id)
         path = f"{directory}/state.json"
         try:
             state = read_json(path)
@@ -211,7 +216,7 @@ class Store:
 
     def forget(self, container_id: str) -> None:
         """Remove what is there of a container without a usable record (``delete --force``)."""
-        record = Record(f"{self.root}/{container_id}", container_id, {})
+        record = Record(self._directory(container_id), container_id, {})
         if self._lock(record, wait=True):
             record.remove()
 
