@@ -53,6 +53,13 @@ class Created:
         """The state document hooks get."""
         return hooks.state(self.spec, self.bundle, self.container_id, status, self.pid)
 
+    def leave_to_listener(self) -> None:
+        """Let the process wait at its listener: from here on it lives without us. Until then it ends with us."""
+        assert self.sock is not None
+        self.sock.send(b"L")
+        self.sock.close()
+        self.sock = None
+
     def abandon(self) -> None:
         """Kill and reap what exists of the process, close everything; for errors before or at start."""
         if self.sock is not None:

@@ -10,6 +10,7 @@ without an error packet means that the command runs.
 | ``H`` / ``h`` | child / parent | run the hooks that run outside / done |
 | ``R`` [fd] | child | ready, waiting for start; the descriptor is the terminal's master |
 | ``S`` | parent | start |
+| ``L`` | parent | the container is on record: wait for the start at the listener, not for me |
 | ``W`` text | child | a warning for the user |
 | ``E`` JSON | child | failed: :func:`rl.errors.to_wire`, and ``step`` |
 
@@ -84,7 +85,7 @@ class Sync:
     def ready(self, master: int, listener: int = -1) -> None:
         """Say that everything is prepared, hand over the terminal's *master* (-1: none), wait for start.
 
-        With a *listener* it comes from there, and the parent may end meanwhile.
+        With a *listener* it comes from there, once the parent has said that it may end.
         """
         ancillary = []
         if master >= 0:
@@ -94,6 +95,7 @@ class Sync:
         except OSError:
             os._exit(1)
         if listener >= 0:
+            self._await()
             self._accept(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, listener))
         elif self.wait:
             self._await()

@@ -70,7 +70,7 @@ def _check_running(record: Record, paused_too: bool) -> None:
 
 
 def _cgroup(record: Record, below: str) -> str:
-    path = record.state.get("cgroup", "")
+    path = record.cgroup
     if not below:
         return f"{path}/cgroup.procs" if path else ""
     if not path or ".." in below.split("/"):
