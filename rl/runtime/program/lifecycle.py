@@ -89,7 +89,8 @@ class _Creation:
             listener = _listen(record)
             created = self.created = container.create(
                 self.bundle, spec, self.io, container_id=record.id, cgroup_procs=group.procs_path,
-                place=self._placing(group) if group.needs_pid else None, cache_dir=cache_directory(), die_with_parent=False,
+                place=self._placing(group) if group.needs_pid else None, cache_dir=cache_directory(),
+                die_with_parent=False,
                 listener=listener.fileno(), no_pivot=bool(options.get("no-pivot")),
                 new_keyring=not options.get("no-new-keyring"),
             )
