@@ -43,6 +43,7 @@ ACTIONS = {
     "SCMP_ACT_ALLOW": 0x7FFF0000,
 }
 WITH_ERRNO = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
+NOTIFY = "SCMP_ACT_NOTIFY"
 KILL_PROCESS = ACTIONS["SCMP_ACT_KILL_PROCESS"]
 
 OPERATORS = (
@@ -53,10 +54,11 @@ FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1,
     "SECCOMP_FILTER_FLAG_LOG": 2,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
-    "SECCOMP_FILTER_FLAG_NEW_LISTENER": 8,
-    "SECCOMP_FILTER_FLAG_TSYNC_ESRCH": 16,
     "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 32,
 }
+#: Not for profiles to name. A listener and TSYNC together need TSYNC_ESRCH: both would be the call's answer (5.7).
+NEW_LISTENER = 8
+TSYNC_ESRCH = 16
 
 ARCHITECTURES = {  # name of the specification: ours; "" is known and never runs on the machines below
     "SCMP_ARCH_X86_64": "x86_64", "SCMP_ARCH_X86": "x86", "SCMP_ARCH_X32": "x32",
@@ -139,12 +141,23 @@ def flags_of(profile: dict[str, Any]) -> int:
         if flag not in FLAGS:
             raise wrong(f"flags[{index}]", f"unknown flag {flag!r}, use one of {' '.join(FLAGS)}")
         result |= FLAGS[flag]
+    if profile.get("defaultAction") == NOTIFY:
+        raise wrong("defaultAction", f"{NOTIFY} is for single calls: the container could not even start")
     rules = _array(profile, "syscalls", "")
-    if any(isinstance(rule, dict) and rule.get("action") == "SCMP_ACT_NOTIFY" for rule in rules):
-        if not profile.get("listenerPath"):
-            raise wrong("listenerPath", "missing, and a rule has the action SCMP_ACT_NOTIFY")
-        result |= FLAGS["SECCOMP_FILTER_FLAG_NEW_LISTENER"]
-    return result
+    listening = [index for index, rule in enumerate(rules) if isinstance(rule, dict) and rule.get("action") == NOTIFY]
+    for index in listening:
+        if "sendmsg" in _array(rules[index], "names", f"syscalls[{index}]."):
+            problem = "sendmsg cannot be sent to the agent: it is the call that hands the listener over"
+            raise wrong(f"syscalls[{index}].names", problem)
+    if not listening:
+        # Says how a call waits for the agent, and the kernel refuses it without one.
+        return result & ~FLAGS["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]
+    if not profile.get("listenerPath"):
+        raise wrong("listenerPath", f"missing, and a rule has the action {NOTIFY}")
+    for key in ("listenerPath", "listenerMetadata"):
+        if not isinstance(profile.get(key, ""), str):
+            raise wrong(key, "must be a string")
+    return result | NEW_LISTENER | (TSYNC_ESRCH if result & FLAGS["SECCOMP_FILTER_FLAG_TSYNC"] else 0)
 
 
 def machine_architectures(machine: str) -> tuple[str, tuple[str, ...]]:
