@@ -88,17 +88,28 @@ def start_time(pid: int | str) -> int:
 
     With the boot id it tells a process from a later one of the same number.
     """
+    fields = _stat(pid)
+    return int(fields[19]) if fields else 0
+
+
+def is_zombie(pid: int | str) -> bool:
+    """Whether *pid* has ended and waits to be reaped."""
+    return _stat(pid)[:1] in ([b"Z"], [b"X"])
+
+
+def _stat(pid: int | str) -> list[bytes]:
+    """The fields of /proc/PID/stat after the name (proc(5)), from the state on; [] where there is no such process."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return 0
+        return []
     try:
         stat = os.read(fd, 4096)
     except OSError:
-        return 0
+        return []
     finally:
         os.close(fd)
-    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+    return stat[stat.rindex(b")") + 2 :].split()
 
 
 def boot_id() -> str:
