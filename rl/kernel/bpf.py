@@ -29,7 +29,7 @@ _LOG = 16384
 
 
 def _bpf(command: int, attributes: bytes | ctypes.Array[ctypes.c_char]) -> int:
-    buffer = attributes if not isinstance(attributes, bytes) else ctypes.create_string_buffer(attributes, len(attributes))
+    buffer = ctypes.create_string_buffer(attributes, len(attributes)) if isinstance(attributes, bytes) else attributes
     return k.syscall(k.number_of("bpf"), command, ctypes.addressof(buffer), len(buffer))
 
 

@@ -18,7 +18,7 @@ from rl.errors import RlError, UnsupportedError, from_wire
 from rl.kernel import clone as kclone
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
-from rl.runtime import child, devices, hooks, mounts, seccomp, userns
+from rl.runtime import child, hooks, outside, seccomp, userns
 from rl.runtime.sync import PACKET, Io, Setup, Sync
 
 TYPE_CHECKING = False
@@ -120,8 +120,7 @@ def _prepare(setup: Setup, created: Created, cache_dir: str) -> None:
             setup.flags |= child.NAMESPACES[kind]
     if not setup.flags & ns.CLONE_NEWNS:
         raise UnsupportedError("a container needs a new mount namespace", 'add {"type": "mount"} to linux.namespaces')
-    setup.sources = mounts.open_sources(spec, created.bundle)
-    setup.nodes = devices.open_nodes(spec)
+    outside.open_outside(setup)
     if spec.get("hooks"):
         setup.hook_state = hooks.state(spec, created.bundle, created.container_id, "creating", 0)
 
@@ -131,7 +130,7 @@ def _refuse_unsupported(spec: dict[str, Any], process: dict[str, Any]) -> None:
     linux = spec.get("linux") or {}
     for what, value in (
         ("process.apparmorProfile", process.get("apparmorProfile") not in (None, "", "unconfined")),
-        ("process.selinuxLabel", process.get("selinuxLabel")), ("linux.mountLabel", linux.get("mountLabel")),
+        ("process.selinuxLabel", process.get("selinuxLabel")),
         ("linux.intelRdt", linux.get("intelRdt")), ("vm", spec.get("vm")),
     ):
         if value:
