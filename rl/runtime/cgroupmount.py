@@ -27,10 +27,11 @@ def own_directory() -> str:
         with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
             path = _unified(file)
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            found = locate(path, file) if path else ""
+            candidates = locate(path, file) if path else []
     except OSError:
         return ""
-    return found if found and os.path.isdir(found) else ""
+    # The last that is there: an earlier one may be covered.
+    return next((found for found in reversed(candidates) if os.path.isdir(found)), "")
 
 
 def _unified(lines: Iterable[str]) -> str:
@@ -40,15 +41,16 @@ def _unified(lines: Iterable[str]) -> str:
     return ""
 
 
-def locate(path: str, mountinfo: Iterable[str]) -> str:
-    """The directory of cgroup *path* in a cgroup2 mount of *mountinfo* (proc_pid_mountinfo(5)); "" if none has it."""
+def locate(path: str, mountinfo: Iterable[str]) -> list[str]:
+    """The directories of cgroup *path* in the cgroup2 mounts of *mountinfo* (proc_pid_mountinfo(5))."""
+    found = []
     for line in mountinfo:
         left, _, right = line.partition(" - ")
         if not right.startswith("cgroup2 "):
             continue
         root, point = (field.replace("\\040", " ") for field in left.split(" ")[3:5])
         if root == "/":
-            return point if path == "/" else point + path
-        if path == root or path.startswith(root + "/"):
-            return point + path[len(root) :]
-    return ""
+            found.append(point if path == "/" else point + path)
+        elif path == root or path.startswith(root + "/"):
+            found.append(point + path[len(root) :])
+    return found

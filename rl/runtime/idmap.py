@@ -13,6 +13,7 @@ import os
 from rl.errors import UnsupportedError
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
+from rl.kernel import process as kp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def make_namespace(uid_map: str, gid_map: str) -> int:
             os.close(ready_read)
             os.close(done_write)
             ns.unshare(ns.CLONE_NEWUSER)
+            # A container's child is not dumpable when it mounts; then /proc/PID/uid_map would not be ours to write.
+            kp.prctl(kp.PR_SET_DUMPABLE, 1)
             # Our number as /proc counts: the caller may be in a pid namespace that this /proc does not show.
             os.write(ready_write, os.readlink("/proc/self").encode())
             os.read(done_read, 1)

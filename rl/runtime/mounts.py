@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROPAGATION", "Options", "attach", "is_bind", "mount_all", "new_mount", "open_sources"]
 
+_TIMES = ATIME | m.MOUNT_ATTR_NODIRATIME
 _LOCKABLE = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | m.MOUNT_ATTR_NOEXEC
 
 #: The mount(2) flag of each attribute (they share the numbers of statvfs(3) too), for kernels before 5.12.
@@ -169,7 +170,7 @@ def _set_attributes(fd: int, options: Options, keep_propagation: bool = False) -
             m.mount_setattr(fd, "", set_, clear, recursive=deep)
         except PermissionError:
             # What the host locked (nosuid, nodev, …) stays: only then clearing is refused.
-            m.mount_setattr(fd, "", set_, clear & ~_LOCKABLE & ~(0 if set_ & ATIME else ATIME), recursive=deep)
+            m.mount_setattr(fd, "", set_, clear & ~_LOCKABLE & ~(0 if set_ & ATIME else _TIMES), recursive=deep)
     if keep_propagation and not options.propagation:
         return
     propagation = options.propagation or m.MS_PRIVATE | m.MS_REC
@@ -230,11 +231,10 @@ def mount_all(setup: Setup) -> None:
         try:
             _mount_one(job)
         except OSError as error:
-            raise RlError(
-                f"mount {job.kind} on {job.destination}: {error.strerror}"
-                + (f" ({error.filename})" if error.filename and error.filename != job.destination else ""),
-                _hint(job, error),
-            ) from None
+            where = error.filename or ""
+            where = "" if where in ("", job.destination) or where.startswith("/proc/self/fd/") else f" ({where})"
+            kind = UnsupportedError if error.errno == errno.EPERM else RlError
+            raise kind(f"mount {job.kind} on {job.destination}: {error.strerror}{where}", _hint(job, error)) from None
 
 
 def finish(setup: Setup) -> None:
@@ -258,6 +258,8 @@ def _hint(job: Job, error: OSError) -> str:
         return "the mount point does not exist and what it would be made in is read-only: create it there first"
     if error.errno == errno.EPERM and job.kind == "proc":
         return "/proc of this host is partly hidden, as inside a container: run that one with --security-opt unmask=ALL"
+    if error.errno == errno.EPERM and job.source >= 0 and (job.options.set | job.options.recursive_set) & _TIMES:
+        return "in a user namespace the host's mounts keep their access-time modes: leave out noatime, strictatime, …"
     if error.errno in (errno.ENOTDIR, errno.EISDIR):
         return "a directory can be mounted over a directory only, a file over a file"
     if error.errno == errno.ENODEV:

@@ -129,11 +129,15 @@ class Lab:
         text = (bytes.fromhex(answer.get("terminal", "")) + output).decode(errors="replace")
         return Result(answer.get("code", -1), text, error, answer)
 
+    def enter(self) -> str:
+        """Become what creates the container; returns the id mode."""
+        return userns.enter(str(self.run_dir))
+
     def _monitor(
         self, spec: dict[str, Any], out: int, preserve: list[int], talk: Callable[[int], bytes] | None,
         inside: Callable[[dict[str, Any]], None] | None,
     ) -> dict[str, Any]:
-        mode = userns.enter(str(self.run_dir))
+        mode = self.enter()
         if inside is not None:
             inside(spec)
         null = os.open("/dev/null", os.O_RDONLY)
