@@ -18,7 +18,7 @@ from rl.errors import RlError, UnsupportedError, from_wire
 from rl.kernel import clone as kclone
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
-from rl.runtime import child, devices, hooks, mounts, process, rlimits, seccomp, userns
+from rl.runtime import child, hooks, outside, process, rlimits, seccomp, userns
 from rl.runtime.sync import PACKET, Io, Setup, Sync
 
 TYPE_CHECKING = False
@@ -139,8 +139,7 @@ def _prepare(setup: Setup, created: Created, cache_dir: str) -> None:
 
         netdevices.check(setup)
     process.prepare(setup, profile, created.hook_state("creating") if profile else {}, created.warnings)
-    setup.sources = mounts.open_sources(spec, created.bundle)
-    setup.nodes = devices.open_nodes(spec)
+    outside.open_outside(setup)
     if spec.get("hooks"):
         setup.hook_state = hooks.state(spec, created.bundle, created.container_id, "creating", 0)
 

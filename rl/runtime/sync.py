@@ -140,9 +140,10 @@ class Setup:
 
     __slots__ = (
         "agent", "agent_message", "agent_metadata", "agent_state", "bundle", "candidates", "cgroup_procs",
-        "die_with_parent", "environment", "fds", "flags", "hook_state", "io", "joined", "labels", "linux", "listener",
-        "make_cwd", "master", "new_keyring", "no_pivot", "nodes", "placed", "proc", "process", "retry_cwd", "root",
-        "seccomp", "seccomp_flags", "setgroups_denied", "slave", "sources", "spec", "sync",
+        "die_with_parent", "environment", "fds", "flags", "hook_state", "io", "joined", "labels", "late_readonly",
+        "linux", "listener", "make_cwd", "master", "new_keyring", "no_pivot", "nodes", "opened", "placed", "proc",
+        "process", "retry_cwd", "root", "seccomp", "seccomp_flags", "setgroups_denied", "slave", "sources", "spec",
+        "sync",
     )
 
     def __init__(self, spec: dict[str, Any], process: dict[str, Any], io: Io, sync: Sync) -> None:
@@ -163,6 +164,8 @@ class Setup:
         self.joined = False
         self.sources: dict[int, int] = {}  # index of mount → detached mount of its source
         self.nodes: dict[str, int] = {}  # path of device → detached mount of it
+        self.opened = False  # the two above are filled (rl.runtime.outside)
+        self.late_readonly: list[int] = []  # mounts to be made read-only when everything in them exists
         self.root = -1
         self.master = -1
         self.slave = -1
