@@ -57,6 +57,7 @@ _NUMBERS = {  # name: (x86_64, aarch64 and riscv64)
     "ioprio_set": (251, 30),
     "sched_setattr": (314, 274),
     "renameat2": (316, 276),
+    "execveat": (322, 281),
 }
 
 

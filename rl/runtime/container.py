@@ -18,7 +18,7 @@ from rl.errors import RlError, UnsupportedError, from_wire
 from rl.kernel import clone as kclone
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
-from rl.runtime import child, devices, hooks, mounts, seccomp
+from rl.runtime import child, devices, hooks, launch, launcher, mounts, seccomp
 from rl.runtime.sync import PACKET, Io, Setup, Sync
 
 TYPE_CHECKING = False
@@ -78,6 +78,7 @@ def create(
     setup.cgroup_procs = [path for path in setup.cgroup_procs if path]
     setup.die_with_parent = die_with_parent
     setup.make_cwd = make_cwd
+    setup.exposed = launcher.exposed(spec)
     try:
         try:
             _prepare(setup, created, cache_dir)
@@ -285,6 +286,8 @@ def _error_of(data: bytes, created: Created) -> RlError:
     """The error that the child sent, or what its end tells."""
     if data[:1] == b"E":
         return from_wire(loads(data[1:].decode()))
+    if data[:1] == launcher.PATH_LETTER:
+        return launch.explain(*launcher.parse(data))
     status = 0
     if created.pid:
         status = os.waitstatus_to_exitcode(os.waitpid(created.pid, 0)[1])
@@ -323,7 +326,7 @@ def start(created: Created) -> None:
 def until_running(created: Created) -> None:
     """Wait for the command: its exec closes the child's end of the socket, an error comes as a packet before."""
     assert created.sock is not None
-    data = created.sock.recv(PACKET)
+    data = launcher.outcome(created.sock, created.pidfd, PACKET)
     if data:
         raise _error_of(data, created)
     created.sock.close()

@@ -17,7 +17,7 @@ import struct
 from rl.errors import CommandNotFoundError, RlError, UnsupportedError
 from rl.kernel import libc as k
 from rl.kernel import process as kp
-from rl.runtime import capabilities, hooks, launch, rootpath, terminal, users
+from rl.runtime import capabilities, hooks, launch, launcher, rootpath, terminal, users
 from rl.runtime.seccomp import install
 
 TYPE_CHECKING = False
@@ -336,6 +336,12 @@ def signals(setup: Setup) -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
+def protect_ourselves(setup: Setup) -> None:
+    """Get the launcher ready that keeps our interpreter out of the container's reach, where that is needed."""
+    if setup.exposed:
+        setup.launcher = launcher.prepare(setup.sync.sock.fileno())
+
+
 def find_command(setup: Setup) -> None:
     """Look the command up while system calls are free; later with startContainer hooks, which may bring it."""
     if setup.hook_state is None or not hooks.wanted(setup.spec, "startContainer"):
@@ -347,7 +353,7 @@ def execute(setup: Setup) -> None:
     arguments = _arguments(setup)
     if not setup.candidates:
         setup.candidates = launch.find(arguments, setup.environment)
-    launch.execute(setup.candidates, arguments, setup.environment)
+    launch.execute(setup.candidates, arguments, setup.environment, setup.launcher)
 
 
 def _arguments(setup: Setup) -> list[str]:
@@ -359,6 +365,7 @@ def _arguments(setup: Setup) -> list[str]:
 
 STEPS: tuple[tuple[str, Callable[[Setup], None]], ...] = (
     ("connect standard input and output", standard_io),
+    ("protect the interpreter", protect_ourselves),
     ("enter the working directory", working_directory),
     ("prepare the environment", environment),
     ("set resource limits", resources),

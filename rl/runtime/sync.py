@@ -10,6 +10,7 @@ without an error packet means that the command runs.
 | ``R`` [fd] | child | ready, waiting for start; the descriptor is the terminal's master |
 | ``S`` | parent | start |
 | ``W`` text | child | a warning for the user |
+| ``X`` errno, path | launcher | the command cannot be executed (:mod:`rl.runtime.launcher`) |
 | ``E`` JSON | child | failed: :func:`rl.errors.to_wire`, and ``step`` |
 """
 
@@ -25,6 +26,8 @@ from rl.errors import RlError, to_wire
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from rl.runtime.launcher import Launcher
 
 PACKET = 1 << 15
 
@@ -109,9 +112,9 @@ class Setup:
     """Everything the steps of a child work on; filled by the parent before clone, then by the steps."""
 
     __slots__ = (
-        "bundle", "candidates", "cgroup_procs", "die_with_parent", "environment", "fds", "flags", "hook_state", "io",
-        "joined", "linux", "make_cwd", "master", "nodes", "process", "retry_cwd", "root", "seccomp", "seccomp_flags",
-        "setgroups_denied", "slave", "sources", "spec", "sync",
+        "bundle", "candidates", "cgroup_procs", "die_with_parent", "environment", "exposed", "fds", "flags",
+        "hook_state", "io", "joined", "launcher", "linux", "make_cwd", "master", "nodes", "process",
+        "retry_cwd", "root", "seccomp", "seccomp_flags", "setgroups_denied", "slave", "sources", "spec", "sync",
     )
 
     def __init__(self, spec: dict[str, Any], process: dict[str, Any], io: Io, sync: Sync) -> None:
@@ -139,3 +142,5 @@ class Setup:
         self.hook_state: dict[str, Any] | None = None
         self.environment: dict[str, str] = {}
         self.candidates: list[str] = []
+        self.exposed = True  # whether the container could write our interpreter
+        self.launcher: Launcher | None = None
