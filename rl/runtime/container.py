@@ -180,6 +180,11 @@ def _fork(setup: Setup, flags: int) -> tuple[int, int]:
 def _join(setup: Setup) -> None:
     child.enter_cgroup(setup)
     setup.cgroup_procs = []
+    child.oom_score(setup)  # its file is closed to us once we are not dumpable
+    if not setup.flags & ns.CLONE_NEWUSER and not setup.linux.get("timeOffsets"):
+        # Before processes of another container see the next child in their pid namespace: it still sees the host's
+        # files. (Not where files of its /proc must be written: id maps, time offsets.)
+        kp.prctl(kp.PR_SET_DUMPABLE, 0)
     child.join_namespaces(setup)
 
 

@@ -5,6 +5,7 @@ Called as the last step of create and exec, inside the container. Source: podman
 
 from __future__ import annotations
 
+import _signal
 import errno
 import os
 
@@ -13,6 +14,8 @@ from rl.kernel import fs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from rl.runtime.launcher import Launcher
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -87,6 +90,51 @@ def execute(
         except ValueError as error:  # a NUL byte in an argument
             raise CommandNotExecutableError(f"start {candidate}: {error}") from None
     raise remembered or CommandNotFoundError(f"start {arguments[0]}: no such file or directory in the container")
+
+
+def spawn_protected(path: str, arguments: list[str], environment: dict[str, str], stdin: int) -> int:
+    """:func:`spawn` through the launcher."""
+    return spawn(path, arguments, environment, stdin, exposed=True)
+
+
+def spawn(path: str, arguments: list[str], environment: dict[str, str], stdin: int, exposed: bool = False) -> int:
+    """Start a program of the container's as a child, with the same care: its pid. Raises OSError, RlError."""
+    from rl.runtime import launcher
+
+    _refuse_ourselves(path)
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        through = launcher.prepare(write_end) if exposed else None
+        pid = os.fork()
+        if pid == 0:
+            _become_child(path, arguments, environment, stdin, write_end, through)
+        if through is not None:
+            os.close(through.fd)
+    finally:
+        os.close(write_end)
+    with open(read_end, "rb") as pipe:
+        packet = pipe.read()
+    if packet:
+        os.waitpid(pid, 0)
+        number = launcher.parse(packet)[1]
+        raise OSError(number, os.strerror(number), path)
+    return pid
+
+
+def _become_child(
+    path: str, arguments: list[str], environment: dict[str, str], stdin: int, report: int, through: Launcher | None
+) -> NoReturn:
+    try:
+        os.dup2(stdin, 0, inheritable=True)
+        for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+            _signal.signal(number, _signal.SIG_DFL)
+        if through is not None:
+            through.execute([path], arguments, environment)
+        os.execve(path, arguments, environment)
+    except OSError as error:
+        os.write(report, b"X" + (error.errno or errno.EINVAL).to_bytes(4, "little"))
+    finally:
+        os._exit(126)
 
 
 def explain(path: str, number: int, directory: bool = False) -> RlError:

@@ -215,10 +215,12 @@ def _ranges(spec: dict[str, Any] | None, target_pid: int) -> tuple[Ranges | None
     linux = (spec or {}).get("linux") or {}
     if not any(entry.get("type") == "user" and not entry.get("path") for entry in linux.get("namespaces") or ()):
         return None, None
-    uids, gids = (
-        [(entry.get("hostID", 0), entry.get("size", 0)) for entry in linux.get(f"{kind}Mappings") or ()] for kind in ("uid", "gid")
-    )
-    return uids, gids
+    uids, gids = (linux.get(f"{kind}Mappings") or [] for kind in ("uid", "gid"))
+    return _outside(uids), _outside(gids)
+
+
+def _outside(mappings: list[dict[str, int]]) -> Ranges:
+    return [(entry.get("hostID", 0), entry.get("size", 0)) for entry in mappings]
 
 
 def _within(number: int, ranges: Ranges) -> bool:

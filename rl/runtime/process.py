@@ -325,7 +325,9 @@ def late_seccomp(setup: Setup) -> None:
 def start_hooks(setup: Setup) -> None:
     """startContainer hooks run inside the container, before its command."""
     if setup.hook_state is not None:
-        hooks.run(setup.spec, "startContainer", {**setup.hook_state, "pid": os.getpid()})
+        document = {**setup.hook_state, "pid": os.getpid()}
+        spawn = launch.spawn_protected if setup.exposed else launch.spawn
+        hooks.run(setup.spec, "startContainer", document, spawn)
 
 
 def signals(setup: Setup) -> None:
