@@ -388,7 +388,7 @@ class Launch:
         containers.write_state(self.paths, self.id, state)
         self.state = state
         if self.config["options"].get("pidfile"):
-            with open(self.config["options"]["pidfile"], "w", encoding="ascii") as file:
+            with open(self.config["options"]["pidfile"], "w", encoding="utf-8") as file:
                 file.write(f"{pid}\n")
 
     def _network_record(self) -> dict[str, Any]:

@@ -35,7 +35,9 @@ LATE = ns.CLONE_NEWCGROUP | ns.CLONE_NEWTIME
 
 
 def enter_cgroup(setup: Setup) -> None:
-    """Write ourselves into the cgroup, before its namespace makes it the root."""
+    """Go into the cgroup, before its namespace makes it the root: by ourselves, or by the parent's hand."""
+    if setup.placed:
+        setup.sync.ask(b"C")
     for path in setup.cgroup_procs:
         ns.write_proc(path, "0")
 
@@ -85,7 +87,7 @@ def become_root(setup: Setup) -> None:
 
 
 def _setgroups_denied() -> bool:
-    with open("/proc/self/setgroups", encoding="ascii") as file:
+    with open("/proc/self/setgroups", encoding="utf-8") as file:
         return file.read().strip() == "deny"
 
 
@@ -128,7 +130,8 @@ def new_session(setup: Setup) -> None:
     """A session and a keyring of our own; from here on nobody may trace us or read our memory."""
     os.setsid()
     try:
-        kp.join_new_keyring()
+        if setup.new_keyring:
+            kp.join_new_keyring()
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EDQUOT, errno.EPERM):
             raise
@@ -257,8 +260,11 @@ def readonly_root(setup: Setup) -> None:
 def pivot(setup: Setup) -> None:
     """Make the root the root, and let go of the host's mounts (pivot_root(2), the "." trick)."""
     os.fchdir(setup.root)
-    m.pivot_root(".", ".")
-    m.umount(".", m.MNT_DETACH)
+    if setup.no_pivot:
+        _move_root()
+    else:
+        m.pivot_root(".", ".")
+        m.umount(".", m.MNT_DETACH)
     os.chdir("/")
     os.close(setup.root)
     propagation = setup.linux.get("rootfsPropagation")
@@ -266,6 +272,28 @@ def pivot(setup: Setup) -> None:
         if propagation not in mounts.PROPAGATION:
             raise RlError(f"rootfsPropagation {propagation!r} is not known")
         m.mount(None, "/", None, mounts.PROPAGATION[propagation])
+
+
+def _move_root() -> None:
+    """``--no-pivot``, for a host whose root is a ramfs: move the root over "/" and chroot there.
+
+    The host's mounts stay below it, so its proc and sysfs are taken away first: through a further copy of them the
+    container could undo what is masked in its own (CVE-2019-19921 and its like).
+    """
+    here = os.readlink("/proc/self/cwd")
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        lines = [line.split(" - ") for line in file]
+    for left, right in lines:
+        path = left.split(" ")[4]
+        if right.split(" ")[0] in ("proc", "sysfs") and path != here and not path.startswith(here + "/"):
+            try:
+                m.umount(path, m.MNT_DETACH)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EPERM):
+                    raise
+                m.mount("tmpfs", path, "tmpfs")  # it may not be unmounted, but it can be covered
+    m.mount(".", "/", None, m.MS_MOVE)
+    os.chroot(".")
 
 
 STEPS: Steps = (

@@ -18,7 +18,7 @@ from rl.errors import RlError, UnsupportedError, from_wire
 from rl.kernel import clone as kclone
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
-from rl.runtime import child, devices, hooks, launch, launcher, mounts, seccomp
+from rl.runtime import child, devices, hooks, launch, launcher, mounts, seccomp, userns
 from rl.runtime.sync import PACKET, Io, Setup, Sync
 
 TYPE_CHECKING = False
@@ -36,7 +36,7 @@ class Created:
     descriptors and reaps the process. ``warnings`` are for the user.
     """
 
-    __slots__ = ("bundle", "container_id", "master", "pid", "pidfd", "sock", "spec", "warnings")
+    __slots__ = ("bundle", "container_id", "master", "pid", "pidfd", "place", "sock", "spec", "warnings")
 
     def __init__(self, sock: _socket.socket, spec: dict[str, Any], bundle: str = "", container_id: str = "") -> None:
         self.pid = 0
@@ -47,6 +47,7 @@ class Created:
         self.warnings: list[str] = []
         self.bundle = bundle
         self.container_id = container_id
+        self.place: Callable[[int], None] | None = None
 
     def hook_state(self, status: str) -> dict[str, Any]:
         """The state document hooks get."""
@@ -62,13 +63,16 @@ class Created:
 
 def create(
     bundle: str, spec: dict[str, Any], io: Io, *, container_id: str = "", cgroup_procs: str | list[str] = "",
-    cache_dir: str = "", die_with_parent: bool = True, make_cwd: bool = True,
+    place: Callable[[int], None] | None = None, cache_dir: str = "", die_with_parent: bool = True,
+    make_cwd: bool = True, listener: int = -1, no_pivot: bool = False, new_keyring: bool = True,
 ) -> Created:
     """Make the container of *spec* (config.json, parsed) up to "waiting for start".
 
-    *bundle* is what relative paths in *spec* start from. *cgroup_procs* are the ``cgroup.procs`` files to enter,
-    *cache_dir* keeps compiled seccomp filters, *make_cwd* makes a missing
-    working directory. The caller keeps its fds of *io*. Raises RlError; then nothing is left.
+    *bundle* is what relative paths in *spec* start from. *cgroup_procs* are the ``cgroup.procs`` files to enter; where
+    that takes more, *place* is called with the new process's pid while it waits. *cache_dir* keeps compiled seccomp
+    filters, *make_cwd* makes a missing working directory. With a *listener*, a listening SOCK_SEQPACKET socket, the
+    start comes from there (:mod:`rl.runtime.sync`) and the caller may end before. *no_pivot* and *new_keyring* as
+    runc's options. The caller keeps its fds of *io* and the listener. Raises RlError; then nothing is left.
     """
     parent_end, child_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     created = Created(parent_end, spec, bundle, container_id)
@@ -79,6 +83,8 @@ def create(
     setup.die_with_parent = die_with_parent
     setup.make_cwd = make_cwd
     setup.exposed = launcher.exposed(spec)
+    setup.listener, setup.no_pivot, setup.new_keyring = listener, no_pivot, new_keyring
+    setup.placed, created.place = place is not None, place
     try:
         try:
             _prepare(setup, created, cache_dir)
@@ -178,8 +184,9 @@ def _fork(setup: Setup, flags: int) -> tuple[int, int]:
 
 
 def _join(setup: Setup) -> None:
-    child.enter_cgroup(setup)
-    setup.cgroup_procs = []
+    if not setup.placed:  # else the next child asks for it, when the parent listens
+        child.enter_cgroup(setup)
+        setup.cgroup_procs = []
     child.oom_score(setup)  # its file is closed to us once we are not dumpable
     if not setup.flags & ns.CLONE_NEWUSER and not setup.linux.get("timeOffsets"):
         # Before processes of another container see the next child in their pid namespace: it still sees the host's
@@ -249,7 +256,11 @@ def until_ready(created: Created) -> None:
     while True:
         data, ancillary, _, _ = created.sock.recvmsg(PACKET, 64)
         letter = data[:1]
-        if letter == b"M":
+        if letter == b"C":
+            assert created.place is not None
+            created.place(created.pid)
+            created.sock.send(b"c")
+        elif letter == b"M":
             _write_maps(created)
         elif letter == b"H":
             document = created.hook_state("creating")
@@ -269,21 +280,15 @@ def until_ready(created: Created) -> None:
 
 
 def _write_maps(created: Created) -> None:
-    """The id maps of a new user namespace, in ids of ours, in which we have all capabilities."""
+    """The id maps of a new user namespace, in ids of ours."""
     assert created.sock is not None
     linux = created.spec.get("linux") or {}
     for kind in ("gid", "uid"):
         maps = linux.get(f"{kind}Mappings") or []
         if not maps:
             raise RlError(f"a new user namespace needs linux.{kind}Mappings")
-        text = "".join(f"{entry['containerID']} {entry['hostID']} {entry['size']}\n" for entry in maps)
-        try:
-            ns.write_proc(f"/proc/{created.pid}/{kind}_map", text)
-        except OSError as error:
-            raise RlError(
-                f"map {kind}s of the container's user namespace: {error.strerror}",
-                "the map reaches beyond the ids of the namespace around it: see /etc/subuid and /etc/subgid",
-            ) from None
+        ranges = [(entry["containerID"], entry["hostID"], entry["size"]) for entry in maps]
+        userns.map_process(created.pid, kind, ranges)
     created.sock.send(b"m")
 
 

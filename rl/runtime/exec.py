@@ -89,7 +89,7 @@ def _differing(pid: int) -> int:
 
 def _setgroups_denied(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/setgroups", encoding="ascii") as file:
+        with open(f"/proc/{pid}/setgroups", encoding="utf-8") as file:
             return file.read().strip() == "deny"
     except OSError:
         return False

@@ -29,14 +29,15 @@ if TYPE_CHECKING:
 
 
 def standard_io(setup: Setup) -> None:
-    """fds 0-2, the preserved ones from 3 on; of ours only the socket and the terminal's master stay open."""
+    """fds 0-2, the preserved ones from 3 on; of ours only the sockets and the terminal's master stay open."""
     io, sync = setup.io, setup.sync
     first_free = 3 + len(io.preserve)
     # Moved out of the way first: a wanted fd may sit on another one's place.
-    above = first_free + 2
+    above = first_free + 3
     sync.move(fcntl.fcntl(sync.sock.fileno(), fcntl.F_DUPFD_CLOEXEC, above))
-    if setup.master >= 0:
-        setup.master = fcntl.fcntl(setup.master, fcntl.F_DUPFD_CLOEXEC, above)
+    for name in ("master", "listener"):
+        if getattr(setup, name) >= 0:
+            setattr(setup, name, fcntl.fcntl(getattr(setup, name), fcntl.F_DUPFD_CLOEXEC, above))
     keep = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in io.preserve]
     if setup.slave >= 0:
         terminal.take(setup.slave)
@@ -48,11 +49,11 @@ def standard_io(setup: Setup) -> None:
     for number, fd in enumerate(keep):
         os.dup2(fd, 3 + number, inheritable=True)
     sync.move(os.dup2(sync.sock.fileno(), first_free, inheritable=False))
-    if setup.master >= 0:
-        setup.master = os.dup2(setup.master, first_free + 1, inheritable=False)
-        _close_from(first_free + 2)
-    else:
-        _close_from(first_free + 1)
+    for name in ("master", "listener"):
+        if getattr(setup, name) >= 0:
+            first_free += 1
+            setattr(setup, name, os.dup2(getattr(setup, name), first_free, inheritable=False))
+    _close_from(first_free + 1)
 
 
 def _close_from(first: int) -> None:
@@ -310,7 +311,9 @@ def environment(setup: Setup) -> None:
 
 def wait_for_start(setup: Setup) -> None:
     """Report that everything is ready, with the terminal's master; go on when told to."""
-    setup.sync.ready(setup.master)
+    setup.sync.ready(setup.master, setup.listener)
+    if setup.launcher is not None:
+        setup.sync.sit_at(setup.launcher.descriptor)
     if setup.master >= 0:
         os.close(setup.master)
         setup.master = -1
@@ -375,8 +378,8 @@ STEPS: tuple[tuple[str, Callable[[Setup], None]], ...] = (
     ("change user and capabilities", identity),
     ("set no_new_privs", no_new_privs),
     ("follow the parent's death", parent_death),
-    ("wait for start", wait_for_start),
     ("find the command", find_command),
+    ("wait for start", wait_for_start),
     ("reset signals", signals),
     ("load the seccomp filter", late_seccomp),
     ("run startContainer hooks", start_hooks),
