@@ -155,6 +155,9 @@ def new_session(setup: Setup) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EDQUOT, errno.EPERM):
             raise
+        if error.errno == errno.EDQUOT:
+            why = "the container has the caller's session keyring: the quota of keys is used up (kernel.keys.maxkeys)"
+            setup.sync.tell(b"W", why.encode())
     kp.prctl(kp.PR_SET_DUMPABLE, 0)
 
 

@@ -18,7 +18,7 @@ from rl.errors import RlError, UnsupportedError, from_wire
 from rl.kernel import clone as kclone
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
-from rl.runtime import child, hooks, outside, process, rlimits, seccomp, userns
+from rl.runtime import child, hooks, launch, launcher, outside, process, rlimits, seccomp, userns
 from rl.runtime.sync import PACKET, Io, Setup, Sync
 
 TYPE_CHECKING = False
@@ -89,6 +89,7 @@ def create(
     setup.cgroup_procs = [path for path in setup.cgroup_procs if path]
     setup.die_with_parent = die_with_parent
     setup.make_cwd = make_cwd
+    setup.exposed = launcher.exposed(spec)
     setup.listener, setup.no_pivot, setup.new_keyring = listener, no_pivot, new_keyring
     setup.placed, created.place = place is not None, place
     try:
@@ -196,10 +197,16 @@ def _fork(setup: Setup, flags: int) -> tuple[int, int]:
 
 
 def _join(setup: Setup) -> None:
-    child.enter_cgroup(setup)
-    setup.cgroup_procs = []
+    if not setup.placed:  # else the next child asks for it, when the parent listens
+        child.enter_cgroup(setup)
+        setup.cgroup_procs = []
     if "user" in setup.fds:
         rlimits.raise_for(0, setup.process)
+    child.oom_score(setup)  # its file is closed to us once we are not dumpable
+    if not setup.flags & ns.CLONE_NEWUSER and not setup.linux.get("timeOffsets"):
+        # Before processes of another container see the next child in their pid namespace: it still sees the host's
+        # files. (Not where files of its /proc must be written: id maps, time offsets.)
+        kp.prctl(kp.PR_SET_DUMPABLE, 0)
     child.join_namespaces(setup)
 
 
@@ -310,6 +317,8 @@ def _error_of(data: bytes, created: Created) -> RlError:
     """The error that the child sent, or what its end tells."""
     if data[:1] == b"E":
         return from_wire(loads(data[1:].decode()))
+    if data[:1] == launcher.PATH_LETTER:
+        return launch.explain(*launcher.parse(data))
     status = 0
     if created.pid:
         status = os.waitstatus_to_exitcode(os.waitpid(created.pid, 0)[1])
@@ -348,7 +357,7 @@ def start(created: Created) -> None:
 def until_running(created: Created) -> None:
     """Wait for the command: its exec closes the child's end of the socket, an error comes as a packet before."""
     assert created.sock is not None
-    data = created.sock.recv(PACKET)
+    data = launcher.outcome(created.sock, created.pidfd, PACKET)
     if data:
         raise _error_of(data, created)
     created.sock.close()

@@ -13,7 +13,7 @@ import os
 from rl.errors import RlError, StateError
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
-from rl.runtime import child, container, process, rlimits, terminal
+from rl.runtime import child, container, launcher, process, rlimits, terminal
 from rl.runtime.container import Created
 from rl.runtime.sync import Io, Setup, Sync
 
@@ -52,6 +52,7 @@ def spawn(
     steps = STEPS if decide is None else (("find the user", _deciding(decide)), *STEPS)
     try:
         try:
+            setup.exposed = launcher.exposed(target_pid=target_pid)
             setup.flags = _differing(target_pid)
             setup.setgroups_denied = _setgroups_denied(target_pid)
             setup.fds = {"target": target_pidfd}

@@ -9,7 +9,7 @@ import time
 from rl.config.jsonio import loads, read_json, write_json
 from rl.errors import RlError, StateError, UsageError, from_wire
 from rl.kernel import process as kp
-from rl.runtime import cgroup, container, hooks, validate
+from rl.runtime import cgroup, container, hooks, launch, launcher, validate
 from rl.runtime.program import console, groups, store
 from rl.runtime.sync import PACKET, Io
 
@@ -213,6 +213,8 @@ def begin(record: Record) -> None:
     os.unlink(record.start_path)
     if data[:1] == b"E":
         raise from_wire(loads(data[1:].decode()))
+    if data[:1] == launcher.PATH_LETTER:
+        raise launch.explain(*launcher.parse(data))
     spec = record.spec() if record.state.get("hooks") else {}
     if hooks.wanted(spec, "poststart"):
         try:
