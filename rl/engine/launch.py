@@ -13,7 +13,7 @@ import time
 from rl.config.jsonio import write_json
 from rl.engine import cgroups, containers, oci, prefork, volumes
 from rl.engine.spec import security
-from rl.errors import RlError, UnsupportedError, disk_hint, to_wire
+from rl.errors import RlError, UnsupportedError, UsageError, disk_hint, to_wire
 from rl.kernel import mount, process
 from rl.monitor import handover
 from rl.network import namespace
@@ -330,6 +330,11 @@ class Launch:
     def _open_streams(self) -> None:
         """Pipes between the container and its monitor; a terminal brings its own, passthrough needs none."""
         if self.config["log"]["driver"] == "passthrough":
+            if any(map(os.isatty, range(3))):
+                raise UsageError(
+                    "--log-driver=passthrough would hand this terminal to the container, which could read what is "
+                    "typed on it from then on", "redirect stdin, stdout and stderr, or use -it without it",
+                )
             self.io.stdin, self.io.stdout, self.io.stderr = 0, 1, 2
             return
         if self.config["terminal"]:
@@ -385,7 +390,7 @@ class Launch:
         containers.write_state(self.paths, self.id, state)
         self.state = state
         if self.config["options"].get("pidfile"):
-            with open(self.config["options"]["pidfile"], "w", encoding="ascii") as file:
+            with open(self.config["options"]["pidfile"], "w", encoding="utf-8") as file:
                 file.write(f"{pid}\n")
 
     def _cgroup_path(self) -> str:

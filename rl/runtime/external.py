@@ -106,7 +106,7 @@ def create(
         # The init of the container is orphaned when the program ends, and has to become our child.
         process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
         _run(created, [*arguments, container_id], io, procs, _placing(created, place))
-        with open(f"{state}/pid", encoding="ascii") as file:
+        with open(f"{state}/pid", encoding="utf-8") as file:
             created.pid = int(file.read())
         created.pidfd = os.pidfd_open(created.pid)
         if listener is not None:

@@ -136,7 +136,7 @@ def delegated() -> tuple[str, tuple[str, ...]]:
     finally:
         connection.close()
     try:
-        with open(f"{ROOT}{path}/cgroup.controllers", encoding="ascii") as file:
+        with open(f"{ROOT}{path}/cgroup.controllers", encoding="utf-8") as file:
             return path, tuple(file.read().split())
     except OSError as error:
         raise RlError(f"read the controllers of {path}: {error.strerror}") from None
