@@ -45,6 +45,9 @@ _HOOKS = (
     f'mkdir -p "$1/var/lib/systemd/linger"; touch "$1/var/lib/systemd/linger/{USER}"',
     f'for unit in {" ".join(_MASKED)}; do ln -sf /dev/null "$1/etc/systemd/system/$unit"; done',
     'echo uninitialized > "$1/etc/machine-id"',
+    # What a session leaves behind is killed at its end: what survives is not of the session.
+    'mkdir "$1/etc/systemd/logind.conf.d"; '
+    r'printf "[Login]\nKillUserProcesses=yes\n" > "$1/etc/systemd/logind.conf.d/kill.conf"',
 )
 
 #: $1 image, $2 directory for mount points, $3 a directory to be seen inside at the same path. In a mount namespace.
