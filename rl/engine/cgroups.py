@@ -45,7 +45,7 @@ def check(options: dict[str, Any]) -> tuple[str, str]:
     if mode == "disabled" and options.get("cgroupns"):
         raise UsageError("--cgroupns cannot be used with --cgroups=disabled", "leave out one of them")
     if ".." in parent.split("/"):
-        raise UsageError(f"--cgroup-parent {parent}: must not contain ..")
+        raise UsageError(f"--cgroup-parent {parent}: must not contain ..", "name the cgroup, or the slice, itself")
     return mode, parent
 
 
