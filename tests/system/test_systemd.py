@@ -281,7 +281,8 @@ def test_rl_runtime_with_systemd_cgroup(lab: Lab, tmp_path: Path) -> None:
     spec["process"].update({"terminal": False, "args": ["sleep", "1000"]})
     spec["linux"]["cgroupsPath"] = "rl-oci.slice:rl:name"
     config.write_text(json.dumps(spec))
-    lab.ok("sh", "-ec", "rl-runtime --systemd-cgroup run --detach --bundle b one < /dev/null > /dev/null")
+    # The container keeps the streams it was given.
+    lab.ok("sh", "-c", "rl-runtime --systemd-cgroup run --detach --bundle b one < /dev/null > out 2>&1 || { cat out >&2; exit 1; }")
     try:
         pid = int(json.loads(lab.ok("rl-runtime", "state", "one"))["pid"])
         assert cgroup_of(lab, pid) == f"{MANAGER}/rl.slice/rl-oci.slice/rl-name.scope/container"
