@@ -151,8 +151,8 @@ class Setup:
         "agent", "agent_message", "agent_metadata", "agent_state", "bundle", "candidates", "cgroup_procs",
         "die_with_parent", "environment", "exposed", "fds", "flags", "hook_state", "io", "joined", "labels",
         "late_readonly", "launcher", "linux", "listener", "make_cwd", "master", "movable", "new_keyring", "no_pivot",
-        "nodes", "opened", "placed", "proc", "process", "retry_cwd", "root", "seccomp", "seccomp_flags", "setgroups_denied",
-        "slave", "sources", "spec", "sync",
+        "nodes", "opened", "placed", "proc", "process", "retry_cwd", "root", "seccomp", "seccomp_flags",
+        "setgroups_denied", "slave", "sources", "spec", "sync",
     )
 
     def __init__(self, spec: dict[str, Any], process: dict[str, Any], io: Io, sync: Sync) -> None:
