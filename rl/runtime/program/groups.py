@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rl.errors import UnsupportedError
+from rl.errors import RlError, UnsupportedError
 from rl.runtime import cgroup
 
 TYPE_CHECKING = False
@@ -62,6 +62,8 @@ class Group:
 def apply(program: Program, manager: Manager, resources: dict[str, Any]) -> None:
     """Set *resources*. One that cannot be set is an error; a warning with ``--rootless=true``."""
     refused = manager.apply(resources)
+    if resources.get("devices"):
+        _filter_devices(program, manager.path, resources["devices"])
     if refused and program.options.get("rootless") != "true":
         raise UnsupportedError(
             f"linux.resources: {'; '.join(refused)}",
@@ -69,6 +71,21 @@ def apply(program: Program, manager: Manager, resources: dict[str, Any]) -> None
         )
     for text in refused:
         program.warn(f"limit not enforced: {text}")
+
+
+def _filter_devices(program: Program, path: str, rules: list[dict[str, Any]]) -> None:
+    """Only real root can attach a device filter, and only real root can make nodes that need one."""
+    from rl.kernel import namespaces
+    from rl.runtime import devicefilter
+
+    if not namespaces.is_initial_user_namespace():
+        return
+    try:
+        if not path:
+            raise UnsupportedError("there is no cgroup for a device filter")
+        devicefilter.apply(path, rules)
+    except (OSError, RlError) as error:
+        program.warn(f"linux.resources.devices: not enforced: {error}")
 
 
 def remove(path: str) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from rl.runtime import activation
     from rl.runtime.program.main import Program
     from rl.runtime.program.store import Record
 
@@ -75,6 +76,7 @@ class _Creation:
             raise UsageError("process: missing, and a container needs one to be started")
         self.record = program.store().reserve(container_id)
         self.created: container.Created | None = None
+        self.notify: activation.Notify | None = None
 
     def make(self) -> container.Created:
         """Create the process and write the record; when it fails, nothing is left."""
@@ -82,6 +84,7 @@ class _Creation:
         group = None
         listener = None
         try:
+            self._activate()
             write_json(f"{record.directory}/config.json", spec, sync=False)
             group = groups.Group(self.program, spec, record.id)
             group.prepare()
@@ -111,6 +114,15 @@ class _Creation:
                 listener.close()
         record.release()
         return created
+
+    def _activate(self) -> None:
+        """Sockets and readiness of the unit that we run in (sd_listen_fds(3), sd_notify(3))."""
+        if "LISTEN_FDS" in os.environ or "NOTIFY_SOCKET" in os.environ:
+            from rl.runtime import activation
+
+            found = activation.adapt(self.spec, os.environ, self.record.directory)
+            self.io.preserve = preserved(len(found.preserve) + self.options.get("preserve-fds", 0))
+            self.notify = found.notify
 
     def _placing(self, group: groups.Group) -> Callable[[int], None]:
         def place(pid: int) -> None:
@@ -184,10 +196,18 @@ def create(program: Program, options: dict[str, Any], operands: list[str]) -> in
 def start(program: Program, options: dict[str, Any], operands: list[str]) -> int:
     """Let the command of a created container run."""
     record = program.store().locked(operands[0])
+    notify = None
     try:
+        if "NOTIFY_SOCKET" in os.environ and os.path.isdir(f"{record.directory}/notify"):
+            from rl.runtime import activation
+
+            notify = activation.Notify(record.directory, os.environ["NOTIFY_SOCKET"])
         begin(record)
     finally:
         record.release()
+    if notify is not None and record.pid:
+        pidfd = os.pidfd_open(record.pid)
+        notify.wait_ready(record.pid, pidfd)
     return 0
 
 
@@ -249,9 +269,11 @@ def run(program: Program, options: dict[str, Any], operands: list[str]) -> int:
         raise
     record.release()
     if detached:
+        if making.notify is not None:
+            making.notify.wait_ready(created.pid, created.pidfd)
         return 0
     try:
-        status = console.supervise(created.pid, created.pidfd, relay)
+        status = console.supervise(created.pid, created.pidfd, relay, making.notify)
     finally:
         if relay is not None:
             relay.close()
