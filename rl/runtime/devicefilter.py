@@ -37,7 +37,7 @@ _NAME = "rl_devices"
 _TYPES = {"b": 1, "c": 2, "u": 2, "a": 0}  # BPF_DEVCG_DEV_BLOCK, BPF_DEVCG_DEV_CHAR
 _ACCESS = {"m": 1, "r": 2, "w": 4}  # BPF_DEVCG_ACC_*
 _ALL = 7
-_CAP_NET_ADMIN, _CAP_SYS_ADMIN, _CAP_BPF = 12, 21, 39
+_CAP_NET_ADMIN, _CAP_SYS_ADMIN, _CAP_SYS_RESOURCE, _CAP_BPF = 12, 21, 24, 39
 _RLIMIT_MEMLOCK = 8
 
 # Operations: class | source | code.
@@ -157,7 +157,9 @@ def apply(cgroup_dir: str, rules: list[dict[str, Any]]) -> None:
             )
         try:
             new = _load(program)
-        except PermissionError:
+        except OSError as error:
+            if error.errno != errno.EPERM:
+                raise
             raise UnsupportedError(
                 f"device filter of {cgroup_dir}: loading an eBPF program is not permitted",
                 "it needs real root; without it leave out linux.resources.devices",
@@ -195,10 +197,10 @@ def _load(program: bytes) -> int:
     """Load it; before Linux 5.11 its memory counts against RLIMIT_MEMLOCK, which root may raise."""
     try:
         return bpf.load_device_filter(program, _NAME)
-    except PermissionError:
+    except OSError as error:
         soft, hard = kp.get_rlimit(_RLIMIT_MEMLOCK)
         unlimited = 2**64 - 1
-        if soft == unlimited:
+        if error.errno != errno.EPERM or soft == unlimited or not kp.capget()[0] >> _CAP_SYS_RESOURCE & 1:
             raise
         kp.set_rlimit(_RLIMIT_MEMLOCK, unlimited, unlimited)
         try:
