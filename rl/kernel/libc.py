@@ -59,6 +59,7 @@ _NUMBERS = {  # name: (x86_64, aarch64 and riscv64)
     "sched_setattr": (314, 274),
     "renameat2": (316, 276),
     "bpf": (321, 280),
+    "execveat": (322, 281),
 }
 
 

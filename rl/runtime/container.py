@@ -11,6 +11,7 @@ from __future__ import annotations
 import _socket
 import errno
 import os
+import select
 import struct
 
 from rl.config.jsonio import loads
@@ -18,7 +19,7 @@ from rl.errors import RlError, UnsupportedError, from_wire
 from rl.kernel import clone as kclone
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
-from rl.runtime import child, hooks, outside, seccomp, userns
+from rl.runtime import child, hooks, launch, launcher, outside, process, rlimits, seccomp, userns
 from rl.runtime.sync import PACKET, Io, Setup, Sync
 
 TYPE_CHECKING = False
@@ -47,11 +48,18 @@ class Created:
         self.warnings: list[str] = []
         self.bundle = bundle
         self.container_id = container_id
-        self.place: Callable[[int], None] | None = None
+        self.place: Callable[[int], object] | None = None
 
     def hook_state(self, status: str) -> dict[str, Any]:
         """The state document hooks get."""
         return hooks.state(self.spec, self.bundle, self.container_id, status, self.pid)
+
+    def leave_to_listener(self) -> None:
+        """Let the process wait at its listener: from here on it lives without us. Until then it ends with us."""
+        assert self.sock is not None
+        self.sock.send(b"L")
+        self.sock.close()
+        self.sock = None
 
     def abandon(self) -> None:
         """Kill and reap what exists of the process, close everything; for errors before or at start."""
@@ -63,7 +71,7 @@ class Created:
 
 def create(
     bundle: str, spec: dict[str, Any], io: Io, *, container_id: str = "", cgroup_procs: str | list[str] = "",
-    place: Callable[[int], None] | None = None, cache_dir: str = "", die_with_parent: bool = True,
+    place: Callable[[int], object] | None = None, cache_dir: str = "", die_with_parent: bool = True,
     make_cwd: bool = True, listener: int = -1, no_pivot: bool = False, new_keyring: bool = True,
 ) -> Created:
     """Make the container of *spec* (config.json, parsed) up to "waiting for start".
@@ -82,6 +90,7 @@ def create(
     setup.cgroup_procs = [path for path in setup.cgroup_procs if path]
     setup.die_with_parent = die_with_parent
     setup.make_cwd = make_cwd
+    setup.exposed = launcher.exposed(spec)
     setup.listener, setup.no_pivot, setup.new_keyring = listener, no_pivot, new_keyring
     setup.placed, created.place = place is not None, place
     try:
@@ -90,8 +99,9 @@ def create(
             _clone(setup, created)
         finally:
             child_end.close()
-            for fd in (*setup.fds.values(), *setup.sources.values(), *setup.nodes.values()):
-                os.close(fd)
+            for fd in (*setup.fds.values(), *setup.sources.values(), *setup.nodes.values(), setup.proc, setup.agent):
+                if fd >= 0:
+                    os.close(fd)
         until_ready(created)
     except BaseException:
         created.abandon()
@@ -102,7 +112,7 @@ def create(
 def _prepare(setup: Setup, created: Created, cache_dir: str) -> None:
     """All that is done outside: seccomp program, namespace files, bind sources, device nodes."""
     spec, linux = setup.spec, setup.linux
-    _refuse_unsupported(spec, setup.process)
+    _refuse_unsupported(spec)
     profile = linux.get("seccomp")
     if profile:
         setup.seccomp = seccomp.program_for(profile, cache_dir)
@@ -120,19 +130,25 @@ def _prepare(setup: Setup, created: Created, cache_dir: str) -> None:
             setup.flags |= child.NAMESPACES[kind]
     if not setup.flags & ns.CLONE_NEWNS:
         raise UnsupportedError("a container needs a new mount namespace", 'add {"type": "mount"} to linux.namespaces')
+    if linux.get("timeOffsets") and not setup.flags & ns.CLONE_NEWTIME:
+        raise RlError("linux.timeOffsets needs a new time namespace", 'add {"type": "time"} to linux.namespaces')
+    if linux.get("sysctl"):
+        from rl.runtime import sysctl
+
+        sysctl.check(setup, [kind for kind, flag in child.NAMESPACES.items() if setup.flags & flag])
+    if linux.get("netDevices"):
+        from rl.runtime import netdevices
+
+        netdevices.check(setup)
+    process.prepare(setup, profile, created.hook_state("creating") if profile else {}, created.warnings)
     outside.open_outside(setup)
     if spec.get("hooks"):
         setup.hook_state = hooks.state(spec, created.bundle, created.container_id, "creating", 0)
 
 
-def _refuse_unsupported(spec: dict[str, Any], process: dict[str, Any]) -> None:
+def _refuse_unsupported(spec: dict[str, Any]) -> None:
     """What cannot be honoured is an error, never silence."""
-    linux = spec.get("linux") or {}
-    for what, value in (
-        ("process.apparmorProfile", process.get("apparmorProfile") not in (None, "", "unconfined")),
-        ("process.selinuxLabel", process.get("selinuxLabel")),
-        ("linux.intelRdt", linux.get("intelRdt")), ("vm", spec.get("vm")),
-    ):
+    for what, value in (("linux.intelRdt", (spec.get("linux") or {}).get("intelRdt")), ("vm", spec.get("vm"))):
         if value:
             raise UnsupportedError(f"{what} is not supported", "remove it from config.json")
 
@@ -183,7 +199,14 @@ def _fork(setup: Setup, flags: int) -> tuple[int, int]:
 
 def _join(setup: Setup) -> None:
     child.enter_cgroup(setup)
-    setup.cgroup_procs = []
+    setup.cgroup_procs, setup.placed = [], False
+    if "user" in setup.fds:
+        rlimits.raise_for(0, setup.process)
+    child.oom_score(setup)  # its file is closed to us once we are not dumpable
+    if not setup.flags & ns.CLONE_NEWUSER and not setup.linux.get("timeOffsets"):
+        # Before processes of another container see the next child in their pid namespace: it still sees the host's
+        # files. (Not where files of its /proc must be written: id maps, time offsets.)
+        kp.prctl(kp.PR_SET_DUMPABLE, 0)
     child.join_namespaces(setup)
 
 
@@ -200,6 +223,8 @@ def fork_beside(setup: Setup, created: Created, join: Callable[[Setup], None], f
                 _first_child(setup, write_end, join, flags, steps)
         finally:
             os.close(write_end)
+        if created.place is not None:
+            _serve_place(created, first, read_end)
         data = os.read(read_end, 16)
     finally:
         os.close(read_end)
@@ -210,6 +235,23 @@ def fork_beside(setup: Setup, created: Created, join: Callable[[Setup], None], f
         raise _error_of(created.sock.recv(PACKET), created)
     created.pid = int(data)
     created.pidfd = os.pidfd_open(created.pid)
+
+
+def _serve_place(created: Created, pid: int, pid_pipe: int) -> None:
+    """Put the first child into its cgroup if it asks for that, before it tells of its sibling or of an error."""
+    assert created.sock is not None and created.place is not None
+    poll = select.poll()
+    for fd in (created.sock.fileno(), pid_pipe):
+        poll.register(fd, select.POLLIN)
+    poll.poll()
+    try:
+        packet = created.sock.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return
+    if packet == b"C":
+        created.sock.recv(1)
+        created.place(pid)
+        created.sock.send(b"c")
 
 
 def _first_child(
@@ -254,6 +296,11 @@ def until_ready(created: Created) -> None:
             created.sock.send(b"c")
         elif letter == b"M":
             _write_maps(created)
+        elif letter == b"D":
+            from rl.runtime import netdevices
+
+            netdevices.move(created.spec["linux"], created.pid)
+            created.sock.send(b"d")
         elif letter == b"H":
             document = created.hook_state("creating")
             for kind in ("prestart", "createRuntime"):
@@ -275,6 +322,7 @@ def _write_maps(created: Created) -> None:
     """The id maps of a new user namespace, in ids of ours."""
     assert created.sock is not None
     linux = created.spec.get("linux") or {}
+    rlimits.raise_for(created.pid, created.spec.get("process") or {})
     for kind in ("gid", "uid"):
         maps = linux.get(f"{kind}Mappings") or []
         if not maps:
@@ -288,6 +336,8 @@ def _error_of(data: bytes, created: Created) -> RlError:
     """The error that the child sent, or what its end tells."""
     if data[:1] == b"E":
         return from_wire(loads(data[1:].decode()))
+    if data[:1] == launcher.PATH_LETTER:
+        return launch.explain(*launcher.parse(data))
     status = 0
     if created.pid:
         status = os.waitstatus_to_exitcode(os.waitpid(created.pid, 0)[1])
@@ -326,7 +376,7 @@ def start(created: Created) -> None:
 def until_running(created: Created) -> None:
     """Wait for the command: its exec closes the child's end of the socket, an error comes as a packet before."""
     assert created.sock is not None
-    data = created.sock.recv(PACKET)
+    data = launcher.outcome(created.sock, created.pidfd, PACKET)
     if data:
         raise _error_of(data, created)
     created.sock.close()

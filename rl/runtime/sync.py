@@ -7,10 +7,13 @@ without an error packet means that the command runs.
 |---|---|---|
 | ``C`` / ``c`` | child / parent | put me into my cgroup / done |
 | ``M`` / ``m`` | child / parent | write my id maps / done |
+| ``D`` / ``d`` | child / parent | move the network devices to me / done |
 | ``H`` / ``h`` | child / parent | run the hooks that run outside / done |
 | ``R`` [fd] | child | ready, waiting for start; the descriptor is the terminal's master |
 | ``S`` | parent | start |
+| ``L`` | parent | the container is on record: wait for the start at the listener, not for me |
 | ``W`` text | child | a warning for the user |
+| ``X`` errno, path | launcher | the command cannot be executed (:mod:`rl.runtime.launcher`) |
 | ``E`` JSON | child | failed: :func:`rl.errors.to_wire`, and ``step`` |
 
 Where who creates does not wait for the start (`rl-runtime create`), the child listens on a socket of the state
@@ -30,6 +33,9 @@ from rl.errors import RlError, to_wire
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from rl.runtime.launcher import Launcher
+    from rl.runtime.lsm import Labels
 
 PACKET = 1 << 15
 
@@ -61,6 +67,13 @@ class Sync:
         self.sock.detach()  # stays open: whoever moves closes
         self.sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, number)
 
+    def sit_at(self, number: int) -> None:
+        """Speak over descriptor *number*, whatever it was before, instead of the present one."""
+        old = self.sock.fileno()
+        if old != number:
+            self.move(os.dup2(old, number, inheritable=False))
+            os.close(old)
+
     def begin(self) -> None:
         """In the child: let go of the parent's end, so that its death shows as end of file."""
         self.parent.close()
@@ -84,7 +97,7 @@ class Sync:
     def ready(self, master: int, listener: int = -1) -> None:
         """Say that everything is prepared, hand over the terminal's *master* (-1: none), wait for start.
 
-        With a *listener* it comes from there, and the parent may end meanwhile.
+        With a *listener* it comes from there, once the parent has said that it may end.
         """
         ancillary = []
         if master >= 0:
@@ -94,6 +107,7 @@ class Sync:
         except OSError:
             os._exit(1)
         if listener >= 0:
+            self._await()
             self._accept(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, listener))
         elif self.wait:
             self._await()
@@ -134,10 +148,11 @@ class Setup:
     """Everything the steps of a child work on; filled by the parent before clone, then by the steps."""
 
     __slots__ = (
-        "bundle", "candidates", "cgroup_procs", "die_with_parent", "environment", "fds", "flags", "hook_state", "io",
-        "joined", "late_readonly", "linux", "listener", "make_cwd", "master", "new_keyring", "no_pivot", "nodes",
-        "opened", "placed", "process", "retry_cwd", "root", "seccomp", "seccomp_flags", "setgroups_denied",
-        "slave", "sources", "spec", "sync",
+        "agent", "agent_message", "agent_metadata", "agent_state", "bundle", "candidates", "cgroup_procs",
+        "die_with_parent", "environment", "exposed", "fds", "flags", "hook_state", "io", "joined", "labels",
+        "late_readonly", "launcher", "linux", "listener", "make_cwd", "master", "movable", "new_keyring", "no_pivot",
+        "nodes", "opened", "placed", "proc", "process", "retry_cwd", "root", "seccomp", "seccomp_flags",
+        "setgroups_denied", "slave", "sources", "spec", "sync",
     )
 
     def __init__(self, spec: dict[str, Any], process: dict[str, Any], io: Io, sync: Sync) -> None:
@@ -149,6 +164,7 @@ class Setup:
         self.bundle = ""
         self.cgroup_procs: list[str] = []
         self.placed = False  # the parent puts this process into its cgroup, when asked
+        self.movable = False  # the parent can have this process moved where it may not go by itself (exec)
         self.listener = -1  # a listening socket that start comes from, instead of the parent
         self.die_with_parent = False
         self.new_keyring = True
@@ -171,3 +187,11 @@ class Setup:
         self.hook_state: dict[str, Any] | None = None
         self.environment: dict[str, str] = {}
         self.candidates: list[str] = []
+        self.proc = -1  # the caller's /proc, where a step needs it after the root has changed
+        self.labels: Labels | None = None
+        self.agent = -1  # connected to the seccomp agent
+        self.agent_state: dict[str, Any] = {}
+        self.agent_metadata = ""
+        self.agent_message = b""
+        self.exposed = True  # whether the container could write our interpreter
+        self.launcher: Launcher | None = None

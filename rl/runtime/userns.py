@@ -350,7 +350,7 @@ def _cannot_create(error: OSError) -> RlError:
         ("/proc/sys/user/max_user_namespaces", "0", "sudo sysctl user.max_user_namespaces=28633"),
     ):
         try:
-            with open(path, encoding="ascii") as file:
+            with open(path, encoding="utf-8") as file:
                 if file.read().strip() == bad:
                     return UnsupportedError(what, hint)
         except OSError:
