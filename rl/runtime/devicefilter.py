@@ -2,7 +2,7 @@
 
 cgroup v2 has no file for it: the kernel asks an eBPF program attached to the cgroup. Only real root may attach one;
 for a user nothing is lost: without CAP_MKNOD in the initial user namespace no device can be made, and what is bound
-into /dev opens with the user's own rights. Called by :mod:`rl.runtime.program` and the cgroup drivers.
+into /dev opens with the user's own rights. Called by :mod:`rl.runtime.program.groups`.
 Source: OCI runtime specification, config-linux.md "Allowed Device list"; include/uapi/linux/bpf.h (struct
 bpf_cgroup_dev_ctx); Documentation/bpf/standardization/instruction-set.rst.
 """
@@ -37,7 +37,7 @@ _NAME = "rl_devices"
 _TYPES = {"b": 1, "c": 2, "u": 2, "a": 0}  # BPF_DEVCG_DEV_BLOCK, BPF_DEVCG_DEV_CHAR
 _ACCESS = {"m": 1, "r": 2, "w": 4}  # BPF_DEVCG_ACC_*
 _ALL = 7
-_CAP_NET_ADMIN, _CAP_SYS_ADMIN, _CAP_SYS_RESOURCE, _CAP_BPF = 12, 21, 24, 39
+_CAP_NET_ADMIN, _CAP_SYS_ADMIN, _CAP_SYS_RESOURCE, _CAP_MKNOD, _CAP_BPF = 12, 21, 24, 27, 39
 _RLIMIT_MEMLOCK = 8
 
 # Operations: class | source | code.
@@ -140,6 +140,22 @@ def possible() -> bool:
     except OSError:
         return False
     return True
+
+
+def enforce(cgroup_dir: str, rules: list[dict[str, Any]]) -> str:
+    """:func:`apply` where it matters and can be done; else the reason for a warning, "" for a caller who needs none.
+
+    *cgroup_dir* is "" where the container has no cgroup of its own. Raises as :func:`apply`.
+    """
+    if not ns.is_initial_user_namespace() or not kp.capget()[0] >> _CAP_MKNOD & 1:
+        compile_rules(rules)  # a wrong rule is wrong for everybody
+        return ""
+    if not cgroup_dir:
+        return "the container has no cgroup"
+    if not possible():
+        return "this kernel or an outer container does not let us load a device filter"
+    apply(cgroup_dir, rules)
+    return ""
 
 
 def apply(cgroup_dir: str, rules: list[dict[str, Any]]) -> None:
