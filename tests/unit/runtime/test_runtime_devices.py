@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from rl.errors import RlError
-from rl.kernel import mount as m
 from rl.kernel import process as kp
 from rl.runtime import devices
 from unit.runtime.container_lab import Lab, read_until
@@ -151,6 +150,16 @@ def test_an_image_with_a_wrong_ptmx(lab: Lab) -> None:
     assert output(lab, without_dev(sh("readlink /dev/ptmx; readlink /dev/fd"))) == "pts/ptmx\n/proc/self/fd\n"
 
 
+def test_a_ptmx_that_was_asked_for(lab: Lab) -> None:
+    (lab.bundle / "mine").write_text("mine\n")
+    spec = sh("stat -c '%t:%T %F' /dev/ptmx")
+    spec["linux"]["devices"] = [device("/dev/ptmx", "c", 5, 2)]
+    assert output(lab, spec) == "5:2 character special file\n"
+    spec = sh("cat /dev/ptmx")
+    spec["mounts"].append({"destination": "/dev/ptmx", "type": "bind", "source": "mine", "options": ["bind"]})
+    assert output(lab, spec) == "mine\n"
+
+
 def test_the_directory_of_a_device_stays_inside(lab: Lab) -> None:
     name = f"rl-test-{os.getpid()}"
     (lab.root / "out").symlink_to("../../../../../../../../tmp")
@@ -202,4 +211,3 @@ def test_only_the_real_null_is_taken(root_lab: Lab) -> None:
     fd = devices._open_node("/dev/null", 1, 3)
     assert os.fstat(fd).st_rdev == os.makedev(1, 3)
     os.close(fd)
-    assert m.MOUNT_ATTR_RDONLY
