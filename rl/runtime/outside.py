@@ -34,7 +34,7 @@ def open_inside(setup: Setup) -> None:
         _open(setup)
     except PermissionError as error:
         raise UnsupportedError(
-            f"bind mount of {error.filename}: {error.strerror}", "an outer container forbids to copy mounts, open_tree(2)"
+            f"bind mount of {error.filename}: {error.strerror}", "an outer container forbids copying mounts (open_tree)"
         ) from None
 
 
