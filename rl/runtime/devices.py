@@ -15,6 +15,7 @@ import os
 import stat
 
 from rl.errors import RlError
+from rl.kernel import fs
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
 from rl.runtime import mounts, rootpath
@@ -138,7 +139,7 @@ def populate(setup: Setup) -> None:
             finally:
                 if parent != dev:
                     os.close(parent)
-        _links(dev)
+        _links(dev, wanted(setup.spec))
     except OSError as error:
         raise RlError(
             f"create {error.filename or 'a device'} in /dev: {error.strerror}",
@@ -212,15 +213,26 @@ def _is_it(parent: int, name: str, path: str, device: dict[str, Any]) -> bool:
     raise RlError(f"device {path}: there is something else in the image", "remove it, or use another path")
 
 
-def _links(dev: int) -> None:
+def _links(dev: int, nodes: dict[str, dict[str, Any]]) -> None:
     for name, target in _LINKS:
         try:
             os.symlink(target, name, dir_fd=dev)
         except FileExistsError:
-            # An image's own ptmx would be the host's, not that of the container's devpts.
-            if name == "ptmx" and rootpath.link_text(dev, name) not in (target, f"/dev/{target}"):
+            # An image's own ptmx would be the host's, not that of the container's devpts; one that was asked for stays.
+            if name != "ptmx" or "/dev/ptmx" in nodes:
+                continue
+            if rootpath.link_text(dev, name) not in (target, f"/dev/{target}") and not _is_mount(dev, name):
                 os.unlink(name, dir_fd=dev)
                 os.symlink(target, name, dir_fd=dev)
+
+
+def _is_mount(directory: int, name: str) -> bool:
+    """Whether something is mounted over *name*."""
+    try:
+        os.close(fs.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, 0, fs.RESOLVE_NO_XDEV))
+    except OSError as error:
+        return error.errno == errno.EXDEV
+    return False
 
 
 class _Cover:

@@ -11,7 +11,6 @@ import errno
 import os
 
 from rl.errors import RlError, UsageError
-from rl.kernel import fs
 from rl.kernel import namespaces as ns
 
 TYPE_CHECKING = False
@@ -71,13 +70,7 @@ def apply(setup: Setup) -> None:
             if _path(key) == "kernel/domainname":
                 ns.setdomainname(str(value))  # the file is for root of the first user namespace only
                 continue
-            fd = os.open(f"/proc/sys/{_path(key)}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                if fs.fs_type(fd) != fs.PROC_SUPER_MAGIC:
-                    raise RlError(f"{what}: /proc is not a procfs")
-                os.write(fd, str(value).encode())
-            finally:
-                os.close(fd)
+            ns.write_proc(f"/proc/sys/{_path(key)}", str(value))
         except OSError as error:
             hint = "this kernel has no such parameter" if error.errno == errno.ENOENT else ""
             raise RlError(f"{what}: {error.strerror}", hint) from None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rl.errors import RlError, UnsupportedError
-from rl.runtime import cgroup
+from rl.errors import UnsupportedError
+from rl.runtime import cgroup, devicefilter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,8 +62,6 @@ class Group:
 def apply(program: Program, manager: Manager, resources: dict[str, Any]) -> None:
     """Set *resources*. One that cannot be set is an error; a warning with ``--rootless=true``."""
     refused = manager.apply(resources)
-    if resources.get("devices"):
-        _filter_devices(program, manager.path, resources["devices"])
     if refused and program.options.get("rootless") != "true":
         raise UnsupportedError(
             f"linux.resources: {'; '.join(refused)}",
@@ -71,21 +69,15 @@ def apply(program: Program, manager: Manager, resources: dict[str, Any]) -> None
         )
     for text in refused:
         program.warn(f"limit not enforced: {text}")
+    limit_devices(program, manager.path, resources)
 
 
-def _filter_devices(program: Program, path: str, rules: list[dict[str, Any]]) -> None:
-    """Only real root can attach a device filter, and only real root can make nodes that need one."""
-    from rl.kernel import namespaces
-    from rl.runtime import devicefilter
-
-    if not namespaces.is_initial_user_namespace():
-        return
-    try:
-        if not path:
-            raise UnsupportedError("there is no cgroup for a device filter")
-        devicefilter.apply(path, rules)
-    except (OSError, RlError) as error:
-        program.warn(f"linux.resources.devices: not enforced: {error}")
+def limit_devices(program: Program, path: str, resources: dict[str, Any]) -> None:
+    """The device filter of cgroup *path*, where rules are given."""
+    if resources.get("devices"):
+        reason = devicefilter.enforce(path, resources["devices"])
+        if reason:
+            program.warn(f"linux.resources.devices is not enforced: {reason}")
 
 
 def remove(path: str) -> None:
