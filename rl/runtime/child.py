@@ -172,7 +172,10 @@ def names(setup: Setup) -> None:
     if setup.flags & ns.CLONE_NEWNET:
         ns.loopback_up()
     if setup.linux.get("netDevices"):
-        setup.sync.ask(b"D")  # before sysctls: net.ipv4.conf.DEVICE is there then
+        # Before sysctls: net.ipv4.conf.DEVICE is there then. By descriptor: our /proc/PID/ns is closed to the parent.
+        fd = ns.open_namespace("self", "net")
+        setup.sync.ask(b"D", fd)
+        os.close(fd)
 
 
 def root_file_system(setup: Setup) -> None:
