@@ -88,23 +88,43 @@ def start_time(pid: int | str) -> int:
 
     With the boot id it tells a process from a later one of the same number.
     """
+    fields = _stat(pid)
+    return int(fields[19]) if fields else 0
+
+
+def is_zombie(pid: int | str) -> bool:
+    """Whether *pid* has ended and waits to be reaped."""
+    return _stat(pid)[:1] in ([b"Z"], [b"X"])
+
+
+def _stat(pid: int | str) -> list[bytes]:
+    """The fields of /proc/PID/stat after the name (proc(5)), from the state on; [] where there is no such process."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return 0
+        return []
     try:
         stat = os.read(fd, 4096)
     except OSError:
-        return 0
+        return []
     finally:
         os.close(fd)
-    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+    return stat[stat.rindex(b")") + 2 :].split()
 
 
 def boot_id() -> str:
     """The random id of this boot."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip()
+
+
+def knows_seccomp_flags(flags: int) -> bool:
+    """Whether the kernel knows all *flags* of seccomp(2): it looks at them before it misses the program."""
+    try:
+        k.syscall(k.number_of("seccomp"), 1, flags, None)
+    except OSError as error:
+        return error.errno == errno.EFAULT
+    return False  # not reached: there is no filter at address 0
 
 
 def set_seccomp_filter(program: bytes, flags: int = 0) -> int:
@@ -158,7 +178,7 @@ def personality(persona: int) -> None:
 
 def id_map(kind: str) -> list[tuple[int, int, int]]:
     """(first id inside, first id outside, count) for each line of this process's ``uid`` or ``gid`` map."""
-    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+    with open(f"/proc/self/{kind}_map", encoding="utf-8") as file:
         return [(int(inside), int(outside), int(count)) for inside, outside, count in map(str.split, file)]
 
 

@@ -13,7 +13,7 @@ from rl.errors import RlError, UnsupportedError
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
-from rl.runtime import devices, hooks, mounts, process, terminal
+from rl.runtime import devices, hooks, mounts, outside, process, terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ LATE = ns.CLONE_NEWCGROUP | ns.CLONE_NEWTIME
 
 
 def enter_cgroup(setup: Setup) -> None:
-    """Write ourselves into the cgroup, before its namespace makes it the root."""
+    """Go into the cgroup, before its namespace makes it the root: by ourselves, or by the parent's hand."""
+    if setup.placed:
+        setup.sync.ask(b"C")
     for path in setup.cgroup_procs:
         ns.write_proc(path, "0")
 
@@ -84,7 +86,7 @@ def become_root(setup: Setup) -> None:
 
 
 def _setgroups_denied() -> bool:
-    with open("/proc/self/setgroups", encoding="ascii") as file:
+    with open("/proc/self/setgroups", encoding="utf-8") as file:
         return file.read().strip() == "deny"
 
 
@@ -149,12 +151,16 @@ def new_session(setup: Setup) -> None:
             from rl.runtime import lsm  # imported by the parent already
 
             lsm.label_keyring(setup.labels, setup.proc, True)
-        kp.join_new_keyring()
+        if setup.new_keyring:
+            kp.join_new_keyring()
         if setup.labels is not None:
             lsm.label_keyring(setup.labels, setup.proc, False)
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EDQUOT, errno.EPERM):
             raise
+        if error.errno == errno.EDQUOT:
+            why = "the container has the caller's session keyring: the quota of keys is used up (kernel.keys.maxkeys)"
+            setup.sync.tell(b"W", why.encode())
     kp.prctl(kp.PR_SET_DUMPABLE, 0)
 
 
@@ -183,25 +189,26 @@ def names(setup: Setup) -> None:
 
 def root_file_system(setup: Setup) -> None:
     """Detach from the host's mounts and make the root, our working directory, a mount of its own."""
-    receives = mounts.wants_propagation(setup.spec) or "s" in (setup.linux.get("rootfsPropagation") or "")[:2]
+    slave = setup.linux.get("rootfsPropagation") in ("slave", "rslave")
+    receives = slave or mounts.wants_propagation(setup.spec)
     m.mount(None, "/", None, m.MS_REC | (m.MS_SLAVE if receives else m.MS_PRIVATE))
     # By an empty path: nothing is looked up, so it may be below directories closed to our present ids.
     root = m.open_tree("", m.OPEN_TREE_CLONE | m.AT_RECURSIVE | m.AT_EMPTY_PATH)
     m.move_mount(root, "", m.AT_FDCWD)
     setup.root = root
     os.fchdir(root)
-    if receives:
+    if receives and not slave:
         m.mount(None, ".", None, m.MS_REC | m.MS_PRIVATE)
 
 
 def all_mounts(setup: Setup) -> None:
     """The spec's mounts, in order."""
-    mounts.mount_all(setup.spec, setup.root, setup.sources)
+    mounts.mount_all(setup)
 
 
 def all_devices(setup: Setup) -> None:
     """/dev: nodes, links, and the terminal as /dev/console."""
-    devices.populate(setup.spec, setup.root, setup.nodes)
+    devices.populate(setup)
     if setup.process.get("terminal"):
         setup.master, setup.slave = terminal.open_pair(setup.root, setup.process)
         terminal.bind_console(setup.root, setup.slave)
@@ -231,7 +238,8 @@ def hidden_paths(setup: Setup) -> None:
 
 
 def readonly_root(setup: Setup) -> None:
-    """root.readonly: last, as mount points may have had to be made."""
+    """root.readonly and read-only file systems: last, as mount points may have had to be made."""
+    mounts.finish(setup)
     if not (setup.spec.get("root") or {}).get("readonly"):
         return
     try:
@@ -246,8 +254,11 @@ def readonly_root(setup: Setup) -> None:
 def pivot(setup: Setup) -> None:
     """Make the root the root, and let go of the host's mounts (pivot_root(2), the "." trick)."""
     os.fchdir(setup.root)
-    m.pivot_root(".", ".")
-    m.umount(".", m.MNT_DETACH)
+    if setup.no_pivot:
+        _move_root()
+    else:
+        m.pivot_root(".", ".")
+        m.umount(".", m.MNT_DETACH)
     os.chdir("/")
     os.close(setup.root)
     propagation = setup.linux.get("rootfsPropagation")
@@ -257,8 +268,31 @@ def pivot(setup: Setup) -> None:
         m.mount(None, "/", None, mounts.PROPAGATION[propagation])
 
 
+def _move_root() -> None:
+    """``--no-pivot``, for a host whose root is a ramfs: move the root over "/" and chroot there.
+
+    The host's mounts stay below it, so its proc and sysfs are taken away first: through a further copy of them the
+    container could undo what is masked in its own (CVE-2019-19921 and its like).
+    """
+    here = os.readlink("/proc/self/cwd")
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        lines = [line.split(" - ") for line in file]
+    for left, right in lines:
+        path = left.split(" ")[4]
+        if right.split(" ")[0] in ("proc", "sysfs") and path != here and not path.startswith(here + "/"):
+            try:
+                m.umount(path, m.MNT_DETACH)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EPERM):
+                    raise
+                m.mount("tmpfs", path, "tmpfs")  # it may not be unmounted, but it can be covered
+    m.mount(".", "/", None, m.MS_MOVE)
+    os.chroot(".")
+
+
 STEPS: Steps = (
     ("enter the cgroup", enter_cgroup),
+    ("open what is mounted", outside.open_inside),
     ("map ids", map_ids),
     ("join namespaces", join_namespaces),
     ("create namespaces", late_namespaces),

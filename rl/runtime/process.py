@@ -16,7 +16,7 @@ import stat
 
 from rl.errors import CommandNotFoundError, RlError
 from rl.kernel import process as kp
-from rl.runtime import capabilities, hooks, launch, rlimits, rootpath, terminal, users
+from rl.runtime import capabilities, hooks, launch, launcher, rlimits, rootpath, terminal, users
 from rl.runtime.seccomp import NEW_LISTENER, install
 
 TYPE_CHECKING = False
@@ -72,9 +72,9 @@ def standard_io(setup: Setup) -> None:
     io, sync = setup.io, setup.sync
     first_free = 3 + len(io.preserve)
     # Moved out of the way first: a wanted fd may sit on another one's place.
-    above = first_free + 3
+    above = first_free + 4
     sync.move(fcntl.fcntl(sync.sock.fileno(), fcntl.F_DUPFD_CLOEXEC, above))
-    for name in ("master", "agent"):
+    for name in ("master", "listener", "agent"):
         if getattr(setup, name) >= 0:
             setattr(setup, name, fcntl.fcntl(getattr(setup, name), fcntl.F_DUPFD_CLOEXEC, above))
     keep = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in io.preserve]
@@ -88,7 +88,7 @@ def standard_io(setup: Setup) -> None:
     for number, fd in enumerate(keep):
         os.dup2(fd, 3 + number, inheritable=True)
     sync.move(os.dup2(sync.sock.fileno(), first_free, inheritable=False))
-    for name in ("master", "agent"):
+    for name in ("master", "listener", "agent"):
         if getattr(setup, name) >= 0:
             first_free += 1
             setattr(setup, name, os.dup2(getattr(setup, name), first_free, inheritable=False))
@@ -281,7 +281,9 @@ def environment(setup: Setup) -> None:
 
 def wait_for_start(setup: Setup) -> None:
     """Report that everything is ready, with the terminal's master; go on when told to."""
-    setup.sync.ready(setup.master)
+    setup.sync.ready(setup.master, setup.listener)
+    if setup.launcher is not None:
+        setup.sync.sit_at(setup.launcher.descriptor)
     if setup.master >= 0:
         os.close(setup.master)
         setup.master = -1
@@ -296,7 +298,9 @@ def late_seccomp(setup: Setup) -> None:
 def start_hooks(setup: Setup) -> None:
     """startContainer hooks run inside the container, before its command."""
     if setup.hook_state is not None:
-        hooks.run(setup.spec, "startContainer", {**setup.hook_state, "pid": os.getpid()})
+        document = {**setup.hook_state, "pid": os.getpid()}
+        spawn = launch.spawn_protected if setup.exposed else launch.spawn
+        hooks.run(setup.spec, "startContainer", document, spawn)
 
 
 def signals(setup: Setup) -> None:
@@ -305,6 +309,12 @@ def signals(setup: Setup) -> None:
         if number not in (9, 19, 32, 33) and _signal.getsignal(number) != _signal.SIG_DFL:
             _signal.signal(number, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def protect_ourselves(setup: Setup) -> None:
+    """Get the launcher ready that keeps our interpreter out of the container's reach, where that is needed."""
+    if setup.exposed:
+        setup.launcher = launcher.prepare(setup.sync.sock.fileno())
 
 
 def find_command(setup: Setup) -> None:
@@ -318,7 +328,7 @@ def execute(setup: Setup) -> None:
     arguments = _arguments(setup)
     if not setup.candidates:
         setup.candidates = launch.find(arguments, setup.environment)
-    launch.execute(setup.candidates, arguments, setup.environment)
+    launch.execute(setup.candidates, arguments, setup.environment, setup.launcher)
 
 
 def _arguments(setup: Setup) -> list[str]:
@@ -331,6 +341,7 @@ def _arguments(setup: Setup) -> list[str]:
 STEPS: tuple[tuple[str, Callable[[Setup], None]], ...] = (
     ("set security labels", outside_proc),
     ("connect standard input and output", standard_io),
+    ("protect the interpreter", protect_ourselves),
     ("enter the working directory", working_directory),
     ("prepare the environment", environment),
     ("set resource limits", resources),
@@ -338,8 +349,8 @@ STEPS: tuple[tuple[str, Callable[[Setup], None]], ...] = (
     ("change user and capabilities", identity),
     ("set no_new_privs", no_new_privs),
     ("follow the parent's death", parent_death),
-    ("wait for start", wait_for_start),
     ("find the command", find_command),
+    ("wait for start", wait_for_start),
     ("reset signals", signals),
     ("load the seccomp filter", late_seccomp),
     ("run startContainer hooks", start_hooks),
