@@ -46,8 +46,7 @@ def test_sockets_reach_the_container(lab: Lab) -> None:
         for number in range(2):
             os.dup2(100 + number, 3 + number)
         environ = {"LISTEN_FDS": "2", "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "a:b"}
-        adapted = activation.adapt(spec, environ)
-        assert adapted.notify is None and adapted.preserve == [3, 4]
+        assert activation.adapt(spec, environ) == [3, 4]
 
     spec = specification(["sh", "-c", "read a <&3; read b <&4; echo $a $b; env | grep ^LISTEN | sort; ls /proc/self/fd"])
     spec["process"]["env"].append("LISTEN_FDS=99")
@@ -72,7 +71,7 @@ def test_whose_sockets_they_are() -> None:
         assert activation.listen_fds({}) == activation.listen_fds({"LISTEN_FDS": "0"}) == 0
         spec = specification(["true"])
         before = list(spec["process"]["env"])
-        assert activation.adapt(spec, {**ours, "LISTEN_PID": "1"}, "/x").preserve == []
+        assert activation.adapt(spec, {**ours, "LISTEN_PID": "1"}, "/x") == []
         assert spec["process"]["env"] == before
     finally:
         if saved >= 0:
@@ -93,9 +92,13 @@ def notifying(lab: Lab, script: str, address: str) -> tuple[dict[str, Any], acti
     state = lab.bundle.parent / "state"
     state.mkdir()
     state.chmod(0o711)
-    adapted = activation.adapt(spec, {"NOTIFY_SOCKET": address}, str(state))
-    assert adapted.notify is not None and adapted.preserve == []
-    return spec, adapted.notify
+    environ = {"NOTIFY_SOCKET": address}
+    assert activation.Notify.of(str(state), environ) is None, "not prepared"
+    assert activation.adapt(spec, environ, str(state)) == []
+    assert activation.Notify.of(str(state), {}) is None
+    notify = activation.Notify.of(str(state), environ)
+    assert notify is not None
+    return spec, notify
 
 
 def test_the_container_says_ready(lab: Lab, manager: socket.socket, tmp_path: Path) -> None:
@@ -159,7 +162,7 @@ def test_abstract_addresses_and_a_second_start(lab: Lab) -> None:
     manager.settimeout(5)
     spec, first = notifying(lab, "true", f"@{name}")
     first.close()
-    again = activation.adapt(spec, {"NOTIFY_SOCKET": f"@{name}"}, str(lab.bundle.parent / "state")).notify
+    again = activation.Notify.of(str(lab.bundle.parent / "state"), {"NOTIFY_SOCKET": f"@{name}"})
     assert again is not None
     client = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     client.sendto(b"READY=1", again.path)

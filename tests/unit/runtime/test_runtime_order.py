@@ -43,7 +43,7 @@ lab = Lab.__new__(Lab)
 lab.user, lab.shared, lab.run_dir, lab.bundle = {lab.user!r}, True, Path({str(lab.run_dir)!r}), Path({str(lab.bundle)!r})
 import pathlib; lab.user.home = pathlib.Path(lab.user.home)
 spec = json.load(open({str(lab.bundle.parent / "spec.json")!r}))
-lab.become_monitor()
+lab.enter()
 {prepare}
 created = container.create(str(lab.bundle), spec, Io())
 container.start(created)

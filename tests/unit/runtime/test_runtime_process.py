@@ -357,6 +357,9 @@ def test_sysctl_errors(user_lab: Lab) -> None:
     spec["linux"]["sysctl"] = {"kernel.hostname": "x"}
     error = refused(user_lab, spec)
     assert isinstance(error, UsageError) and "linux.sysctl.kernel.hostname" in error.message
+    spec["process"]["args"][-1] = "hostname"
+    del spec["hostname"]
+    assert user_lab.run(spec).output == "x\n"
     for key, value, text in (("net.nothing", "1", "No such file"), ("kernel.msgmax", "many", "Invalid argument")):
         spec["linux"]["sysctl"] = {key: value}
         error = refused(user_lab, spec)
