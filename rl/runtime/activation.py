@@ -62,7 +62,7 @@ def adapt(spec: dict[str, Any], environ: Mapping[str, str], directory: str = "")
     if environ.get("NOTIFY_SOCKET") and directory:
         source = f"{directory}/notify"
         os.makedirs(source, 0o755, exist_ok=True)
-        options = ["bind", "nosuid", "noexec", "nodev"]
+        options = ["bind", "ro", "nosuid", "noexec", "nodev"]  # a socket can be spoken to all the same
         mount = {"destination": DIRECTORY, "type": "bind", "source": source, "options": options}
         spec["mounts"] = [*(spec.get("mounts") or []), mount]
         _set_environment(process, {"NOTIFY_SOCKET": f"{DIRECTORY}/{NAME}"})

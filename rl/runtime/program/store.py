@@ -120,7 +120,13 @@ class Record:
         """Remove the directory; the lock goes with it."""
         try:
             for name in os.listdir(self.directory):
-                os.unlink(f"{self.directory}/{name}")
+                path = f"{self.directory}/{name}"
+                if name == "notify":  # rl.runtime.activation's, with a socket in it
+                    for inner in os.listdir(path):
+                        os.unlink(f"{path}/{inner}")
+                    os.rmdir(path)
+                else:
+                    os.unlink(path)
             os.rmdir(self.directory)
         except FileNotFoundError:
             pass
