@@ -62,7 +62,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(created.pid, 0)[1]))
 
 NAMES = (
     (r"keyctl\(.*JOIN_SESSION", "keyring"), (r"pivot_root\(", "pivot"), (r"close_range\(", "close"),
-    (r'write\(\d+, "exec my-profile"', "apparmor"), (r'write\(\d+, "u:r:t:s0"', "selinux"),
+    (r'write\(\d+, "exec my-profile"', "apparmor"), (r'write\(\d+, "u:r:t:s0"', "selinux"), (r'write\(\d+, "", 0\)', "keyring labelled"),
     (r"ioctl\(.*TIOCSCTTY", "terminal"),
     (r"prlimit64\(0, RLIMIT_CORE, \{", "rlimits"), (r"seccomp\(SECCOMP_SET_MODE_FILTER", "seccomp"),
     (r"prctl\(PR_CAPBSET_DROP", "bounding"), (r"prctl\(PR_SET_KEEPCAPS, 1", "keepcaps"), (r"setgroups\(", "groups"),
@@ -98,7 +98,7 @@ def full(lab: Lab, locked: bool) -> dict[str, Any]:
     return spec
 
 
-BEFORE = ["selinux", "keyring", "pivot", "selinux", "apparmor", "terminal", "close", "rlimits"]
+BEFORE = ["selinux", "keyring", "keyring labelled", "pivot", "selinux", "apparmor", "terminal", "close", "rlimits"]
 IDENTITY = ["bounding", "keepcaps", "groups", "gid", "uid", "no keepcaps", "capset", "ambient", "umask", "not dumpable"]
 
 
@@ -116,7 +116,7 @@ host.show()
     nnp = ["no_new_privs"] if locked else []
     rest = ["parent death", "ready", "start", *late, "hook", "exec"]
     # "not dumpable" also stands in the session's step: said once more when the user has changed.
-    expected = [BEFORE[0], BEFORE[1], "not dumpable", *BEFORE[2:], *early, *IDENTITY, *nnp, *rest]
+    expected = [*BEFORE[:3], "not dumpable", *BEFORE[3:], *early, *IDENTITY, *nnp, *rest]
     assert steps == expected
 
 
