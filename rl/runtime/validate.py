@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from rl.errors import NotFoundError, UsageError
 from rl.runtime import schema
+from rl.runtime.sysctl import namespace_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -378,29 +379,10 @@ def _net_devices(spec: dict[str, Any]) -> None:
         names[name] = device
 
 
-#: The part of kernel.* that belongs to the IPC namespace (ipc/ipc_sysctl.c).
-IPC_SYSCTLS = frozenset(
-    ("auto_msgmni", "msg_next_id", "msgmax", "msgmnb", "msgmni", "sem", "sem_next_id", "shm_next_id", "shm_rmid_forced",
-     "shmall", "shmmax", "shmmni")
-)
-
-
-def sysctl_namespace(key: str) -> str:
-    """The type of namespace that sysctl *key* (net.ipv4.ip_forward, net/ipv4/ip_forward) belongs to; "": to none."""
-    parts = (key if "/" in key else key.replace(".", "/")).split("/")
-    if len(parts) < 2 or not {"", ".", ".."}.isdisjoint(parts):
-        return ""
-    if parts[0] == "net":
-        return "network"
-    if parts[0] == "kernel" and len(parts) == 2:
-        return "ipc" if parts[1] in IPC_SYSCTLS else "uts" if parts[1] in ("hostname", "domainname") else ""
-    return "ipc" if parts[:2] == ["fs", "mqueue"] and len(parts) > 2 else ""
-
-
 def _sysctls(spec: dict[str, Any]) -> None:
     found = _namespaces(spec)
     for key in spec["linux"].get("sysctl") or ():
-        path, kind = f".linux.sysctl[{_show(key)}]", sysctl_namespace(key)
+        path, kind = f".linux.sysctl[{_show(key)}]", namespace_of(key)
         if not kind:
             raise _Wrong(
                 "does not belong to a namespace, it would change the host", path,

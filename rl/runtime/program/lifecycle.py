@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from rl.runtime import activation
+    from rl.runtime.activation import Notify
     from rl.runtime.program.main import Program
     from rl.runtime.program.store import Record
 
@@ -67,7 +67,13 @@ class _Creation:
         validate.check_id(container_id)  # before the bundle is looked at
         self.program = program
         self.options = options
-        self.io = Io(preserve=preserved(options.get("preserve-fds", 0)))
+        # What systemd passed to us stands before what --preserve-fds means.
+        sockets = 0
+        if "LISTEN_FDS" in os.environ:
+            from rl.runtime import activation
+
+            sockets = activation.listen_fds(os.environ)
+        self.io = Io(preserve=preserved(options.get("preserve-fds", 0) + sockets))
         self.bundle, self.spec = read_bundle(options.get("bundle", ""))
         terminal = bool((self.spec.get("process") or {}).get("terminal"))
         self.console = options.get("console-socket", "")
@@ -76,7 +82,6 @@ class _Creation:
             raise UsageError("process: missing, and a container needs one to be started")
         self.record = program.store().reserve(container_id)
         self.created: container.Created | None = None
-        self.notify: activation.Notify | None = None
 
     def make(self) -> container.Created:
         """Create the process and write the record; when it fails, nothing is left."""
@@ -84,7 +89,10 @@ class _Creation:
         group = None
         listener = None
         try:
-            self._activate()
+            if "LISTEN_FDS" in os.environ or "NOTIFY_SOCKET" in os.environ:
+                from rl.runtime import activation
+
+                activation.adapt(spec, os.environ, record.directory)
             write_json(f"{record.directory}/config.json", spec, sync=False)
             group = groups.Group(self.program, spec, record.id)
             group.prepare()
@@ -114,15 +122,6 @@ class _Creation:
                 listener.close()
         record.release()
         return created
-
-    def _activate(self) -> None:
-        """Sockets and readiness of the unit that we run in (sd_listen_fds(3), sd_notify(3))."""
-        if "LISTEN_FDS" in os.environ or "NOTIFY_SOCKET" in os.environ:
-            from rl.runtime import activation
-
-            found = activation.adapt(self.spec, os.environ, self.record.directory)
-            self.io.preserve = preserved(len(found.preserve) + self.options.get("preserve-fds", 0))
-            self.notify = found.notify
 
     def _placing(self, group: groups.Group) -> Callable[[int], None]:
         def place(pid: int) -> None:
@@ -196,19 +195,36 @@ def create(program: Program, options: dict[str, Any], operands: list[str]) -> in
 def start(program: Program, options: dict[str, Any], operands: list[str]) -> int:
     """Let the command of a created container run."""
     record = program.store().locked(operands[0])
-    notify = None
+    notify = _notify(record)
     try:
-        if "NOTIFY_SOCKET" in os.environ and os.path.isdir(f"{record.directory}/notify"):
-            from rl.runtime import activation
-
-            notify = activation.Notify(record.directory, os.environ["NOTIFY_SOCKET"])
         begin(record)
     finally:
         record.release()
-    if notify is not None and record.pid:
-        pidfd = os.pidfd_open(record.pid)
-        notify.wait_ready(record.pid, pidfd)
+    if notify is not None:
+        _wait_ready(record, notify)
     return 0
+
+
+def _notify(record: Record) -> Notify | None:
+    """The socket the container says READY=1 to, where our service manager asks for it."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        return None
+    from rl.runtime import activation
+
+    return activation.Notify.of(record.directory, os.environ)
+
+
+def _wait_ready(record: Record, notify: Notify) -> None:
+    """The service manager sees the unit as started when the container says so: until then we stay."""
+    try:
+        pidfd = os.pidfd_open(record.pid)
+    except OSError:
+        return  # it has ended
+    try:
+        notify.wait_ready(record.pid, pidfd)
+    finally:
+        os.close(pidfd)
+        notify.close()
 
 
 def begin(record: Record) -> None:
@@ -255,6 +271,7 @@ def run(program: Program, options: dict[str, Any], operands: list[str]) -> int:
     making = _Creation(program, options, operands[0], detached)
     created = making.make()
     record = program.store().locked(operands[0])
+    notify = _notify(record)
     relay = None
     try:
         if created.master >= 0:
@@ -269,11 +286,11 @@ def run(program: Program, options: dict[str, Any], operands: list[str]) -> int:
         raise
     record.release()
     if detached:
-        if making.notify is not None:
-            making.notify.wait_ready(created.pid, created.pidfd)
+        if notify is not None:
+            _wait_ready(record, notify)
         return 0
     try:
-        status = console.supervise(created.pid, created.pidfd, relay, making.notify)
+        status = console.supervise(created.pid, created.pidfd, relay, notify)
     finally:
         if relay is not None:
             relay.close()
