@@ -221,7 +221,7 @@ def _is_version(text: str) -> bool:
 
 def _is_cpu_list(text: str) -> bool:
     """A list like ``0-3,7``; empty is none."""
-    for part in text.split(",") if text.strip() else ():
+    for part in text.split(",") if text else ():
         first, dash, last = part.strip().partition("-")
         ends = (first, last) if dash else (first,)
         if not all(end.isascii() and end.isdigit() and len(end) < 6 and int(end) < _CPUS for end in ends):

@@ -30,7 +30,7 @@ STRINGS: dict[str, tuple[list[str], list[str]]] = {
     "access": (["rwm", "", "r", "mw"], ["x", "rwx", "r w"]),
     "cgroup file": (["memory.high", "hugetlb.2MB.max"], ["memory", "", "../memory.max", ".max", "a/b.c"]),
     "clock": (["monotonic", "boottime"], ["", "realtime"]),
-    "cpus": (["0", "0-3,7", "", " 1 , 2-2"], ["a", "3-1", "0-", "-1", "0,,1", "0-99999999999", "8192", "1-2-3", "²"]),
+    "cpus": (["0", "0-3,7", "", " 1 , 2-2"], ["a", "3-1", "0-", "-1", "0,,1", "0-99999999999", "8192", "1-2-3", "²", " ", "1,"]),
     "filled": (["x"], [""]),
     "host name": (["", "box", "x" * 64], ["x" * 65, "é" * 33]),
     "interface": (["eth0", "x" * 15], ["", "x" * 16, "a/b", ".", "..", "a b", "a:1", "é" * 8]),
