@@ -14,7 +14,7 @@ from rl.errors import CorruptRecordError, RlError, StateError, UsageError, from_
 from rl.kernel import process as kp
 from rl.monitor import terminal
 from rl.runtime import exec as runtime
-from rl.runtime import seccomp, users
+from rl.runtime import hooks, seccomp, users
 from rl.runtime.sync import Io
 
 TYPE_CHECKING = False
@@ -122,11 +122,16 @@ class _Session:
         """Start it."""
         profile = (self.spec.get("linux") or {}).get("seccomp")
         cgroup = self.state.get("cgroup") or ""
+        state = None
+        if profile and profile.get("listenerPath"):
+            bundle = f"{self.engine.paths.container(self.id)}/bundle"
+            state = hooks.state(self.spec, bundle, self.id, "running", self.pid)
         created = runtime.spawn(
             self.pid, self.pidfd, {"process": self.process}, io, decide=self.decide,
             cgroup_procs=f"{cgroup}/cgroup.procs" if cgroup else "",
             seccomp_program=seccomp.program_for(profile, self.engine.paths.cache) if profile else None,
-            seccomp_flags=seccomp.flags_of(profile) if profile else 0,
+            seccomp_flags=seccomp.flags_of(profile) if profile else 0, profile=profile,
+            state=state,
         )
         for warning in created.warnings:
             self.engine.warn(warning)

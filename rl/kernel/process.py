@@ -144,18 +144,36 @@ def set_seccomp_filter(program: bytes, flags: int = 0) -> int:
     return prctl(PR_SET_SECCOMP, 2, ctypes.addressof(holder))
 
 
-def set_rlimit(resource: int, soft: int, hard: int) -> None:
-    """Set this process's limit number *resource* (prlimit(2)); 2**64 - 1 is unlimited."""
+def set_rlimit(resource: int, soft: int, hard: int, pid: int = 0) -> None:
+    """Set limit number *resource* of process *pid*, 0 is this one (prlimit(2)); 2**64 - 1 is unlimited."""
     value = struct.pack("=QQ", soft, hard)
-    k.check(k.libc.prlimit64(0, resource, value, None))
+    k.check(k.libc.prlimit64(pid, resource, value, None))
 
 
-def get_rlimit(resource: int) -> tuple[int, int]:
-    """(soft, hard) of this process's limit number *resource*."""
+def get_rlimit(resource: int, pid: int = 0) -> tuple[int, int]:
+    """(soft, hard) of limit number *resource* of process *pid*, 0 is this one."""
     buffer = ctypes.create_string_buffer(16)
-    k.check(k.libc.prlimit64(0, resource, None, buffer))
+    k.check(k.libc.prlimit64(pid, resource, None, buffer))
     soft, hard = struct.unpack("=QQ", buffer.raw)
     return soft, hard
+
+
+def sched_setattr(
+    policy: int, flags: int, nice: int = 0, priority: int = 0, runtime: int = 0, deadline: int = 0, period: int = 0
+) -> None:
+    """Scheduling of this thread: sched_setattr(2), the times in nanoseconds."""
+    attributes = struct.pack("=IIQiIQQQ", 48, policy, flags, nice, priority, runtime, deadline, period)
+    k.syscall(k.number_of("sched_setattr"), 0, attributes, 0)
+
+
+def ioprio_set(io_class: int, priority: int) -> None:
+    """I/O priority of this thread: ioprio_set(2)."""
+    k.syscall(k.number_of("ioprio_set"), 1, 0, io_class << 13 | priority)
+
+
+def personality(persona: int) -> None:
+    """The execution domain of this thread: personality(2)."""
+    k.check(k.libc.personality(ctypes.c_ulong(persona)))
 
 
 def id_map(kind: str) -> list[tuple[int, int, int]]:

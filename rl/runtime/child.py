@@ -10,7 +10,6 @@ import errno
 import os
 
 from rl.errors import RlError, UnsupportedError
-from rl.kernel import fs
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
@@ -107,12 +106,25 @@ def late_namespaces(setup: Setup) -> None:
     if setup.flags & ns.CLONE_NEWTIME:
         ns.unshare(ns.CLONE_NEWTIME)
         for clock, offset in (setup.linux.get("timeOffsets") or {}).items():
-            line = f"{clock} {offset.get('secs', 0)} {offset.get('nanosecs', 0)}\n"
-            ns.write_proc("/proc/self/timens_offsets", line)
+            _time_offset(clock, offset)
         # unshare(2) leaves ourselves outside; entering by its file saves a second fork.
         fd = ns.open_namespace("self", "time_for_children")
         ns.setns(fd, ns.CLONE_NEWTIME)
         os.close(fd)
+
+
+def _time_offset(clock: str, offset: dict[str, int]) -> None:
+    what = f"linux.timeOffsets.{clock}"
+    if clock not in ("monotonic", "boottime"):
+        raise RlError(f"{what}: there is no such clock", "monotonic and boottime can be set")
+    seconds, nanoseconds = offset.get("secs", 0), offset.get("nanosecs", 0)
+    if not 0 <= nanoseconds < 10**9:
+        raise RlError(f"{what}.nanosecs: {nanoseconds} is not from 0 to 999999999")
+    try:
+        ns.write_proc("/proc/self/timens_offsets", f"{clock} {seconds} {nanoseconds}\n")
+    except OSError as error:
+        hint = "the clock would be negative, or beyond 146 years" if error.errno == errno.ERANGE else ""
+        raise RlError(f"{what}: set {seconds} s: {error.strerror}", hint) from None
 
 
 def oom_score(setup: Setup) -> None:
@@ -123,15 +135,23 @@ def oom_score(setup: Setup) -> None:
     try:
         ns.write_proc("/proc/self/oom_score_adj", str(wanted))
     except PermissionError:
-        pass
+        setup.sync.tell(b"W", f"oom_score_adj {wanted} is not set: lowering it needs privileges on the host".encode())
+    except OSError as error:
+        raise RlError(f"set process.oomScoreAdj {wanted}: {error.strerror}", "it goes from -1000 to 1000") from None
 
 
 def new_session(setup: Setup) -> None:
     """A session and a keyring of our own; from here on nobody may trace us or read our memory."""
     os.setsid()
     try:
+        if setup.labels is not None:
+            from rl.runtime import lsm  # imported by the parent already
+
+            lsm.label_keyring(setup.labels, setup.proc, True)
         if setup.new_keyring:
             kp.join_new_keyring()
+        if setup.labels is not None:
+            lsm.label_keyring(setup.labels, setup.proc, False)
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EDQUOT, errno.EPERM):
             raise
@@ -139,7 +159,7 @@ def new_session(setup: Setup) -> None:
 
 
 def names(setup: Setup) -> None:
-    """Host name and domain name; a network namespace of our own gets its loopback up."""
+    """Host name and domain name; a network namespace of our own gets its loopback up, and the host's devices."""
     for key, what, function in (
         ("hostname", "host name", ns.sethostname), ("domainname", "domain name", ns.setdomainname),
     ):
@@ -154,6 +174,8 @@ def names(setup: Setup) -> None:
             raise RlError(f"set {what} {name!r}: {error.strerror}", f"a {what} has at most 64 bytes") from None
     if setup.flags & ns.CLONE_NEWNET:
         ns.loopback_up()
+    if setup.linux.get("netDevices"):
+        setup.sync.ask(b"D")  # before sysctls: net.ipv4.conf.DEVICE is there then
 
 
 def root_file_system(setup: Setup) -> None:
@@ -182,48 +204,12 @@ def all_devices(setup: Setup) -> None:
         terminal.bind_console(setup.root, setup.slave)
 
 
-_IPC_SYSCTLS = frozenset(
-    ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced", "msg_next_id", "sem_next_id",
-     "shm_next_id", "auto_msgmni")
-)
-
-
 def sysctls(setup: Setup) -> None:
-    """linux.sysctl, through the host's /proc, which the container cannot have prepared; it shows our namespaces.
+    """linux.sysctl."""
+    if setup.linux.get("sysctl"):
+        from rl.runtime import sysctl  # imported by the parent already
 
-    Only those of a namespace the container has for itself: as real root any other would change the host.
-    """
-    for key, value in (setup.linux.get("sysctl") or {}).items():
-        name = key if "/" in key else key.replace(".", "/")
-        parts = name.split("/")
-        if not _is_own_sysctl(setup, parts):
-            raise RlError(
-                f"set sysctl {key}: it does not belong to a namespace of the container's own",
-                "net.* (not with --network=host), fs.mqueue.* and those of System V IPC (not with --ipc=host) can be",
-            )
-        try:
-            fd = os.open(f"/proc/sys/{name}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                if fs.fs_type(fd) != fs.PROC_SUPER_MAGIC:
-                    raise RlError(f"set sysctl {key}: /proc is not a procfs")
-                os.write(fd, str(value).encode())
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise RlError(f"set sysctl {key}={value}: {error.strerror}") from None
-
-
-def _is_own_sysctl(setup: Setup, parts: list[str]) -> bool:
-    def own(kind: str) -> bool:
-        return bool(setup.flags & NAMESPACES[kind]) or kind in setup.fds
-
-    if "" in parts or ".." in parts or "." in parts:
-        return False
-    if parts[0] == "net":
-        return own("network")
-    if parts[0] == "kernel" and len(parts) == 2:
-        return own("ipc") if parts[1] in _IPC_SYSCTLS else parts[1] in ("hostname", "domainname") and own("uts")
-    return parts[:2] == ["fs", "mqueue"] and own("ipc")
+        sysctl.apply(setup)
 
 
 def outer_hooks(setup: Setup) -> None:

@@ -18,7 +18,7 @@ from rl.errors import RlError, UnsupportedError, from_wire
 from rl.kernel import clone as kclone
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
-from rl.runtime import child, devices, hooks, mounts, seccomp, userns
+from rl.runtime import child, devices, hooks, mounts, process, rlimits, seccomp, userns
 from rl.runtime.sync import PACKET, Io, Setup, Sync
 
 TYPE_CHECKING = False
@@ -52,6 +52,13 @@ class Created:
     def hook_state(self, status: str) -> dict[str, Any]:
         """The state document hooks get."""
         return hooks.state(self.spec, self.bundle, self.container_id, status, self.pid)
+
+    def leave_to_listener(self) -> None:
+        """Let the process wait at its listener: from here on it lives without us. Until then it ends with us."""
+        assert self.sock is not None
+        self.sock.send(b"L")
+        self.sock.close()
+        self.sock = None
 
     def abandon(self) -> None:
         """Kill and reap what exists of the process, close everything; for errors before or at start."""
@@ -90,8 +97,9 @@ def create(
             _clone(setup, created)
         finally:
             child_end.close()
-            for fd in (*setup.fds.values(), *setup.sources.values(), *setup.nodes.values()):
-                os.close(fd)
+            for fd in (*setup.fds.values(), *setup.sources.values(), *setup.nodes.values(), setup.proc, setup.agent):
+                if fd >= 0:
+                    os.close(fd)
         until_ready(created)
     except BaseException:
         created.abandon()
@@ -102,7 +110,7 @@ def create(
 def _prepare(setup: Setup, created: Created, cache_dir: str) -> None:
     """All that is done outside: seccomp program, namespace files, bind sources, device nodes."""
     spec, linux = setup.spec, setup.linux
-    _refuse_unsupported(spec, setup.process)
+    _refuse_unsupported(spec)
     profile = linux.get("seccomp")
     if profile:
         setup.seccomp = seccomp.program_for(profile, cache_dir)
@@ -120,20 +128,26 @@ def _prepare(setup: Setup, created: Created, cache_dir: str) -> None:
             setup.flags |= child.NAMESPACES[kind]
     if not setup.flags & ns.CLONE_NEWNS:
         raise UnsupportedError("a container needs a new mount namespace", 'add {"type": "mount"} to linux.namespaces')
+    if linux.get("timeOffsets") and not setup.flags & ns.CLONE_NEWTIME:
+        raise RlError("linux.timeOffsets needs a new time namespace", 'add {"type": "time"} to linux.namespaces')
+    if linux.get("sysctl"):
+        from rl.runtime import sysctl
+
+        sysctl.check(setup, [kind for kind, flag in child.NAMESPACES.items() if setup.flags & flag])
+    if linux.get("netDevices"):
+        from rl.runtime import netdevices
+
+        netdevices.check(setup)
+    process.prepare(setup, profile, created.hook_state("creating") if profile else {}, created.warnings)
     setup.sources = mounts.open_sources(spec, created.bundle)
     setup.nodes = devices.open_nodes(spec)
     if spec.get("hooks"):
         setup.hook_state = hooks.state(spec, created.bundle, created.container_id, "creating", 0)
 
 
-def _refuse_unsupported(spec: dict[str, Any], process: dict[str, Any]) -> None:
+def _refuse_unsupported(spec: dict[str, Any]) -> None:
     """What cannot be honoured is an error, never silence."""
-    linux = spec.get("linux") or {}
-    for what, value in (
-        ("process.apparmorProfile", process.get("apparmorProfile") not in (None, "", "unconfined")),
-        ("process.selinuxLabel", process.get("selinuxLabel")), ("linux.mountLabel", linux.get("mountLabel")),
-        ("linux.intelRdt", linux.get("intelRdt")), ("vm", spec.get("vm")),
-    ):
+    for what, value in (("linux.intelRdt", (spec.get("linux") or {}).get("intelRdt")), ("vm", spec.get("vm"))):
         if value:
             raise UnsupportedError(f"{what} is not supported", "remove it from config.json")
 
@@ -185,6 +199,8 @@ def _fork(setup: Setup, flags: int) -> tuple[int, int]:
 def _join(setup: Setup) -> None:
     child.enter_cgroup(setup)
     setup.cgroup_procs = []
+    if "user" in setup.fds:
+        rlimits.raise_for(0, setup.process)
     child.join_namespaces(setup)
 
 
@@ -255,6 +271,11 @@ def until_ready(created: Created) -> None:
             created.sock.send(b"c")
         elif letter == b"M":
             _write_maps(created)
+        elif letter == b"D":
+            from rl.runtime import netdevices
+
+            netdevices.move(created.spec["linux"], created.pid)
+            created.sock.send(b"d")
         elif letter == b"H":
             document = created.hook_state("creating")
             for kind in ("prestart", "createRuntime"):
@@ -276,6 +297,7 @@ def _write_maps(created: Created) -> None:
     """The id maps of a new user namespace, in ids of ours."""
     assert created.sock is not None
     linux = created.spec.get("linux") or {}
+    rlimits.raise_for(created.pid, created.spec.get("process") or {})
     for kind in ("gid", "uid"):
         maps = linux.get(f"{kind}Mappings") or []
         if not maps:

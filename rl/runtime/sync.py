@@ -7,9 +7,11 @@ without an error packet means that the command runs.
 |---|---|---|
 | ``C`` / ``c`` | child / parent | put me into my cgroup / done |
 | ``M`` / ``m`` | child / parent | write my id maps / done |
+| ``D`` / ``d`` | child / parent | move the network devices to me / done |
 | ``H`` / ``h`` | child / parent | run the hooks that run outside / done |
 | ``R`` [fd] | child | ready, waiting for start; the descriptor is the terminal's master |
 | ``S`` | parent | start |
+| ``L`` | parent | the container is on record: wait for the start at the listener, not for me |
 | ``W`` text | child | a warning for the user |
 | ``E`` JSON | child | failed: :func:`rl.errors.to_wire`, and ``step`` |
 
@@ -30,6 +32,8 @@ from rl.errors import RlError, to_wire
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from rl.runtime.lsm import Labels
 
 PACKET = 1 << 15
 
@@ -84,7 +88,7 @@ class Sync:
     def ready(self, master: int, listener: int = -1) -> None:
         """Say that everything is prepared, hand over the terminal's *master* (-1: none), wait for start.
 
-        With a *listener* it comes from there, and the parent may end meanwhile.
+        With a *listener* it comes from there, once the parent has said that it may end.
         """
         ancillary = []
         if master >= 0:
@@ -94,6 +98,7 @@ class Sync:
         except OSError:
             os._exit(1)
         if listener >= 0:
+            self._await()
             self._accept(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, listener))
         elif self.wait:
             self._await()
@@ -134,9 +139,10 @@ class Setup:
     """Everything the steps of a child work on; filled by the parent before clone, then by the steps."""
 
     __slots__ = (
-        "bundle", "candidates", "cgroup_procs", "die_with_parent", "environment", "fds", "flags", "hook_state", "io",
-        "joined", "linux", "listener", "make_cwd", "master", "new_keyring", "no_pivot", "nodes", "placed", "process",
-        "retry_cwd", "root", "seccomp", "seccomp_flags", "setgroups_denied", "slave", "sources", "spec", "sync",
+        "agent", "agent_message", "agent_metadata", "agent_state", "bundle", "candidates", "cgroup_procs",
+        "die_with_parent", "environment", "fds", "flags", "hook_state", "io", "joined", "labels", "linux", "listener",
+        "make_cwd", "master", "new_keyring", "no_pivot", "nodes", "placed", "proc", "process", "retry_cwd", "root",
+        "seccomp", "seccomp_flags", "setgroups_denied", "slave", "sources", "spec", "sync",
     )
 
     def __init__(self, spec: dict[str, Any], process: dict[str, Any], io: Io, sync: Sync) -> None:
@@ -168,3 +174,9 @@ class Setup:
         self.hook_state: dict[str, Any] | None = None
         self.environment: dict[str, str] = {}
         self.candidates: list[str] = []
+        self.proc = -1  # the caller's /proc, where a step needs it after the root has changed
+        self.labels: Labels | None = None
+        self.agent = -1  # connected to the seccomp agent
+        self.agent_state: dict[str, Any] = {}
+        self.agent_metadata = ""
+        self.agent_message = b""

@@ -114,32 +114,27 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def supervise(pid: int, pidfd: int, relay: Relay | None) -> int:
-    """Pass signals and the terminal on until child *pid* ends; its exit code, negative for a signal."""
-    handlers = _forward(pidfd, relay)
-    try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        if relay is not None:
-            poll.register(relay.master, select.POLLIN)
-            poll.register(0, select.POLLIN)
-        while True:
-            ready = {fd for fd, _ in poll.poll()}
-            if relay is not None and relay.master in ready and not relay.output():
-                poll.unregister(relay.master)
-            elif pidfd in ready:
-                break  # after what it wrote last
-            if relay is not None and 0 in ready:
-                relay.input()
-                if relay.input_ended:
-                    poll.unregister(0)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    finally:
-        for number, handler in handlers.items():
-            _signal.signal(number, handler)
+    """Pass the terminal on until child *pid* ends; its exit code, negative for a signal."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if relay is not None:
+        poll.register(relay.master, select.POLLIN)
+        poll.register(0, select.POLLIN)
+    while True:
+        ready = {fd for fd, _ in poll.poll()}
+        if relay is not None and relay.master in ready and not relay.output():
+            poll.unregister(relay.master)
+        elif pidfd in ready:
+            break  # after what it wrote last
+        if relay is not None and 0 in ready:
+            relay.input()
+            if relay.input_ended:
+                poll.unregister(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _forward(pidfd: int, relay: Relay | None) -> dict[int, Any]:
-    """Install handlers that pass signals on; returns those they replace."""
+def forward_signals(pidfd: int, relay: Relay | None) -> None:
+    """From now on the signals we get are the container's; before it starts, so that none is lost between."""
 
     def forward(number: int, frame: object) -> None:
         if number == _WINCH and relay is not None:
@@ -150,4 +145,6 @@ def _forward(pidfd: int, relay: Relay | None) -> dict[int, Any]:
         except OSError:
             pass
 
-    return {number: _signal.signal(number, forward) for number in range(1, 65) if number not in _OURS}
+    for number in range(1, 65):
+        if number not in _OURS:
+            _signal.signal(number, forward)

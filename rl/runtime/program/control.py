@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _group(record: Record, verb: str) -> cgroup.Cgroup:
-    path = record.state.get("cgroup")
+    path = record.cgroup
     if not path:
         raise UnsupportedError(
             f"{verb} container {record.id}: it has no cgroup", "`rl info` tells why; limits and freezing need cgroup v2"

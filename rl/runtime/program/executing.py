@@ -48,6 +48,7 @@ def exec_(program: Program, options: dict[str, Any], operands: list[str]) -> int
     if detached:
         return 0
     relay = console.Relay(created.master) if created.master >= 0 else None
+    console.forward_signals(created.pidfd, relay)
     try:
         status = console.supervise(created.pid, created.pidfd, relay)
     finally:
@@ -69,7 +70,7 @@ def _check_running(record: Record, paused_too: bool) -> None:
 
 
 def _cgroup(record: Record, below: str) -> str:
-    path = record.state.get("cgroup", "")
+    path = record.cgroup
     if not below:
         return f"{path}/cgroup.procs" if path else ""
     if not path or ".." in below.split("/"):

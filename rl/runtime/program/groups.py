@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from rl.runtime.cgroup import Manager
     from rl.runtime.program.main import Program
 
 
@@ -21,7 +22,7 @@ class Group:
         linux = spec.get("linux") or {}
         self.program = program
         self.resources: dict[str, Any] = linux.get("resources") or {}
-        self.manager = _Plain(program.cgroup_manager, linux.get("cgroupsPath") or "", container_id)
+        self.manager = cgroup.manager(program.cgroup_manager, linux.get("cgroupsPath") or "", container_id)
 
     @property
     def path(self) -> str:
@@ -58,7 +59,7 @@ class Group:
             remove(self.path)
 
 
-def apply(program: Program, manager: Any, resources: dict[str, Any]) -> None:
+def apply(program: Program, manager: Manager, resources: dict[str, Any]) -> None:
     """Set *resources*. One that cannot be set is an error; a warning with ``--rootless=true``."""
     refused = manager.apply(resources)
     if refused and program.options.get("rootless") != "true":
@@ -75,33 +76,3 @@ def remove(path: str) -> None:
     group = cgroup.Cgroup(path)
     group.kill()
     group.remove()
-
-
-class _Plain:
-    """cgroupfs, or none with the reason."""
-
-    kind = "cgroupfs"
-
-    def __init__(self, name: str, cgroups_path: str, container_id: str) -> None:
-        self.support = cgroup.detect()
-        self.name = name
-        self.id = container_id
-        self.group: cgroup.Cgroup | None = None
-
-    @property
-    def path(self) -> str:
-        return self.group.path if self.group else ""
-
-    @property
-    def procs_path(self) -> str:
-        return self.group.procs_path if self.group else ""
-
-    def prepare(self) -> None:
-        if self.support.mode != "none" and self.name != "disabled":
-            self.group = cgroup.create(self.support, self.id)
-
-    def attach(self, pid: int) -> None:
-        raise AssertionError
-
-    def apply(self, resources: dict[str, Any]) -> list[str]:
-        return self.group.apply(resources) if self.group else cgroup.unmet(self.support, resources)

@@ -63,7 +63,7 @@ class _Creation:
     """What create and run share: a container up to "waiting for start", recorded."""
 
     def __init__(self, program: Program, options: dict[str, Any], container_id: str, detached: bool) -> None:
-        validate.check_id(container_id)
+        validate.check_id(container_id)  # before the bundle is looked at
         self.program = program
         self.options = options
         self.io = Io(preserve=preserved(options.get("preserve-fds", 0)))
@@ -85,10 +85,12 @@ class _Creation:
             write_json(f"{record.directory}/config.json", spec, sync=False)
             group = groups.Group(self.program, spec, record.id)
             group.prepare()
+            record.note_cgroup(group.path)
             listener = _listen(record)
             created = self.created = container.create(
                 self.bundle, spec, self.io, container_id=record.id, cgroup_procs=group.procs_path,
-                place=group.place if group.needs_pid else None, cache_dir=cache_directory(), die_with_parent=False,
+                place=self._placing(group) if group.needs_pid else None, cache_dir=cache_directory(),
+                die_with_parent=False,
                 listener=listener.fileno(), no_pivot=bool(options.get("no-pivot")),
                 new_keyring=not options.get("no-new-keyring"),
             )
@@ -98,8 +100,9 @@ class _Creation:
                 console.send(self.console, created.master)
                 os.close(created.master)
                 created.master = -1
-            self._record(created.pid, group.path)
+            self._record(created.pid)
             write_pid(options.get("pid-file", ""), created.pid)
+            created.leave_to_listener()
         except BaseException:
             self._undo(group)
             raise
@@ -109,12 +112,19 @@ class _Creation:
         record.release()
         return created
 
-    def _record(self, pid: int, cgroup: str) -> None:
+    def _placing(self, group: groups.Group) -> Callable[[int], None]:
+        def place(pid: int) -> None:
+            group.place(pid)
+            self.record.note_cgroup(group.path)
+
+        return place
+
+    def _record(self, pid: int) -> None:
         spec = self.spec
         self.record.state = {
             "ociVersion": spec["ociVersion"], "id": self.record.id, "pid": pid, "start_time": kp.start_time(pid),
             "boot": kp.boot_id(), "bundle": self.bundle, "rootfs": os.path.join(self.bundle, spec["root"]["path"]),
-            "created": store.now(), "owner": os.getuid(), "cgroup": cgroup,
+            "created": store.now(), "owner": os.getuid(),
             "annotations": spec.get("annotations") or {}, "hooks": bool(spec.get("hooks")),
         }
         self.record.write()
@@ -227,6 +237,8 @@ def run(program: Program, options: dict[str, Any], operands: list[str]) -> int:
     try:
         if created.master >= 0:
             relay = console.Relay(created.master)
+        if not detached:
+            console.forward_signals(created.pidfd, relay)
         begin(record)
     except BaseException:
         if relay is not None:
@@ -253,7 +265,7 @@ def kill(program: Program, options: dict[str, Any], operands: list[str]) -> int:
     number = parse_signal(operands[1] if len(operands) > 1 else "TERM")
     record = program.store().load(operands[0])
     everything = bool(options.get("all")) or (number == 9 and not _has_own_pids(record))
-    path = record.state.get("cgroup")
+    path = record.cgroup
     pid = record.pid
     if everything and path:
         _signal_all(cgroup.Cgroup(path), number)
@@ -305,8 +317,8 @@ def kill_all(record: Record) -> None:
     pid = record.pid
     if pid:
         _signal(record, pid, 9)
-    if record.state.get("cgroup"):
-        cgroup.Cgroup(record.state["cgroup"]).kill()
+    if record.cgroup:
+        cgroup.Cgroup(record.cgroup).kill()
     end = time.monotonic() + _PATIENCE
     while pid and record.pid == pid:
         if time.monotonic() > end:
@@ -317,14 +329,12 @@ def kill_all(record: Record) -> None:
 def delete(program: Program, options: dict[str, Any], operands: list[str]) -> int:
     """Remove a stopped or created container; with --force any."""
     force = bool(options.get("force"))
-    validate.check_id(operands[0])
     try:
         record = program.store().locked(operands[0])
     except RlError as error:
         if not force or type(error).__name__ not in ("NotFoundError", "CorruptRecordError"):
             raise
-        program.store().forget(operands[0])
-        return 0
+        record = program.store().unreadable(operands[0])
     try:
         status = record.status
         if not force and status not in ("stopped", "created"):
@@ -341,9 +351,9 @@ def delete(program: Program, options: dict[str, Any], operands: list[str]) -> in
 def destroy(program: Program, record: Record) -> None:
     """End what runs, remove the cgroup, run the poststop hooks, remove the record: each whatever came before."""
     kill_all(record)
-    if record.state.get("cgroup"):
+    if record.cgroup:
         try:
-            groups.remove(record.state["cgroup"])
+            groups.remove(record.cgroup)
         except RlError as error:
             program.warn(error.message)
     if record.state.get("hooks"):

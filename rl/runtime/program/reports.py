@@ -69,8 +69,8 @@ def _format(options: dict[str, Any]) -> str:
 
 def pids(record: Record) -> list[int]:
     """The processes of a container, in our pid namespace: those of its cgroup, or of its pid namespace."""
-    if record.state.get("cgroup"):
-        return cgroup.Cgroup(record.state["cgroup"]).pids()
+    if record.cgroup:
+        return cgroup.Cgroup(record.cgroup).pids()
     init = record.pid
     try:
         theirs = os.stat(f"/proc/{init}/ns/pid")
@@ -133,9 +133,7 @@ def spec(program: Program, options: dict[str, Any], operands: list[str]) -> int:
     """A config.json to begin with, in the bundle."""
     from rl.runtime.program import template
 
-    template.write(
-        options.get("bundle", ""), template.document(bool(options.get("rootless")), os.getuid(), os.getgid())
-    )
+    template.write(options.get("bundle", ""), bool(options.get("rootless")))
     return 0
 
 

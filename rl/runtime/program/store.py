@@ -5,6 +5,7 @@ ROOT/<id>/lock         held (flock) by who makes or removes the container
 ROOT/<id>/config.json  the specification it was made from
 ROOT/<id>/state.json   pid, start time, boot, bundle, cgroup; complete or not there
 ROOT/<id>/start        socket that the container's init listens on while it waits for start
+ROOT/<id>/cgroup       path of its cgroup, from before there is a process in it
 ```
 
 The status is derived, not stored: no state.json = creating, no such process = stopped, a start socket = created, a
@@ -22,6 +23,7 @@ import time
 from rl.config.jsonio import read_json, write_json
 from rl.errors import ConflictError, CorruptRecordError, NotFoundError, RlError, StateError
 from rl.kernel import process as kp
+from rl.runtime import cgroup, validate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,8 +75,23 @@ class Record:
             return "stopped"
         if os.path.exists(self.start_path):
             return "created"
-        path = self.state.get("cgroup")
+        path = self.cgroup
         return "paused" if path and _is_frozen(path) else "running"
+
+    @property
+    def cgroup(self) -> str:
+        """Its cgroup's directory, "" if it has none; known before there is a record, for who has to clean up."""
+        try:
+            with open(f"{self.directory}/cgroup", encoding="utf-8") as file:
+                return file.read()
+        except OSError:
+            return ""
+
+    def note_cgroup(self, path: str) -> None:
+        """Remember the cgroup."""
+        if path:
+            with open(f"{self.directory}/cgroup", "w", encoding="utf-8") as file:
+                file.write(path)
 
     def spec(self) -> dict[str, Any]:
         """The specification it was made from. Raises CorruptRecordError."""
@@ -126,9 +143,13 @@ class Store:
     def __init__(self, root: str) -> None:
         self.root = root
 
+    def _directory(self, container_id: str) -> str:
+        validate.check_id(container_id)  # it becomes part of a path
+        return f"{self.root}/{container_id}"
+
     def reserve(self, container_id: str) -> Record:
         """Take the id for a new container; its lock is held. Raises ConflictError when it is taken."""
-        record = Record(f"{self.root}/{container_id}", container_id, {})
+        record = Record(self._directory(container_id), container_id, {})
         try:
             os.makedirs(self.root, 0o711, exist_ok=True)
         except OSError as error:
@@ -158,6 +179,10 @@ class Store:
         try:
             if not os.path.exists(f"{record.directory}/config.json") and age < 1:
                 return True  # its maker is between mkdir and lock
+            if record.cgroup:
+                group = cgroup.Cgroup(record.cgroup)
+                group.kill()
+                group.remove()
             record.remove()
         finally:
             record.release()
@@ -181,7 +206,7 @@ class Store:
 
     def load(self, container_id: str) -> Record:
         """The container as it is. Raises NotFoundError, CorruptRecordError."""
-        directory = f"{self.root}/{container_id}"
+        directory = self._directory(container_id)
         path = f"{directory}/state.json"
         try:
             state = read_json(path)
@@ -209,11 +234,11 @@ class Store:
                 return record
         raise StateError(f"container {container_id}: it is made and removed all the time")
 
-    def forget(self, container_id: str) -> None:
-        """Remove what is there of a container without a usable record (``delete --force``)."""
-        record = Record(f"{self.root}/{container_id}", container_id, {})
-        if self._lock(record, wait=True):
-            record.remove()
+    def unreadable(self, container_id: str) -> Record:
+        """A container whose record is not there or damaged, locked if its directory is there (``delete --force``)."""
+        record = Record(self._directory(container_id), container_id, {})
+        self._lock(record, wait=True)
+        return record
 
     def ids(self) -> list[str]:
         """All ids, sorted."""

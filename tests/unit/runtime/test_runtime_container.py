@@ -400,7 +400,8 @@ def test_a_hook_that_hangs_is_ended(lab: Lab) -> None:
         (lambda s: s["linux"]["namespaces"].append({"type": "time", "path": "/no/ns"}), RlError, "/no/ns"),
         (lambda s: s.update(hostname="x" * 65), RlError, "host name"),
         (lambda s: s["root"].update(path="nothing"), RlError, "root file system"),
-        (lambda s: s["process"].update(apparmorProfile="strict"), UnsupportedError, "apparmor"),
+        (lambda s: s["linux"].update(intelRdt={"closID": "x"}), UnsupportedError, "linux.intelRdt"),
+        (lambda s: s["linux"].update(timeOffsets={"boottime": {"secs": 1}}), RlError, "linux.timeOffsets"),
     ],
 )
 def test_what_cannot_be_done_is_said(lab: Lab, change: Any, kind: type[RlError], text: str) -> None:
