@@ -37,10 +37,9 @@ def check(setup: Setup, new: Iterable[str]) -> None:
         if kind in setup.fds and not os.path.samestat(os.fstat(setup.fds[kind]), os.stat(f"/proc/self/ns/{name}")):
             own.add(kind)
     for key in setup.linux.get("sysctl") or {}:
-        parts = _path(key).split("/")
-        if parts == ["kernel", "hostname"] and "uts" in own:
+        if _path(key) == "kernel/hostname" and "uts" in own:
             raise UsageError(f"set sysctl {key} (linux.sysctl.{key}): it contradicts hostname", "use hostname for it")
-        if not _is_own(parts, own):
+        if namespace_of(key) not in own:
             raise RlError(
                 f"set sysctl {key} (linux.sysctl.{key}): it does not belong to a namespace of the container's own",
                 "net.* (not with --network=host), fs.mqueue.* and those of System V IPC (not with --ipc=host) can be",
@@ -53,14 +52,16 @@ def _path(key: str) -> str:
     return key.translate({ord("."): "/", ord("/"): "."}) if first == "." else key
 
 
-def _is_own(parts: list[str], own: set[str]) -> bool:
+def namespace_of(key: str) -> str:
+    """The type of namespace that sysctl *key* belongs to; "" for one that is the host's."""
+    parts = _path(key).split("/")
     if "" in parts or ".." in parts or "." in parts:
-        return False
+        return ""
     if parts[0] == "net":
-        return len(parts) > 1 and "network" in own
+        return "network" if len(parts) > 1 else ""
     if parts[0] == "kernel" and len(parts) == 2:
-        return "ipc" in own if parts[1] in _IPC else parts[1] == "domainname" and "uts" in own
-    return parts[:2] == ["fs", "mqueue"] and len(parts) > 2 and "ipc" in own
+        return "ipc" if parts[1] in _IPC else "uts" if parts[1] == "domainname" else ""
+    return "ipc" if parts[:2] == ["fs", "mqueue"] and len(parts) > 2 else ""
 
 
 def apply(setup: Setup) -> None:

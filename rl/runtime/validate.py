@@ -372,45 +372,33 @@ def _net_devices(spec: dict[str, Any]) -> None:
         raise _Wrong("needs a network namespace", ".linux.netDevices", 'add {"type": "network"} to linux.namespaces')
     names: dict[str, str] = {}
     for device, entry in devices.items():
-        name = (entry or {}).get("name") or device
-        if name in names:
+        name = entry.get("name") or device
+        if name in names and "%" not in name:  # eth%d: the kernel chooses the number
             raise _Wrong(f"{_show(names[name])} gets this name too", f".linux.netDevices[{_show(device)}].name")
         names[name] = device
 
 
-#: The part of kernel.* that belongs to the IPC namespace (ipc/ipc_sysctl.c).
-IPC_SYSCTLS = frozenset(
-    ("auto_msgmni", "msg_next_id", "msgmax", "msgmnb", "msgmni", "sem", "sem_next_id", "shm_next_id", "shm_rmid_forced",
-     "shmall", "shmmax", "shmmni")
-)
-
-
-def sysctl_namespace(key: str) -> str:
-    """The type of namespace that sysctl *key* (net.ipv4.ip_forward, net/ipv4/ip_forward) belongs to; "": to none."""
-    parts = (key if "/" in key else key.replace(".", "/")).split("/")
-    if len(parts) < 2 or not {"", ".", ".."}.isdisjoint(parts):
-        return ""
-    if parts[0] == "net":
-        return "network"
-    if parts[0] == "kernel" and len(parts) == 2:
-        return "ipc" if parts[1] in IPC_SYSCTLS else "uts" if parts[1] in ("hostname", "domainname") else ""
-    return "ipc" if parts[:2] == ["fs", "mqueue"] and len(parts) > 2 else ""
-
-
 def _sysctls(spec: dict[str, Any]) -> None:
+    sysctls = spec["linux"].get("sysctl")
+    if not sysctls:
+        return
+    from rl.runtime.sysctl import namespace_of
+
     found = _namespaces(spec)
-    for key in spec["linux"].get("sysctl") or ():
-        path, kind = f".linux.sysctl[{_show(key)}]", sysctl_namespace(key)
+    for key in sysctls:
+        kind = namespace_of(key)
         if not kind:
             raise _Wrong(
-                "does not belong to a namespace, it would change the host", path,
+                "does not belong to a namespace, it would change the host", f".linux.sysctl[{_show(key)}]",
                 "net.*, fs.mqueue.*, kernel.domainname and those of System V IPC (kernel.shmmax, …) can be set",
             )
         if kind not in found:
-            raise _Wrong(f"needs a namespace of type {kind}", path, f'add {{"type": "{kind}"}} to linux.namespaces')
-        name = key.rpartition("/" if "/" in key else ".")[2]
-        if kind == "uts" and spec.get(name):
-            raise _Wrong(f"{name} sets this already", path, "leave out one of the two")
+            raise _Wrong(
+                f"needs a namespace of type {kind}", f".linux.sysctl[{_show(key)}]",
+                f'add {{"type": "{kind}"}} to linux.namespaces',
+            )
+        if kind == "uts" and spec.get("domainname"):
+            raise _Wrong("domainname sets this already", f".linux.sysctl[{_show(key)}]", "leave out one of the two")
 
 
 def _personality(spec: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ WORDS = [
     "CAP_SYS_ADMIN", "CAP_NONE", "cap_kill", "0", "0-1", "0-8191", "5-3", "1,2,", "net.ipv4.ip_forward", "net.core.somaxconn", "net/ipv4/conf/lo/forwarding",
     "net.nosuch.thing", "kernel.shmmax", "kernel.sem", "kernel.domainname", "fs.mqueue.msg_max", "unconfined", "system_u:system_r:container_t:s0", "lo", "eth0",
     "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_NOTIFY", "SCMP_ACT_LOG", "SCMP_ARCH_X86", "SCMP_ARCH_MIPS", "SECCOMP_FILTER_FLAG_LOG",
-    "SECCOMP_FILTER_FLAG_NEW_LISTENER", "memory.high", "pids.max", "2MB",
+    "SECCOMP_FILTER_FLAG_NEW_LISTENER", "memory.high", "pids.max", "2MB", *mounts.known_options(),
 ]  # fmt: skip
 
 NUMBERS = [0, 1, -1, 2, 5, 255, 1000, 4095, 4096, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), 10**30]
@@ -215,6 +215,7 @@ def plausible(draw: st.DrawFn) -> Any:
     """A valid document in which one to three fields have other values of the right type and range."""
     document: Any = copy.deepcopy(draw(st.sampled_from(bases())))
     fields = [(way, node) for way, node in _FIELDS if way not in _DULL]
+    fields += [field for field in fields if field[0][-1] in ("mounts", "seccomp", "devices", "sysctl", "hooks")] * 5
     for _ in range(draw(st.integers(1, 3))):
         way, node = draw(st.sampled_from(fields))
         holder = document

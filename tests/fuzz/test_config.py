@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import struct
-import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -29,7 +28,8 @@ from fuzz.documents import bases, mutated, plausible
 from rl.config.jsonio import dumps, loads
 from rl.errors import RlError, UsageError, to_wire
 from rl.kernel import process as kp
-from rl.runtime import cgrouplimits, container, userns, validate
+from rl.runtime import container, userns, validate
+from rl.runtime.cgroup import limits
 from rl.runtime.sync import Io
 from support import users
 from unit.runtime.container_lab import make_root
@@ -72,7 +72,7 @@ def test_the_checker_only_raises_errors(document: Any) -> None:
     if checked(document):
         validate.warnings(document)
         try:
-            cgrouplimits.settings((document["linux"] or {}).get("resources") or {})
+            limits.settings((document["linux"] or {}).get("resources") or {})
         except RlError as error:
             assert not INTERNAL.search(error.message), error.message
 

@@ -113,7 +113,7 @@ def test_supported_flags_are_those_the_kernel_takes() -> None:
     for name in filters["knownFlags"]:
         flag = compiler.FLAGS[name]
         if name == "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV":
-            flag |= compiler.FLAGS["SECCOMP_FILTER_FLAG_NEW_LISTENER"]
+            flag |= seccomp.NEW_LISTENER
         child = os.fork()
         if child == 0:
             status = 1

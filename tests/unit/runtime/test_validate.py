@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rl.errors import NotFoundError, RlError, UsageError
-from rl.runtime import capabilities, child, process, schema, seccomp, validate
+from rl.runtime import capabilities, child, rlimits, scheduling, schema, seccomp, validate
 from rl.runtime.program import template
 from unit.engine import test_oci
 from unit.runtime.container_lab import specification
@@ -133,9 +133,11 @@ def test_the_schema_is_whole() -> None:
     assert used == set(validate.RULES) == set(STRINGS)
     assert len(PLACES) > 200
     assert set(schema.NAMESPACES) == set(child.NAMESPACES)
-    assert {name.removeprefix("RLIMIT_") for name in schema.RLIMITS} == set(process._RLIMITS)
-    assert set(schema.POLICIES) == set(process._POLICIES)
-    assert set(schema.SCHEDULER_FLAGS) == set(process._SCHEDULER_FLAGS)
+    assert {name.removeprefix("RLIMIT_") for name in schema.RLIMITS} == set(rlimits.NAMES)
+    assert set(schema.POLICIES) == set(scheduling.POLICIES)
+    assert set(schema.SCHEDULER_FLAGS) == set(scheduling.FLAGS)
+    assert set(schema.IO_CLASSES) == set(scheduling.IO_CLASSES)
+    assert set(schema.PERSONALITIES) == set(scheduling.PERSONALITIES)
     assert set(schema.PROPAGATION) == set(child.mounts.PROPAGATION)
 
 
@@ -248,7 +250,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"linux.sysctl": {"net": "1"}}, 'linux.sysctl["net"]: does not belong'),
     ({"linux.namespaces[5]": GONE, "linux.sysctl": {"net.x": "1"}}, 'linux.sysctl["net.x"]: needs a namespace of type network'),
     ({"linux.namespaces[1]": GONE, "linux.sysctl": {"kernel.shmmax": "1"}}, 'linux.sysctl["kernel.shmmax"]: needs a namespace of type ipc'),
-    ({"linux.sysctl": {"kernel.hostname": "x"}}, 'linux.sysctl["kernel.hostname"]: hostname sets this already'),
+    ({"linux.sysctl": {"kernel.hostname": "x"}}, 'linux.sysctl["kernel.hostname"]: does not belong'),
+    ({"domainname": "d", "linux.sysctl": {"kernel.domainname": "x"}}, 'linux.sysctl["kernel.domainname"]: domainname sets this already'),
     ({"linux.personality": {"domain": "BSD"}}, "linux.personality.domain: must be one of LINUX, LINUX32"),
     ({"linux.personality": {"domain": "LINUX", "flags": ["X"]}}, "linux.personality.flags: there are no flags"),
     ({"linux.rootfsPropagation": "up"}, "linux.rootfsPropagation: must be one of private, "),
@@ -306,7 +309,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"linux.devices": [{"type": "p", "path": "/dev/fifo"}, {"type": "c", "path": "/dev/x", "major": 1, "minor": 3, "fileMode": 8630}]},
     {"linux.sysctl": {"net.ipv4.conf.all.forwarding": "1", "net/ipv4/conf/eth0.1/forwarding": "0", "kernel.domainname": "x", "fs.mqueue.msg_max": "5", "kernel.sem": "1 2 3 4"}},
     {"linux.resources": {"memory": {"limit": -1, "swap": -1}, "cpu": {"quota": -1, "cpus": "0-1"}, "pids": {"limit": -1}, "devices": [{"allow": False, "major": -1}]}},
-    {"linux.netDevices": {"eth0": {"name": "eth1"}, "eth1": {"name": "eth0"}, "x": {}}},
+    {"linux.netDevices": {"eth0": {"name": "eth1"}, "eth1": {"name": "eth0"}, "x": {}, "y": {"name": "dev%d"}, "z": {"name": "dev%d"}}},
     {"linux.personality": {"domain": "LINUX32", "flags": []}, "linux.rootfsPropagation": "rslave", "linux.cgroupsPath": "user.slice:rl:x"},
     {"mounts": [{"destination": "x", "type": "tmpfs"}, {**BIND, "uidMappings": [MAP], "gidMappings": [MAP]}]},
     {"mounts": None, "hooks": None, "annotations": None, "hostname": None, "linux.resources": None, "linux.seccomp": None},
