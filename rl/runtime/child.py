@@ -13,7 +13,7 @@ from rl.errors import RlError, UnsupportedError
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
-from rl.runtime import devices, hooks, mounts, process, terminal
+from rl.runtime import devices, hooks, mounts, outside, process, terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -155,6 +155,9 @@ def new_session(setup: Setup) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EDQUOT, errno.EPERM):
             raise
+        if error.errno == errno.EDQUOT:
+            why = "the container has the caller's session keyring: the quota of keys is used up (kernel.keys.maxkeys)"
+            setup.sync.tell(b"W", why.encode())
     kp.prctl(kp.PR_SET_DUMPABLE, 0)
 
 
@@ -180,25 +183,26 @@ def names(setup: Setup) -> None:
 
 def root_file_system(setup: Setup) -> None:
     """Detach from the host's mounts and make the root, our working directory, a mount of its own."""
-    receives = mounts.wants_propagation(setup.spec) or "s" in (setup.linux.get("rootfsPropagation") or "")[:2]
+    slave = setup.linux.get("rootfsPropagation") in ("slave", "rslave")
+    receives = slave or mounts.wants_propagation(setup.spec)
     m.mount(None, "/", None, m.MS_REC | (m.MS_SLAVE if receives else m.MS_PRIVATE))
     # By an empty path: nothing is looked up, so it may be below directories closed to our present ids.
     root = m.open_tree("", m.OPEN_TREE_CLONE | m.AT_RECURSIVE | m.AT_EMPTY_PATH)
     m.move_mount(root, "", m.AT_FDCWD)
     setup.root = root
     os.fchdir(root)
-    if receives:
+    if receives and not slave:
         m.mount(None, ".", None, m.MS_REC | m.MS_PRIVATE)
 
 
 def all_mounts(setup: Setup) -> None:
     """The spec's mounts, in order."""
-    mounts.mount_all(setup.spec, setup.root, setup.sources)
+    mounts.mount_all(setup)
 
 
 def all_devices(setup: Setup) -> None:
     """/dev: nodes, links, and the terminal as /dev/console."""
-    devices.populate(setup.spec, setup.root, setup.nodes)
+    devices.populate(setup)
     if setup.process.get("terminal"):
         setup.master, setup.slave = terminal.open_pair(setup.root, setup.process)
         terminal.bind_console(setup.root, setup.slave)
@@ -228,7 +232,8 @@ def hidden_paths(setup: Setup) -> None:
 
 
 def readonly_root(setup: Setup) -> None:
-    """root.readonly: last, as mount points may have had to be made."""
+    """root.readonly and read-only file systems: last, as mount points may have had to be made."""
+    mounts.finish(setup)
     if not (setup.spec.get("root") or {}).get("readonly"):
         return
     try:
@@ -281,6 +286,7 @@ def _move_root() -> None:
 
 STEPS: Steps = (
     ("enter the cgroup", enter_cgroup),
+    ("open what is mounted", outside.open_inside),
     ("map ids", map_ids),
     ("join namespaces", join_namespaces),
     ("create namespaces", late_namespaces),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import _socket
 import errno
 import os
+import select
 import struct
 
 from rl.config.jsonio import loads
@@ -18,7 +19,7 @@ from rl.errors import RlError, UnsupportedError, from_wire
 from rl.kernel import clone as kclone
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
-from rl.runtime import child, devices, hooks, mounts, process, rlimits, seccomp, userns
+from rl.runtime import child, hooks, launch, launcher, outside, process, rlimits, seccomp, userns
 from rl.runtime.sync import PACKET, Io, Setup, Sync
 
 TYPE_CHECKING = False
@@ -47,7 +48,7 @@ class Created:
         self.warnings: list[str] = []
         self.bundle = bundle
         self.container_id = container_id
-        self.place: Callable[[int], None] | None = None
+        self.place: Callable[[int], object] | None = None
 
     def hook_state(self, status: str) -> dict[str, Any]:
         """The state document hooks get."""
@@ -70,7 +71,7 @@ class Created:
 
 def create(
     bundle: str, spec: dict[str, Any], io: Io, *, container_id: str = "", cgroup_procs: str | list[str] = "",
-    place: Callable[[int], None] | None = None, cache_dir: str = "", die_with_parent: bool = True,
+    place: Callable[[int], object] | None = None, cache_dir: str = "", die_with_parent: bool = True,
     make_cwd: bool = True, listener: int = -1, no_pivot: bool = False, new_keyring: bool = True,
 ) -> Created:
     """Make the container of *spec* (config.json, parsed) up to "waiting for start".
@@ -89,6 +90,7 @@ def create(
     setup.cgroup_procs = [path for path in setup.cgroup_procs if path]
     setup.die_with_parent = die_with_parent
     setup.make_cwd = make_cwd
+    setup.exposed = launcher.exposed(spec)
     setup.listener, setup.no_pivot, setup.new_keyring = listener, no_pivot, new_keyring
     setup.placed, created.place = place is not None, place
     try:
@@ -139,8 +141,7 @@ def _prepare(setup: Setup, created: Created, cache_dir: str) -> None:
 
         netdevices.check(setup)
     process.prepare(setup, profile, created.hook_state("creating") if profile else {}, created.warnings)
-    setup.sources = mounts.open_sources(spec, created.bundle)
-    setup.nodes = devices.open_nodes(spec)
+    outside.open_outside(setup)
     if spec.get("hooks"):
         setup.hook_state = hooks.state(spec, created.bundle, created.container_id, "creating", 0)
 
@@ -198,9 +199,14 @@ def _fork(setup: Setup, flags: int) -> tuple[int, int]:
 
 def _join(setup: Setup) -> None:
     child.enter_cgroup(setup)
-    setup.cgroup_procs = []
+    setup.cgroup_procs, setup.placed = [], False
     if "user" in setup.fds:
         rlimits.raise_for(0, setup.process)
+    child.oom_score(setup)  # its file is closed to us once we are not dumpable
+    if not setup.flags & ns.CLONE_NEWUSER and not setup.linux.get("timeOffsets"):
+        # Before processes of another container see the next child in their pid namespace: it still sees the host's
+        # files. (Not where files of its /proc must be written: id maps, time offsets.)
+        kp.prctl(kp.PR_SET_DUMPABLE, 0)
     child.join_namespaces(setup)
 
 
@@ -217,6 +223,8 @@ def fork_beside(setup: Setup, created: Created, join: Callable[[Setup], None], f
                 _first_child(setup, write_end, join, flags, steps)
         finally:
             os.close(write_end)
+        if created.place is not None:
+            _serve_place(created, first, read_end)
         data = os.read(read_end, 16)
     finally:
         os.close(read_end)
@@ -227,6 +235,23 @@ def fork_beside(setup: Setup, created: Created, join: Callable[[Setup], None], f
         raise _error_of(created.sock.recv(PACKET), created)
     created.pid = int(data)
     created.pidfd = os.pidfd_open(created.pid)
+
+
+def _serve_place(created: Created, pid: int, pid_pipe: int) -> None:
+    """Put the first child into its cgroup if it asks for that, before it tells of its sibling or of an error."""
+    assert created.sock is not None and created.place is not None
+    poll = select.poll()
+    for fd in (created.sock.fileno(), pid_pipe):
+        poll.register(fd, select.POLLIN)
+    poll.poll()
+    try:
+        packet = created.sock.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return
+    if packet == b"C":
+        created.sock.recv(1)
+        created.place(pid)
+        created.sock.send(b"c")
 
 
 def _first_child(
@@ -311,6 +336,8 @@ def _error_of(data: bytes, created: Created) -> RlError:
     """The error that the child sent, or what its end tells."""
     if data[:1] == b"E":
         return from_wire(loads(data[1:].decode()))
+    if data[:1] == launcher.PATH_LETTER:
+        return launch.explain(*launcher.parse(data))
     status = 0
     if created.pid:
         status = os.waitstatus_to_exitcode(os.waitpid(created.pid, 0)[1])
@@ -349,7 +376,7 @@ def start(created: Created) -> None:
 def until_running(created: Created) -> None:
     """Wait for the command: its exec closes the child's end of the socket, an error comes as a packet before."""
     assert created.sock is not None
-    data = created.sock.recv(PACKET)
+    data = launcher.outcome(created.sock, created.pidfd, PACKET)
     if data:
         raise _error_of(data, created)
     created.sock.close()

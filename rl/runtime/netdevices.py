@@ -66,10 +66,11 @@ def move(linux: dict[str, Any], pid: int) -> None:
     """Move them into the network namespace of *pid*. Raises RlError; a device moved before stays there."""
     from pyroute2 import IPRoute, NetlinkError
 
+    target = -1
     with IPRoute() as here:
-        target = ns.open_namespace(pid, "net")
         there = None
         try:
+            target = ns.open_namespace(pid, "net")
             there = _socket_in(target, IPRoute)
             for device, new in wanted(linux):
                 what = f"move network device {device} (linux.netDevices.{device})"
@@ -81,7 +82,8 @@ def move(linux: dict[str, Any], pid: int) -> None:
             what = "enter the container's network namespace"
             raise RlError(f"{what}: {error.strerror}", _hint(errno.EPERM, "")) from None
         finally:
-            os.close(target)
+            if target >= 0:
+                os.close(target)
             if there is not None:
                 there.close()
 

@@ -16,7 +16,7 @@ import stat
 
 from rl.errors import CommandNotFoundError, RlError
 from rl.kernel import process as kp
-from rl.runtime import capabilities, hooks, launch, rlimits, rootpath, terminal, users
+from rl.runtime import capabilities, hooks, launch, launcher, rlimits, rootpath, terminal, users
 from rl.runtime.seccomp import NEW_LISTENER, install
 
 TYPE_CHECKING = False
@@ -282,6 +282,8 @@ def environment(setup: Setup) -> None:
 def wait_for_start(setup: Setup) -> None:
     """Report that everything is ready, with the terminal's master; go on when told to."""
     setup.sync.ready(setup.master, setup.listener)
+    if setup.launcher is not None:
+        setup.sync.sit_at(setup.launcher.descriptor)
     if setup.master >= 0:
         os.close(setup.master)
         setup.master = -1
@@ -296,7 +298,9 @@ def late_seccomp(setup: Setup) -> None:
 def start_hooks(setup: Setup) -> None:
     """startContainer hooks run inside the container, before its command."""
     if setup.hook_state is not None:
-        hooks.run(setup.spec, "startContainer", {**setup.hook_state, "pid": os.getpid()})
+        document = {**setup.hook_state, "pid": os.getpid()}
+        spawn = launch.spawn_protected if setup.exposed else launch.spawn
+        hooks.run(setup.spec, "startContainer", document, spawn)
 
 
 def signals(setup: Setup) -> None:
@@ -305,6 +309,12 @@ def signals(setup: Setup) -> None:
         if number not in (9, 19, 32, 33) and _signal.getsignal(number) != _signal.SIG_DFL:
             _signal.signal(number, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def protect_ourselves(setup: Setup) -> None:
+    """Get the launcher ready that keeps our interpreter out of the container's reach, where that is needed."""
+    if setup.exposed:
+        setup.launcher = launcher.prepare(setup.sync.sock.fileno())
 
 
 def find_command(setup: Setup) -> None:
@@ -318,7 +328,7 @@ def execute(setup: Setup) -> None:
     arguments = _arguments(setup)
     if not setup.candidates:
         setup.candidates = launch.find(arguments, setup.environment)
-    launch.execute(setup.candidates, arguments, setup.environment)
+    launch.execute(setup.candidates, arguments, setup.environment, setup.launcher)
 
 
 def _arguments(setup: Setup) -> list[str]:
@@ -331,6 +341,7 @@ def _arguments(setup: Setup) -> list[str]:
 STEPS: tuple[tuple[str, Callable[[Setup], None]], ...] = (
     ("set security labels", outside_proc),
     ("connect standard input and output", standard_io),
+    ("protect the interpreter", protect_ourselves),
     ("enter the working directory", working_directory),
     ("prepare the environment", environment),
     ("set resource limits", resources),

@@ -13,6 +13,7 @@ without an error packet means that the command runs.
 | ``S`` | parent | start |
 | ``L`` | parent | the container is on record: wait for the start at the listener, not for me |
 | ``W`` text | child | a warning for the user |
+| ``X`` errno, path | launcher | the command cannot be executed (:mod:`rl.runtime.launcher`) |
 | ``E`` JSON | child | failed: :func:`rl.errors.to_wire`, and ``step`` |
 
 Where who creates does not wait for the start (`rl-runtime create`), the child listens on a socket of the state
@@ -33,6 +34,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from rl.runtime.launcher import Launcher
     from rl.runtime.lsm import Labels
 
 PACKET = 1 << 15
@@ -64,6 +66,13 @@ class Sync:
         """Speak over descriptor *number*, a duplicate of the present one."""
         self.sock.detach()  # stays open: whoever moves closes
         self.sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, number)
+
+    def sit_at(self, number: int) -> None:
+        """Speak over descriptor *number*, whatever it was before, instead of the present one."""
+        old = self.sock.fileno()
+        if old != number:
+            self.move(os.dup2(old, number, inheritable=False))
+            os.close(old)
 
     def begin(self) -> None:
         """In the child: let go of the parent's end, so that its death shows as end of file."""
@@ -140,9 +149,10 @@ class Setup:
 
     __slots__ = (
         "agent", "agent_message", "agent_metadata", "agent_state", "bundle", "candidates", "cgroup_procs",
-        "die_with_parent", "environment", "fds", "flags", "hook_state", "io", "joined", "labels", "linux", "listener",
-        "make_cwd", "master", "new_keyring", "no_pivot", "nodes", "placed", "proc", "process", "retry_cwd", "root",
-        "seccomp", "seccomp_flags", "setgroups_denied", "slave", "sources", "spec", "sync",
+        "die_with_parent", "environment", "exposed", "fds", "flags", "hook_state", "io", "joined", "labels",
+        "late_readonly", "launcher", "linux", "listener", "make_cwd", "master", "movable", "new_keyring", "no_pivot",
+        "nodes", "opened", "placed", "proc", "process", "retry_cwd", "root", "seccomp", "seccomp_flags",
+        "setgroups_denied", "slave", "sources", "spec", "sync",
     )
 
     def __init__(self, spec: dict[str, Any], process: dict[str, Any], io: Io, sync: Sync) -> None:
@@ -154,6 +164,7 @@ class Setup:
         self.bundle = ""
         self.cgroup_procs: list[str] = []
         self.placed = False  # the parent puts this process into its cgroup, when asked
+        self.movable = False  # the parent can have this process moved where it may not go by itself (exec)
         self.listener = -1  # a listening socket that start comes from, instead of the parent
         self.die_with_parent = False
         self.new_keyring = True
@@ -163,6 +174,8 @@ class Setup:
         self.joined = False
         self.sources: dict[int, int] = {}  # index of mount → detached mount of its source
         self.nodes: dict[str, int] = {}  # path of device → detached mount of it
+        self.opened = False  # the two above are filled (rl.runtime.outside)
+        self.late_readonly: list[int] = []  # mounts to be made read-only when everything in them exists
         self.root = -1
         self.master = -1
         self.slave = -1
@@ -180,3 +193,5 @@ class Setup:
         self.agent_state: dict[str, Any] = {}
         self.agent_metadata = ""
         self.agent_message = b""
+        self.exposed = True  # whether the container could write our interpreter
+        self.launcher: Launcher | None = None

@@ -8,7 +8,7 @@ that walks it, the rules for strings, and what fields must agree on: :data:`CROS
 
 from __future__ import annotations
 
-from rl.errors import NotFoundError, UsageError
+from rl.errors import UsageError
 from rl.runtime import schema
 
 TYPE_CHECKING = False
@@ -62,37 +62,9 @@ def check_id(container_id: str) -> None:
         )
 
 
-def load(path: str) -> Any:
-    """The JSON document in file *path*, not yet checked. Raises NotFoundError, or UsageError when it is not JSON."""
-    from rl.config.jsonio import read_json
-
-    try:
-        return read_json(path)
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"{path} does not exist", "is this the directory of a bundle? `rl-runtime spec` writes a config.json"
-        ) from None
-    except OSError as error:
-        raise UsageError(f"read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8: byte {error.start}", "save it as UTF-8") from None
-    except RecursionError:
-        raise UsageError(f"{path} is nested too deeply") from None
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}") from None
-
-
 def warnings(spec: dict[str, Any]) -> list[str]:
-    """What is odd in a *spec* that :func:`check` has passed, but no error (runtime.md, "Warnings")."""
-    from rl.runtime.capabilities import NAMES
-
+    """What is odd in a *spec* that :func:`check` has passed, but no error."""
     found = []
-    known = {f"CAP_{name}" for name in NAMES}
-    unknown: dict[str, None] = {}
-    for names in ((spec.get("process") or {}).get("capabilities") or {}).values():
-        unknown.update(dict.fromkeys(name for name in names or () if name not in known))
-    if unknown:
-        found.append(f"process.capabilities: {', '.join(map(_show, unknown))}: not known here, left out")
     for index, entry in enumerate(spec.get("mounts") or ()):
         if not entry["destination"].startswith("/"):
             found.append(
@@ -334,6 +306,8 @@ def _mounts(spec: dict[str, Any]) -> None:
         path = f".mounts[{index}]"
         kind, options = entry.get("type"), entry.get("options") or ()
         bind = kind in ("bind", "rbind") or "bind" in options or "rbind" in options
+        if "remount" in options:
+            continue  # of what is there already
         if not bind and kind in (None, "", "none"):
             raise _Wrong("missing, and it is not a bind mount", f"{path}.type", 'add "rbind" to options for one')
         if bind and not entry.get("source"):

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from rl.runtime import mounts, schema, seccomp
+from rl.runtime import mountoptions, schema, seccomp
 from rl.runtime.program import template
 from unit.runtime.container_lab import CAPABILITIES, specification
 from unit.runtime.test_validate import STRINGS
@@ -22,7 +22,7 @@ WORDS = [
     "CAP_SYS_ADMIN", "CAP_NONE", "cap_kill", "0", "0-1", "0-8191", "5-3", "1,2,", "net.ipv4.ip_forward", "net.core.somaxconn", "net/ipv4/conf/lo/forwarding",
     "net.nosuch.thing", "kernel.shmmax", "kernel.sem", "kernel.domainname", "fs.mqueue.msg_max", "unconfined", "system_u:system_r:container_t:s0", "lo", "eth0",
     "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_NOTIFY", "SCMP_ACT_LOG", "SCMP_ARCH_X86", "SCMP_ARCH_MIPS", "SECCOMP_FILTER_FLAG_LOG",
-    "SECCOMP_FILTER_FLAG_NEW_LISTENER", "memory.high", "pids.max", "2MB", *mounts.known_options(),
+    "SECCOMP_FILTER_FLAG_NEW_LISTENER", "memory.high", "pids.max", "2MB", *mountoptions.known(),
 ]  # fmt: skip
 
 NUMBERS = [0, 1, -1, 2, 5, 255, 1000, 4095, 4096, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), 10**30]

@@ -9,7 +9,7 @@ import time
 from rl.config.jsonio import loads, read_json, write_json
 from rl.errors import RlError, StateError, UsageError, from_wire
 from rl.kernel import process as kp
-from rl.runtime import cgroup, container, hooks, validate
+from rl.runtime import cgroup, container, hooks, launch, launcher, validate
 from rl.runtime.program import console, groups, store
 from rl.runtime.sync import PACKET, Io
 
@@ -73,6 +73,8 @@ class _Creation:
         console.check(terminal, self.console, detached)
         if not self.spec.get("process"):
             raise UsageError("process: missing, and a container needs one to be started")
+        for warning in validate.warnings(self.spec):
+            program.warn(warning)
         self.record = program.store().reserve(container_id)
         self.created: container.Created | None = None
 
@@ -213,6 +215,8 @@ def begin(record: Record) -> None:
     os.unlink(record.start_path)
     if data[:1] == b"E":
         raise from_wire(loads(data[1:].decode()))
+    if data[:1] == launcher.PATH_LETTER:
+        raise launch.explain(*launcher.parse(data))
     spec = record.spec() if record.state.get("hooks") else {}
     if hooks.wanted(spec, "poststart"):
         try:

@@ -104,7 +104,7 @@ class Lab:
             for path in (base, *base.rglob("*")):
                 os.lchown(path, user.uid, user.gid)
 
-    def become_monitor(self) -> str:
+    def enter(self) -> str:
         """In a forked child: the id mode."""
         if self.user is not None:
             os.setgroups([])
@@ -156,7 +156,7 @@ class Lab:
         self, spec: dict[str, Any], out: int, preserve: list[int], talk: Callable[[int], bytes] | None,
         inside: Callable[[dict[str, Any]], None] | None,
     ) -> dict[str, Any]:
-        mode = self.become_monitor()
+        mode = self.enter()
         if inside is not None:
             inside(spec)
         null = os.open("/dev/null", os.O_RDONLY)

@@ -24,7 +24,7 @@ class Running:
         self.monitor = os.fork()
         if self.monitor == 0:
             try:
-                lab.become_monitor()
+                lab.enter()
                 created = container.create(str(lab.bundle), specification(["sleep", "60"]), Io(0, 2, 2))
                 container.start(created)
                 os.write(write_end, b"%d" % created.pid)
