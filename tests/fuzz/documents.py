@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 from hypothesis import strategies as st
@@ -110,7 +111,21 @@ def bases() -> list[dict[str, Any]]:
     }
     written = template.document(True, 0, 0)
     written["process"] |= {"terminal": False, "args": ["true"]}
-    return [plain, nested, full, written]
+    return [json.loads(json.dumps(document)) for document in (plain, nested, full, written)]  # they share lists
+
+
+BASES = bases()
+
+
+def as_user(document: dict[str, Any], user: tuple[int, int] | None) -> dict[str, Any]:
+    """*document* for a (uid, gid) without privileges: in a user namespace in which those are 0, the only ids."""
+    if user is not None:
+        linux = document["linux"]
+        linux["namespaces"] = [*(entry for entry in linux["namespaces"] if entry["type"] != "user"), {"type": "user"}]
+        for kind, number in zip(("uid", "gid"), user, strict=True):
+            linux[f"{kind}Mappings"] = [{"containerID": 0, "hostID": number, "size": 1}]
+        document["process"]["user"] = {"uid": 0, "gid": 0}
+    return document
 
 
 def places(document: Any) -> list[tuple[Any, Any]]:
@@ -128,9 +143,9 @@ def places(document: Any) -> list[tuple[Any, Any]]:
 
 
 @st.composite
-def mutated(draw: st.DrawFn) -> Any:
-    """A valid document after one to five arbitrary changes."""
-    document: Any = copy.deepcopy(draw(st.sampled_from(bases())))
+def mutated(draw: st.DrawFn, user: tuple[int, int] | None = None) -> Any:
+    """A valid document (of :func:`as_user`) after one to five arbitrary changes."""
+    document: Any = as_user(copy.deepcopy(draw(st.sampled_from(BASES))), user)
     for _ in range(draw(st.integers(1, 5))):
         found = places(document)
         if not found:
@@ -211,9 +226,9 @@ _DULL = {("root",), ("root", "path"), ("linux",), ("process",), ("linux", "names
 
 
 @st.composite
-def plausible(draw: st.DrawFn) -> Any:
-    """A valid document in which one to three fields have other values of the right type and range."""
-    document: Any = copy.deepcopy(draw(st.sampled_from(bases())))
+def plausible(draw: st.DrawFn, user: tuple[int, int] | None = None) -> Any:
+    """A valid document (of :func:`as_user`), one to three fields of which have other values of their type and range."""
+    document: Any = as_user(copy.deepcopy(draw(st.sampled_from(BASES))), user)
     fields = [(way, node) for way, node in _FIELDS if way not in _DULL]
     fields += [field for field in fields if field[0][-1] in ("mounts", "seccomp", "devices", "sysctl", "hooks")] * 5
     for _ in range(draw(st.integers(1, 3))):

@@ -15,6 +15,9 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
+import tempfile
+import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -23,15 +26,18 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from fuzz.documents import bases, mutated, plausible
+from fuzz.documents import BASES, mutated, plausible
 from rl.config.jsonio import dumps, loads
 from rl.errors import RlError, UsageError, to_wire
+from rl.kernel import mount as m
 from rl.kernel import process as kp
 from rl.runtime import container, userns, validate
 from rl.runtime.cgroup import limits
 from rl.runtime.sync import Io
 from support import users
+from support.bundles import Lab
 from unit.runtime.container_lab import make_root
 
 #: A message that begins with, or has after a colon, the name of an exception: something was not foreseen.
@@ -63,11 +69,11 @@ def checked(document: Any) -> bool:
 
 
 def test_the_bases_are_valid() -> None:
-    assert all(checked(document) for document in bases())
+    assert all(checked(document) for document in BASES)
 
 
 @given(mutated())
-@bounded(600)
+@bounded(400)
 def test_the_checker_only_raises_errors(document: Any) -> None:
     if checked(document):
         validate.warnings(document)
@@ -117,13 +123,16 @@ class Runner:
         os.chdir(self.base)
         kp.prctl(kp.PR_SET_CHILD_SUBREAPER, 1)
         userns.enter(f"{self.base}/run")
+        # Away from what the host mounts meanwhile, and shared as on a host: what a container mounts too early shows here.
+        m.mount(None, "/", None, m.MS_REC | m.MS_PRIVATE)
+        m.mount(None, "/", None, m.MS_REC | m.MS_SHARED)
         while True:
             document = _receive(connection)
             _send(connection, self._one(document))
 
     def _one(self, document: Any) -> dict[str, Any]:
         read_end, write_end = os.pipe()
-        mounts = Path("/proc/self/mountinfo").read_text()
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         pid = os.fork()
         if pid == 0:
             os.setpgid(0, 0)
@@ -159,8 +168,8 @@ class Runner:
         except ChildProcessError:
             pass
         answer["left"] = [f"process {orphan}" for orphan in left]
-        if Path("/proc/self/mountinfo").read_text() != mounts:
-            answer["left"].append("a mount")
+        now = Path("/proc/self/mountinfo").read_text()
+        answer["left"] += [f"mount {line}" for line in now.splitlines() if line not in mounts]
         return answer
 
     def _create(self, document: Any) -> dict[str, Any]:
@@ -172,6 +181,7 @@ class Runner:
                 f"{self.base}/bundle", document, Io(null, null, null), container_id="fuzz", cache_dir=f"{self.base}/cache"
             )
             container.start(created)
+            select.select([created.pidfd], [], [], 0.2)  # most end by themselves
             outcome, error = "started", {}
         except RlError as caught:
             outcome, error = "created" if created else "error", to_wire(caught)
@@ -247,10 +257,25 @@ def judge(answer: dict[str, Any]) -> None:
 
 
 def test_the_bases_start(runner: Runner) -> None:
-    for document in bases():
+    for document in BASES:
         answer = runner.make(document)
         assert answer["outcome"] == "started", answer
         judge(answer)
+
+
+@pytest.mark.parametrize("target", ["/dev/null", "/dev/tty", "/dev/also", "/srv/data", "/proc/keys", "/sys/firmware", "/tmp"])
+def test_what_a_container_mounts_stays_in_it(runner: Runner, target: str) -> None:
+    """Mounts come from the host's shared ones; a privileged container that mounts over them must not reach the host."""
+    document = copy.deepcopy(BASES[2])
+    for kind in ("bounding", "effective", "permitted"):
+        document["process"]["capabilities"][kind].append("CAP_SYS_ADMIN")
+    del document["linux"]["seccomp"], document["process"]["user"]
+    source = "/bin/busybox" if target in ("/dev/null", "/dev/tty", "/dev/also", "/proc/keys") else "/etc"
+    document["process"]["args"] = ["sh", "-c", f"mount --bind {source} {target} && touch /dev/shm/done && sleep 9"]
+    document["linux"]["maskedPaths"] = ["/proc/keys", "/proc/keys", "/sys/firmware", "/sys/firmware"]
+    answer = runner.make(document)
+    assert answer["outcome"] == "started", answer
+    judge(answer)
 
 
 def test_containers_of_plausible_documents(runner: Runner) -> None:
@@ -258,7 +283,7 @@ def test_containers_of_plausible_documents(runner: Runner) -> None:
     runner.counts.clear()
 
     @given(plausible())
-    @bounded(250)
+    @bounded(200)
     def run(document: Any) -> None:
         if checked(document):
             judge(runner.make(document))
@@ -271,10 +296,72 @@ def test_containers_of_mutated_documents(runner: Runner) -> None:
     runner.counts.clear()
 
     @given(mutated())
-    @bounded(150)
+    @bounded(100)
     def run(document: Any) -> None:
         if checked(document):
             judge(runner.make(document))
 
     run()
     assert sum(runner.counts.values()) > 10, runner.counts
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """`rl-runtime` of an ordinary user, on the machine as it is."""
+    if os.geteuid() != 0:
+        pytest.skip("makes a user of its own: run it as root")
+    base = Path(tempfile.mkdtemp(prefix="rl-test-fuzz-", dir="/var/tmp"))
+    base.chmod(0o755)
+    user = users.ensure("rltestfuzzer")
+    made = Lab(user, base)
+    for name in ("new/dir", "srv/data", "sys/fs/cgroup"):
+        (base / "bundle/rootfs" / name).mkdir(parents=True, exist_ok=True)
+    (base / "bundle/data").mkdir()
+    (base / "bundle/rootfs/srv/file").touch()
+    subprocess.run(["chown", "-R", f"{user.uid}:{user.gid}", str(base)], check=True)
+    yield made
+    users.wipe(user)
+    shutil.rmtree(base)
+
+
+def judge_program(lab: Lab, done: subprocess.CompletedProcess[str]) -> bool:
+    """Whether it succeeded; if not, then with one line that says why, and runc's exit code."""
+    assert "Traceback" not in done.stderr and "internal error" not in done.stderr, done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("rl-runtime: warning: ")]
+    failures = [line for line in lines if line.startswith("rl-runtime: ")]
+    if failures:
+        assert done.returncode == 1 and len(lines) == 1 and not INTERNAL.search(lines[0]), done.stderr
+        assert len(lines[0]) < 4000
+    return not failures
+
+
+def nothing_is_left(lab: Lab) -> None:
+    assert lab.left() == []
+    end = time.monotonic() + 3
+    while left := lab.user.processes():
+        assert time.monotonic() < end, left
+        time.sleep(0.01)  # who was killed is still to be reaped
+
+
+@pytest.mark.parametrize(("strategy", "examples"), [(plausible, 70), (mutated, 50)], ids=["plausible", "mutated"])
+def test_the_program(lab: Lab, strategy: Any, examples: int) -> None:
+    """`rl-runtime run`, or create, start and delete, of any bundle: it works, or says in one line why not."""
+    outcomes: Counter[bool] = Counter()
+
+    @given(strategy((lab.user.uid, lab.user.gid)), st.booleans())
+    @bounded(examples)
+    def run(document: Any, at_once: bool) -> None:
+        lab.write_text(json.dumps(document))
+        if at_once:
+            outcomes[judge_program(lab, lab("run", "fuzz"))] += 1
+        else:
+            made = judge_program(lab, lab("create", "fuzz"))
+            outcomes[made] += 1
+            assert lab.left() == (["fuzz"] if made else [])
+            if made:
+                judge_program(lab, lab("start", "fuzz"))
+                assert judge_program(lab, lab("delete", "--force", "fuzz"))
+        nothing_is_left(lab)
+
+    run()
+    assert outcomes[True] > 2 and outcomes[False] > 10, outcomes
