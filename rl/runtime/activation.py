@@ -78,7 +78,7 @@ class Notify:
     """The container's notification socket, and the way from there to the service manager.
 
     ``fd`` is readable when a message waits. A runtime that leaves after the start calls :meth:`wait_ready`, one that
-    stays polls ``fd`` and calls :meth:`relay`. The directory of the socket is what is mounted, so it may be made after the mount.
+    stays polls ``fd`` and calls :meth:`relay`. The directory of the socket is what is mounted: it may be made later.
     """
 
     __slots__ = ("address", "path", "sock")

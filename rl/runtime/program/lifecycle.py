@@ -80,6 +80,8 @@ class _Creation:
         console.check(terminal, self.console, detached)
         if not self.spec.get("process"):
             raise UsageError("process: missing, and a container needs one to be started")
+        for warning in validate.warnings(self.spec):
+            program.warn(warning)
         self.record = program.store().reserve(container_id)
         self.created: container.Created | None = None
 
