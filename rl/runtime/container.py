@@ -11,6 +11,7 @@ from __future__ import annotations
 import _socket
 import errno
 import os
+import select
 import struct
 
 from rl.config.jsonio import loads
@@ -47,7 +48,7 @@ class Created:
         self.warnings: list[str] = []
         self.bundle = bundle
         self.container_id = container_id
-        self.place: Callable[[int], None] | None = None
+        self.place: Callable[[int], object] | None = None
 
     def hook_state(self, status: str) -> dict[str, Any]:
         """The state document hooks get."""
@@ -70,7 +71,7 @@ class Created:
 
 def create(
     bundle: str, spec: dict[str, Any], io: Io, *, container_id: str = "", cgroup_procs: str | list[str] = "",
-    place: Callable[[int], None] | None = None, cache_dir: str = "", die_with_parent: bool = True,
+    place: Callable[[int], object] | None = None, cache_dir: str = "", die_with_parent: bool = True,
     make_cwd: bool = True, listener: int = -1, no_pivot: bool = False, new_keyring: bool = True,
 ) -> Created:
     """Make the container of *spec* (config.json, parsed) up to "waiting for start".
@@ -197,9 +198,8 @@ def _fork(setup: Setup, flags: int) -> tuple[int, int]:
 
 
 def _join(setup: Setup) -> None:
-    if not setup.placed:  # else the next child asks for it, when the parent listens
-        child.enter_cgroup(setup)
-        setup.cgroup_procs = []
+    child.enter_cgroup(setup)
+    setup.cgroup_procs, setup.placed = [], False
     if "user" in setup.fds:
         rlimits.raise_for(0, setup.process)
     child.oom_score(setup)  # its file is closed to us once we are not dumpable
@@ -223,6 +223,8 @@ def fork_beside(setup: Setup, created: Created, join: Callable[[Setup], None], f
                 _first_child(setup, write_end, join, flags, steps)
         finally:
             os.close(write_end)
+        if created.place is not None:
+            _serve_place(created, first, read_end)
         data = os.read(read_end, 16)
     finally:
         os.close(read_end)
@@ -233,6 +235,23 @@ def fork_beside(setup: Setup, created: Created, join: Callable[[Setup], None], f
         raise _error_of(created.sock.recv(PACKET), created)
     created.pid = int(data)
     created.pidfd = os.pidfd_open(created.pid)
+
+
+def _serve_place(created: Created, pid: int, pid_pipe: int) -> None:
+    """Put the first child into its cgroup if it asks for that, before it tells of its sibling or of an error."""
+    assert created.sock is not None and created.place is not None
+    poll = select.poll()
+    for fd in (created.sock.fileno(), pid_pipe):
+        poll.register(fd, select.POLLIN)
+    poll.poll()
+    try:
+        packet = created.sock.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return
+    if packet == b"C":
+        created.sock.recv(1)
+        created.place(pid)
+        created.sock.send(b"c")
 
 
 def _first_child(

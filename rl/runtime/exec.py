@@ -30,13 +30,15 @@ _FILES = (
 
 def spawn(
     target_pid: int, target_pidfd: int, specification: dict[str, Any], io: Io, *, cgroup_procs: str = "",
-    seccomp_program: bytes | None = None, seccomp_flags: int = 0, profile: dict[str, Any] | None = None,
-    state: dict[str, Any] | None = None, decide: Callable[[int, dict[str, Any]], None] | None = None,
+    place: Callable[[int], object] | None = None, seccomp_program: bytes | None = None, seccomp_flags: int = 0,
+    profile: dict[str, Any] | None = None, state: dict[str, Any] | None = None,
+    decide: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> Created:
     """Start a process beside *target_pid*, the container's init, which *target_pidfd* stands for.
 
     *specification*: {"process": an OCI process, with ``terminal`` for a pty}, and the container's
-    ``linux.personality``. *cgroup_procs* is the ``cgroup.procs`` of the container's cgroup, "" where it has none.
+    ``linux.personality``. *cgroup_procs* is the ``cgroup.procs`` of the container's cgroup, "" where it has none;
+    *place* is called with a pid that may not be written there by itself and needs another's hand.
     *profile* is the OCI object that *seccomp_program* is made of and *state* the container's state document: a
     seccomp agent gets them. *decide* is called inside the container with its root directory's descriptor and the
     process, to fill in what must be looked up there: the user. Returns when the command runs:
@@ -47,6 +49,7 @@ def spawn(
     created = Created(parent_end, specification)
     setup = Setup(specification, specification["process"], io, Sync(child_end, parent_end, wait=False))
     setup.cgroup_procs = [cgroup_procs] if cgroup_procs else []
+    created.place = place
     setup.seccomp, setup.seccomp_flags = seccomp_program, seccomp_flags
     setup.make_cwd = False
     steps = STEPS if decide is None else (("find the user", _deciding(decide)), *STEPS)
@@ -57,6 +60,7 @@ def spawn(
             setup.setgroups_denied = _setgroups_denied(target_pid)
             setup.fds = {"target": target_pidfd}
             process.prepare(setup, profile, state or {}, created.warnings)
+            setup.movable = place is not None
             container.fork_beside(setup, created, _join, 0, steps)
         finally:
             child_end.close()
@@ -107,9 +111,12 @@ def _join(setup: Setup) -> None:
     try:
         child.enter_cgroup(setup)
     except OSError as error:
-        # From a cgroup that is not delegated to the user (a login session) nobody may move into one that is.
-        why = f"the container's limits do not count for this process: enter {setup.cgroup_procs[0]}: {error.strerror}"
-        setup.sync.tell(b"W", why.encode())
+        # From a cgroup that is not delegated to the user (a login session) one may not move into one that is.
+        if setup.movable:
+            setup.sync.ask(b"C")
+        else:
+            why = f"the container's limits do not count for this process: enter {setup.cgroup_procs[0]}"
+            setup.sync.tell(b"W", f"{why}: {error.strerror}".encode())
     if setup.flags & ns.CLONE_NEWUSER:
         rlimits.raise_for(0, setup.process)
     child.oom_score(setup)

@@ -209,7 +209,7 @@ def _ranges(spec: dict[str, Any] | None, target_pid: int) -> tuple[Ranges | None
     if target_pid:
         found = []
         for kind in ("uid", "gid"):
-            with open(f"/proc/{target_pid}/{kind}_map", encoding="ascii") as file:
+            with open(f"/proc/{target_pid}/{kind}_map", encoding="utf-8") as file:
                 found.append([(int(outside), int(count)) for _, outside, count in map(str.split, file)])
         return found[0], found[1]
     linux = (spec or {}).get("linux") or {}

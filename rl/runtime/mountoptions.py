@@ -126,3 +126,9 @@ def split(option: str) -> list[str]:
             parts.append(option[start:position])
             start = position + 1
     return [part for part in (*parts, option[start:]) if part]
+
+
+def known() -> list[str]:
+    """The options that mean something here; all others go to the file system (features.md, "Mount Options")."""
+    names = {"bind", "rbind", "idmap", "ridmap", *PROPAGATION, *_ATTRIBUTES, *(f"r{name}" for name in _ATTRIBUTES)}
+    return sorted(names | {*_SUPERBLOCK, *_NOTHING, *_SWITCHES} - {"remount"})

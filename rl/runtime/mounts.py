@@ -58,12 +58,6 @@ _CGROUP_OPTIONS = frozenset(
 )
 
 
-def known_options() -> list[str]:
-    """The options that mean something here; all others go to the file system (features.md, "Mount Options")."""
-    names = {"bind", "rbind", "tmpcopyup", *PROPAGATION, *_ATTRIBUTES, *(f"r{name}" for name in _ATTRIBUTES), *_IGNORED}
-    return sorted(names)
-
-
 def is_bind(entry: dict[str, Any]) -> bool:
     """Whether the mount is a bind mount: by type, or by option as the specification has it."""
     options = entry.get("options") or []

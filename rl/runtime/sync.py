@@ -150,9 +150,9 @@ class Setup:
     __slots__ = (
         "agent", "agent_message", "agent_metadata", "agent_state", "bundle", "candidates", "cgroup_procs",
         "die_with_parent", "environment", "exposed", "fds", "flags", "hook_state", "io", "joined", "labels",
-        "late_readonly", "launcher", "linux", "listener", "make_cwd", "master", "new_keyring", "no_pivot", "nodes",
-        "opened", "placed", "proc", "process", "retry_cwd", "root", "seccomp", "seccomp_flags", "setgroups_denied",
-        "slave", "sources", "spec", "sync",
+        "late_readonly", "launcher", "linux", "listener", "make_cwd", "master", "movable", "new_keyring", "no_pivot",
+        "nodes", "opened", "placed", "proc", "process", "retry_cwd", "root", "seccomp", "seccomp_flags",
+        "setgroups_denied", "slave", "sources", "spec", "sync",
     )
 
     def __init__(self, spec: dict[str, Any], process: dict[str, Any], io: Io, sync: Sync) -> None:
@@ -164,6 +164,7 @@ class Setup:
         self.bundle = ""
         self.cgroup_procs: list[str] = []
         self.placed = False  # the parent puts this process into its cgroup, when asked
+        self.movable = False  # the parent can have this process moved where it may not go by itself (exec)
         self.listener = -1  # a listening socket that start comes from, instead of the parent
         self.die_with_parent = False
         self.new_keyring = True

@@ -13,8 +13,9 @@ from __future__ import annotations
 import os
 
 from rl.errors import UsageError
-from rl.runtime.cgroup.cgroupfs import PREFIX, Support, create, detect, unmet
-from rl.runtime.cgroup.group import LEAF, ROOT, Cgroup, outer_uid, own_path, read, write
+from rl.runtime.cgroup import cgroupfs
+from rl.runtime.cgroup.cgroupfs import DELEGATE_HINT, PREFIX, Support, create, unmet
+from rl.runtime.cgroup.group import LEAF, ROOT, WORTH_ENABLING, Cgroup, outer_uid, own_path, read, step_aside, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,11 +43,32 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "KINDS", "LEAF", "PREFIX", "ROOT", "Cgroup", "Support", "create", "detect", "manager", "outer_uid", "own_path",
-    "read", "unmet", "write",
+    "DELEGATE_HINT", "KINDS", "LEAF", "PREFIX", "ROOT", "WORTH_ENABLING", "Cgroup", "Support", "create", "detect",
+    "manager", "outer_uid", "own_path", "read", "step_aside", "unmet", "write",
 ]  # fmt: skip
 
 KINDS = ("systemd", "cgroupfs", "disabled")
+
+
+def detect(root: str = ROOT) -> Support:
+    """The best this host offers: systemd's scopes, a subtree of one's own, or none and why. Asks nobody.
+
+    With mode systemd the controllers are not known yet (:func:`rl.runtime.cgroup.systemd.delegated` asks).
+    """
+    if root == ROOT and os.path.exists(f"{root}/cgroup.controllers") and _has_systemd():
+        return Support("systemd", root, own_path())
+    return cgroupfs.detect(root)
+
+
+def _has_systemd() -> bool:
+    """Whether a systemd manages this user. The two places where it always is are looked at before importing more."""
+    uid = outer_uid()
+    places = ("/run/systemd/private",) if uid == 0 else (os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{uid}")
+    if not any(os.path.exists(place if uid == 0 else f"{place}/systemd") for place in places):
+        return False
+    from rl.runtime.cgroup import systemd
+
+    return systemd.is_there()
 
 
 def manager(kind: str, cgroups_path: str, container_id: str, description: str = "") -> Manager:
@@ -57,14 +79,14 @@ def manager(kind: str, cgroups_path: str, container_id: str, description: str = 
     the disabled one, which knows the reason. Raises UsageError for a path of the wrong form, UnsupportedError where
     systemd was asked for and is not there.
     """
-    from rl.runtime.cgroup import cgroupfs, disabled
+    from rl.runtime.cgroup import disabled
 
     if kind not in KINDS:
         raise UsageError(f"cgroup manager {kind!r} is not known", f"use one of: {', '.join(KINDS)}")
     if kind == "disabled":
         return disabled.Disabled("the cgroup manager is disabled", "choose another with --cgroup-manager")
     if not os.path.exists(f"{ROOT}/cgroup.controllers"):
-        support = detect()
+        support = cgroupfs.detect()
         return disabled.Disabled(support.reason, support.hint)
     if kind == "systemd":
         from rl.runtime.cgroup import systemd
@@ -72,7 +94,7 @@ def manager(kind: str, cgroups_path: str, container_id: str, description: str = 
         return systemd.for_path(cgroups_path, container_id, description or f"container {container_id}")
     if cgroups_path.startswith("/"):
         return cgroupfs.Cgroupfs(ROOT, cgroups_path.strip("/"))
-    support = detect()
+    support = cgroupfs.detect()
     if support.mode == "none":
         if cgroups_path:
             raise UsageError(f"linux.cgroupsPath {cgroups_path}: {support.reason}", support.hint)

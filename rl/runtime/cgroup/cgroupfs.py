@@ -23,10 +23,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 PREFIX = "rl-"
+#: The drop-in that has systemd hand all useful controllers to users.
+DELEGATE_HINT = (
+    "printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' | sudo install -D /dev/stdin"
+    " /etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload, and log in again"
+)
 
 
 class Support:
-    """What this host offers: ``mode`` cgroupfs or none; with none, ``reason`` and ``hint`` say why and what to do.
+    """What this host offers: ``mode`` systemd, cgroupfs or none; ``reason`` and ``hint`` say why none and what to do.
 
     ``base`` is the directory the containers' cgroups are made in, ``own`` the caller's cgroup as the kernel
     names it, ``controllers`` what can limit something here (with an explaining ``reason`` when it is little).
@@ -48,7 +53,7 @@ class Support:
 
 
 def detect(root: str = ROOT) -> Support:
-    """Look where this process is and what it may do there; a few file accesses, no writes."""
+    """Look where this process is and what it may do there by plain files; a few file accesses, no writes."""
     own = own_path()
     if not os.path.exists(f"{root}/cgroup.controllers"):
         if not os.path.isdir(root) or not os.listdir(root):
@@ -78,9 +83,7 @@ def detect(root: str = ROOT) -> Support:
         return Support("cgroupfs", root, own, base, controllers)
     return Support(
         "cgroupfs", root, own, base,
-        reason=f"no controller is delegated to {own}",
-        hint="printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' | sudo install -D /dev/stdin"
-        " /etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload, and log in again",
+        reason=f"no controller is delegated to {own}", hint=DELEGATE_HINT,
     )  # fmt: skip
 
 

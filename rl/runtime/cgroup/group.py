@@ -296,15 +296,13 @@ def _enable(path: str, controllers: list[str], may_move: bool) -> None:
     if not missing:
         return
     if _try_write(control, " ".join("+" + name for name in missing)) == errno.EBUSY and may_move:
-        _step_aside(path)
+        try:
+            step_aside(path, LEAF)
+        except OSError:
+            pass  # the controller stays off, and apply() says so
     for name in missing:  # one by one: one that is refused does not cost the others
         if name not in read(control).split():
             _try_write(control, "+" + name)
-
-
-def enable_all(path: str) -> None:
-    """Hand every controller worth it down to the children of *path*."""
-    _enable(path, list(WORTH_ENABLING), may_move=False)
 
 
 def _try_write(path: str, value: str) -> int:
@@ -316,16 +314,12 @@ def _try_write(path: str, value: str) -> int:
     return 0
 
 
-def _step_aside(path: str) -> None:
-    """Move the processes of *path* into its leaf; new ones may be forked meanwhile, so look until there is none."""
-    leaf = f"{path}/{LEAF}"
-    try:
-        os.makedirs(leaf, exist_ok=True)
-        for _ in range(20):
-            pids = read(f"{path}/cgroup.procs").split()
-            if not pids:
-                return
-            for pid in pids:
-                _try_write(f"{leaf}/cgroup.procs", pid)  # ESRCH: it has ended
-    except OSError:
-        return  # the controller stays off, and apply() says so
+def step_aside(path: str, leaf: str) -> None:
+    """Move the processes of *path* into cgroup *leaf* below it; new ones may be forked meanwhile, so look again."""
+    os.makedirs(f"{path}/{leaf}", exist_ok=True)
+    for _ in range(20):
+        pids = read(f"{path}/cgroup.procs").split()
+        if not pids:
+            return
+        for pid in pids:
+            _try_write(f"{path}/{leaf}/cgroup.procs", pid)  # ESRCH: it has ended

@@ -20,9 +20,9 @@ from __future__ import annotations
 import os
 import time
 
-from rl.errors import RlError, StateError, UnsupportedError, UsageError
+from rl.errors import RlError, UnsupportedError, UsageError
 from rl.runtime.cgroup import dbus
-from rl.runtime.cgroup.group import ROOT, Cgroup, enable_all, outer_uid, own_path, read, write
+from rl.runtime.cgroup.group import ROOT, Cgroup, outer_uid, own_path, read, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,25 +123,40 @@ def subscribe(connection: dbus.Connection) -> None:
         _ask(connection, "Subscribe")
 
 
-def control_group(connection: dbus.Connection) -> str:
-    """The manager's own cgroup, below which all its units are."""
-    interface = "org.freedesktop.DBus.Properties"
-    values = connection.call(_NAME, _OBJECT, interface, "Get", "ss", [_MANAGER, "ControlGroup"])
-    return str(values[0])
+def _get(connection: dbus.Connection, path: str, interface: str, name: str) -> Any:
+    """A property."""
+    return connection.call(_NAME, path, "org.freedesktop.DBus.Properties", "Get", "ss", [interface, name])[0]
 
 
 def delegated() -> tuple[str, tuple[str, ...]]:
     """(cgroup of the manager, controllers it may hand on): what limits are possible. Raises RlError."""
     connection = connect()
     try:
-        path = control_group(connection)
+        path = str(_get(connection, _OBJECT, _MANAGER, "ControlGroup"))  # all its units are below
     finally:
         connection.close()
     try:
-        with open(f"{ROOT}{path}/cgroup.controllers", encoding="ascii") as file:
+        with open(f"{ROOT}{path}/cgroup.controllers", encoding="utf-8") as file:
             return path, tuple(file.read().split())
     except OSError as error:
         raise RlError(f"read the controllers of {path}: {error.strerror}") from None
+
+
+def is_delegated(unit: str) -> bool:
+    """Whether the cgroup of *unit* is its owner's to divide. Raises RlError when systemd cannot be asked."""
+    kind = unit.rpartition(".")[2].capitalize()
+    if kind not in ("Scope", "Service"):
+        return False
+    connection = connect()
+    try:
+        path = str(_ask(connection, "GetUnit", "s", [unit])[0])
+        return bool(_get(connection, path, f"{_NAME}.{kind}", "Delegate"))
+    except dbus.DBusError as error:
+        if error.name == _NO_SUCH_UNIT:
+            return False
+        raise
+    finally:
+        connection.close()
 
 
 class Scope:
@@ -358,22 +373,20 @@ class Systemd:
         """Make the scope around process *pid* and move that into its leaf. Raises RlError."""
         self._scope.begin([pid])
         self._scope.finish()
-        self.path = leaf(self._scope.directory, PAYLOAD, [pid])
+        self.path = leaf(self._scope.directory, PAYLOAD, pid)
 
     def apply(self, resources: dict[str, Any]) -> list[str]:
         """As :meth:`Cgroup.apply`."""
         return Cgroup(self.path, os.path.dirname(self.path)).apply(resources)
 
 
-def leaf(scope: str, name: str, pids: list[int]) -> str:
-    """Make cgroup *name* of the scope's directory and move *pids* from elsewhere in it there; its path."""
+def leaf(scope: str, name: str, pid: int = 0) -> str:
+    """Make cgroup *name* below the scope's and move *pid* from the scope there; its path. Raises RlError."""
     path = f"{scope}/{name}"
     try:
         os.makedirs(path, exist_ok=True)
-        for pid in pids:
+        if pid:
             write(f"{path}/cgroup.procs", str(pid))
     except OSError as error:
-        raise StateError(f"create cgroup {path}: {error.strerror}") from None
-    if name == PAYLOAD:
-        enable_all(scope)
+        raise RlError(f"create cgroup {path}: {error.strerror}") from None
     return path

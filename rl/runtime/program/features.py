@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import rl
 from rl.kernel import process as kp
-from rl.runtime import capabilities, mounts, schema
+from rl.runtime import capabilities, mountoptions, schema
 from rl.runtime.seccomp import compiler
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ def document() -> dict[str, Any]:
         "ociVersionMin": OLDEST,
         "ociVersionMax": NEWEST,
         "hooks": list(schema.HOOKS),
-        "mountOptions": mounts.known_options(),
+        "mountOptions": mountoptions.known(),
         "linux": {
             "namespaces": list(schema.NAMESPACES),
             "capabilities": [f"CAP_{name}" for name in capabilities.NAMES],

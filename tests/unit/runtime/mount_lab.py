@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import users
 
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
 from rl.runtime import userns
+from support import users
 from unit.runtime.container_lab import Lab, Result, specification
 
 

@@ -14,7 +14,6 @@ import pytest
 from rl.errors import StateError, UnsupportedError, UsageError
 from rl.kernel import mount, namespaces
 from rl.runtime import cgroup
-from rl.runtime.cgroup import group as one
 from rl.runtime.cgroup.limits import settings, weight_of_shares
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting cgroup2 in a mount namespace of its own takes root")
@@ -117,7 +116,7 @@ def test_kill_without_cgroup_kill(tmp_path: Path) -> None:
 def test_processes_step_aside_within_their_own_cgroup(tmp_path: Path) -> None:
     def aside(root: str) -> None:
         before = cgroup.detect(root)
-        one._step_aside(before.base)
+        cgroup.step_aside(before.base, cgroup.LEAF)
         assert cgroup.read(f"{before.base}/cgroup.procs") == ""
         after = cgroup.detect(root)
         assert after.own == f"{before.own}/{cgroup.LEAF}" and after.base == before.base
