@@ -6,11 +6,15 @@ container has.
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 
 from escape.conftest import Install, Installation
+from system.conftest import Rl
+
+BOX = ("run", "--rm", "--network=none")
 
 NO_LOOK = {"rl/runtime/launch.py": [("        _refuse_ourselves(candidate)\n", "        pass\n")]}
 NO_LAUNCHER = {"rl/runtime/process.py": [("    if setup.exposed:\n        setup.launcher", "    if False:\n        setup.launcher")]}
@@ -57,6 +61,46 @@ def test_control_without_both(install: Install) -> None:
     assert rl.state() == (0o777, content, owner) and mode == 0o755  # the host's file was changed from inside
 
 
+def test_real_root(install: Install) -> None:
+    """Without a user namespace root in the container is the host's: any interpreter is within its reach."""
+    rl = install("root-nolook", NO_LOOK)
+    before = rl.state()
+    for code, text in _run_and_exec(rl, "/evil/script"):
+        assert code == 126 and "inode" not in text, text
+    assert rl.state() == before
+    control = install("root-nothing", {**NO_LOOK, **NO_LAUNCHER})
+    assert f"inode {control.interpreter.stat().st_ino}" in _run_and_exec(control, "/evil/script")[0][1]
+    assert control.state()[0] == 0o777
+
+
+def test_system_interpreter_needs_no_launcher(rl: Rl) -> None:
+    """The usual case costs nothing: root's interpreter cannot be written by an ordinary user, nor by its containers."""
+    done = rl.user.run("strace", "-f", "-qq", "-e", "trace=memfd_create,execveat", "rl", *BOX, "attack", "true", check=True)
+    assert "execveat" not in done.stderr
+    done = rl.user.run("strace", "-f", "-qq", "-e", "trace=memfd_create,execveat", "rl", *BOX, "attack", "/evil/script")
+    assert done.returncode == 126
+
+
+def test_launcher_is_used_where_it_is_needed(install: Install) -> None:
+    rl = install("own")
+    done = rl.user.run("strace", "-f", "-qq", "-e", "trace=execveat", "rl", *BOX, "attack", "true", check=True)
+    assert "AT_EMPTY_PATH) = 0" in done.stderr
+
+
+@pytest.mark.parametrize("names", [["execveat"], ["fcntl"], ["memfd_create", "execveat", "fcntl", "writev"]])
+def test_filters_that_forbid_what_the_launcher_needs(install: Install, names: list[str]) -> None:
+    """Then the look before is what is left; the container runs."""
+    rl = install("own")
+    profile = rl.user.home / "profile.json"
+    rules = [{"names": names, "action": "SCMP_ACT_ERRNO"}]
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}))
+    for flags in ((), ("--security-opt", "no-new-privileges")):
+        where = ("--security-opt", f"seccomp={profile}", *flags)
+        assert rl.ok(*BOX, *where, "attack", "echo", "there") == "there"
+        assert rl(*BOX, *where, "attack", "/evil/script").returncode == 126
+        assert rl(*BOX, *where, "attack", "/no/such").returncode == 127
+
+
 def _race(rl: Installation, seconds: float) -> int:
     """A process of the container exchanges a harmless script and an evil one while exec starts it; rounds made."""
     rl.ok("run", "-d", "--name", "box", "--network=none", "attack", "sh", "-c",
@@ -88,8 +132,8 @@ def test_control_race_is_won_without_the_launcher(install: Install) -> None:
 def _peek(rl: Installation, *flags: str) -> dict[str, int]:
     """What a process in the container gets at of the runtime's processes while `rl exec` starts others beside it."""
     rl.ok("run", "-d", "--name", "box", "--network=none", *flags, "attack", "attack", "peek",
-          str(rl.interpreter.stat().st_ino), "4")
-    for _ in range(12):
+          str(rl.interpreter.stat().st_ino), "3")
+    for _ in range(8):
         rl("exec", "box", "true")
     rl.ok("wait", "box")
     words = rl.ok("logs", "box").split()

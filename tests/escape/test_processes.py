@@ -163,13 +163,22 @@ def test_passthrough_of_a_terminal_is_refused(rl: Rl) -> None:
 
 # Limits and resources of the process
 
-def test_limits_that_are_too_small_say_so(install: Install) -> None:
-    """Also through the launcher: the errno of the last execve(2) decides message and exit code."""
+def test_errors_through_the_launcher(install: Install) -> None:
+    """The errno of the last execve(2) decides message and exit code, whoever made the call."""
     rl: Installation = install("own")
-    done = rl(*BOX, "--ulimit", "nproc=1:1", "--user", "1000", "attack", "sh", "-c", "true & wait")
-    assert done.returncode != 0 or "can't fork" in done.stderr, done
+    rl.ok("run", "-d", "--name", "box", "--network=none", "attack", "sleep", "60")
     for command, code, text in (
         ("/no/such", 127, "no such file"), ("/etc/passwd", 126, "Permission denied"), ("/etc", 126, "directory"),
+        ("/etc/not-executable", 126, "Permission denied"), ("nosuch", 127, "not found in $PATH"),
     ):
-        done = rl(*BOX, "attack", command)
-        assert (done.returncode, text in done.stderr) == (code, True), done
+        for words in ((*BOX, "attack", command), ("exec", "box", command)):
+            done = rl(*words)
+            assert (done.returncode, text in done.stderr) == (code, True), done
+
+
+@pytest.mark.parametrize("limit", ["-u 1", "-u 3", "-n 12"])
+def test_limits_of_the_caller_say_so(rl: Rl, limit: str) -> None:
+    """RLIMIT_NPROC and RLIMIT_NOFILE that are too small for us: an error that names the limit, nothing left behind."""
+    done = rl.user.run("bash", "-c", f"ulimit {limit}; exec rl run --rm --network=none attack true")
+    assert done.returncode == 125 and f"ulimit {limit[:2]}" in done.stderr and "Traceback" not in done.stderr, done
+    assert rl.containers() == []
