@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rl.errors import NotFoundError, RlError, UsageError
-from rl.runtime import capabilities, child, process, schema, seccomp, validate
+from rl.runtime import capabilities, child, mountoptions, rlimits, scheduling, schema, seccomp, validate
 from rl.runtime.program import template
 from unit.engine import test_oci
 from unit.runtime.container_lab import specification
@@ -133,10 +133,10 @@ def test_the_schema_is_whole() -> None:
     assert used == set(validate.RULES) == set(STRINGS)
     assert len(PLACES) > 200
     assert set(schema.NAMESPACES) == set(child.NAMESPACES)
-    assert {name.removeprefix("RLIMIT_") for name in schema.RLIMITS} == set(process._RLIMITS)
-    assert set(schema.POLICIES) == set(process._POLICIES)
-    assert set(schema.SCHEDULER_FLAGS) == set(process._SCHEDULER_FLAGS)
-    assert set(schema.PROPAGATION) == set(child.mounts.PROPAGATION)
+    assert {name.removeprefix("RLIMIT_") for name in schema.RLIMITS} == set(rlimits.NAMES)
+    assert set(schema.POLICIES) == set(scheduling.POLICIES)
+    assert set(schema.SCHEDULER_FLAGS) == set(scheduling.FLAGS)
+    assert set(schema.PROPAGATION) == set(mountoptions.PROPAGATION)
 
 
 @pytest.mark.parametrize(("path", "node", "required"), PLACES, ids=[place[0][1:] for place in PLACES])
