@@ -46,6 +46,14 @@ def test_pid_host_shows_processes_but_does_not_open_them(rl: Rl, victim: int, fl
     assert found["signal"] == "EPERM"  # to the host's init
 
 
+def test_pid_host_does_not_open_the_monitor(rl: Rl) -> None:
+    """It is root of the same user namespace, with all capabilities: only CAP_SYS_PTRACE has power over it."""
+    identity = rl.ok("run", "-d", "--network=none", "attack", "sleep", "60")
+    monitor = int((rl.run_dir / f"containers/{identity}/lock").read_text())
+    found = verdicts(rl.ok(*BOX, "--pid=host", "attack", "attack", "grab", str(monitor)))
+    assert {name: found[name] for name in GRABS if found[name] == "ok"} == {}, found
+
+
 def test_control_the_user_can_open_it(rl: Rl, victim: int, programs: Path) -> None:
     found = verdicts(rl.user.run(programs / "attack", "grab", str(victim), check=True).stdout)
     assert [name for name in GRABS if found[name] == "ok"] == [name for name in GRABS if name != "setns"], found
