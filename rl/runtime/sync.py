@@ -28,7 +28,7 @@ import os
 import struct
 
 from rl.config.jsonio import dumps
-from rl.errors import RlError, to_wire
+from rl.errors import RlError, limit_hint, to_wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,11 +137,11 @@ class Sync:
         """Tell the parent why it will not be."""
         if isinstance(error, OSError):
             where = f" ({error.filename})" if error.filename else ""
-            wire = to_wire(RlError(f"{step}: {error.strerror or error}{where}"))
+            wire = to_wire(RlError(f"{step}: {error.strerror or error}{where}", limit_hint(error)))
         elif isinstance(error, RlError):
             wire = to_wire(error)
         else:
-            wire = to_wire(RlError(f"{step}: {type(error).__name__}: {error}"))
+            wire = to_wire(RlError(f"{step}: {type(error).__name__}: {error}", limit_hint(error)))
         wire["step"] = step
         data = dumps(wire).encode()
         if len(data) >= PACKET:
