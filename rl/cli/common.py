@@ -59,7 +59,7 @@ def filtered(engine: Engine, options: dict[str, Any], found: list[str], all: boo
 
 def _read_cidfile(path: str, options: dict[str, Any]) -> str:
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip().split("\n")[0]
     except FileNotFoundError:
         if options.get("ignore"):

@@ -132,7 +132,8 @@ class ContainerState(TypedDict, total=False):
     error: str
     driver: str  # the storage driver whose writable layer this is; set at the first start
     network: dict[str, Any]  # what rl.network reported: mode, ip, gateway …
-    cgroup: str
+    cgroup: str  # directory of the container's cgroup, "" without one
+    cgroup_manager: str  # systemd | cgroupfs | "" (none)
 
 
 class LayerInfo(TypedDict, total=False):

@@ -28,6 +28,8 @@ from rl.runtime import userns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from rl.config.model import ContainerConfig, ContainerState
     from rl.config.paths import Paths
 
@@ -257,6 +259,20 @@ def read_state(paths: Paths, container_id: str) -> ContainerState:
         if buried:
             return buried
     return state
+
+
+def limits(paths: Paths, config: ContainerConfig) -> dict[str, Any]:
+    """The limits the container has, or will have when it starts: as asked at create, or as `rl update` left them."""
+    found: dict[str, Any] = updated(paths, config["id"]).get("limits", config["limits"])
+    return found
+
+
+def updated(paths: Paths, container_id: str) -> dict[str, Any]:
+    """updated.json: what `rl update` changed; {} when it changed nothing. Raises CorruptRecordError."""
+    try:
+        return _read(f"{paths.container(container_id)}/updated.json")
+    except FileNotFoundError:
+        return {}
 
 
 def _is_state(state: ContainerState) -> bool:

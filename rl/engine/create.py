@@ -10,7 +10,7 @@ import os
 import sys
 
 from rl.config.jsonio import write_json
-from rl.engine import containers
+from rl.engine import cgroups, containers
 from rl.engine.spec import environment, idmaps, limits, logs, mounts, security, values
 from rl.errors import ConflictError, NoSuchImageError, NotFoundError, RlError, UsageError, disk_hint
 from rl.image import content
@@ -305,6 +305,7 @@ def _security(engine: Engine, config: ContainerConfig, options: dict[str, Any]) 
     config["sysctl"] = values.pairs(options.get("sysctl", []), "--sysctl", strict=True)
     security.check_sysctls(config["sysctl"], config["network"].get("mode", ""), config["ipc_mode"])
     config["limits"] = limits.resources(options)
+    cgroups.check(options)
 
 
 def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:

@@ -14,11 +14,12 @@ from rl.errors import CorruptRecordError, RlError, StateError, UsageError, from_
 from rl.kernel import process as kp
 from rl.monitor import terminal
 from rl.runtime import exec as runtime
-from rl.runtime import seccomp, users
+from rl.runtime import hooks, seccomp, users
 from rl.runtime.sync import Io
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from rl.config.model import ContainerConfig, ContainerState
@@ -122,15 +123,36 @@ class _Session:
         """Start it."""
         profile = (self.spec.get("linux") or {}).get("seccomp")
         cgroup = self.state.get("cgroup") or ""
+        state = None
+        if profile and profile.get("listenerPath"):
+            bundle = f"{self.engine.paths.container(self.id)}/bundle"
+            state = hooks.state(self.spec, bundle, self.id, "running", self.pid)
         created = runtime.spawn(
             self.pid, self.pidfd, {"process": self.process}, io, decide=self.decide,
-            cgroup_procs=f"{cgroup}/cgroup.procs" if cgroup else "",
+            cgroup_procs=f"{cgroup}/cgroup.procs" if cgroup else "", place=self._place(cgroup),
             seccomp_program=seccomp.program_for(profile, self.engine.paths.cache) if profile else None,
-            seccomp_flags=seccomp.flags_of(profile) if profile else 0,
+            seccomp_flags=seccomp.flags_of(profile) if profile else 0, profile=profile,
+            state=state,
         )
         for warning in created.warnings:
             self.engine.warn(warning)
         return created
+
+
+    def _place(self, path: str) -> Callable[[int], object] | None:
+        """How a process comes into the container's cgroup out of a login session: systemd's hand, where it made it."""
+        if self.state.get("cgroup_manager") != "systemd":
+            return None
+
+        def place(pid: int) -> None:
+            from rl.runtime.cgroup import systemd
+
+            try:
+                systemd.attach(os.path.basename(os.path.dirname(path)), "/" + os.path.basename(path), [pid])
+            except RlError as error:
+                self.engine.warn(f"the container's limits do not count for this process: {error.message}")
+
+        return place
 
 
 def _open_running(config: ContainerConfig, state: ContainerState) -> int:

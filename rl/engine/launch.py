@@ -11,15 +11,15 @@ import os
 import time
 
 from rl.config.jsonio import write_json
-from rl.engine import containers, oci, prefork, volumes
+from rl.engine import cgroups, containers, oci, prefork, volumes
 from rl.engine.spec import security
-from rl.errors import RlError, UnsupportedError, disk_hint, to_wire
+from rl.errors import RlError, UnsupportedError, UsageError, disk_hint, to_wire
 from rl.kernel import mount, process
 from rl.monitor import handover
 from rl.network import namespace
 from rl.network import setup as network_setup
-from rl.runtime import cgroup, mountns, rootpath, seccomp, users
 from rl.runtime import container as runtime
+from rl.runtime import mountns, rootpath, seccomp, users
 from rl.storage import driver as storage
 
 TYPE_CHECKING = False
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from rl.config.model import ContainerConfig, ContainerState
     from rl.config.paths import Paths
+    from rl.runtime.cgroup.systemd import Scope
 
     class Created(Protocol):
         """What every runtime makes: init's pid, a pidfd for it, the master of its terminal or -1."""
@@ -41,10 +42,11 @@ if TYPE_CHECKING:
 
 def launch(
     paths: Paths, container_id: str, sock: _socket.socket, lock: int, mode: str, message: dict[str, Any],
-    spans: list[dict[str, Any]],
+    spans: list[dict[str, Any]], scope: Scope | None = None,
 ) -> None:
     """Run the container; returns only when a step failed, after telling the command line which."""
     work = Launch(paths, container_id, sock, lock, mode, message)
+    work.scope = scope
     for progress in (*spans, {"ids": mode}):
         prefork.send_progress(sock, progress)
     try:
@@ -86,7 +88,8 @@ class Launch:
         self.pending: network_setup.Pending | None = None
         self.network: dict[str, Any] = {}
         self.helpers: list[int] = []  # pids to end with the container
-        self.cgroup: cgroup.Cgroup | None = None
+        self.scope: Scope | None = None  # the systemd scope, if it is on its way already
+        self.placement: cgroups.Placement
         self.io = runtime.Io()
         self.streams: dict[str, int] = {}  # the monitor's ends: stdout, stderr, stdin
         self.created: Created | None = None
@@ -98,6 +101,10 @@ class Launch:
         # The writable layer of one driver means nothing to another: the first start decides.
         self.driver = containers.read_state(self.paths, self.id).get("driver") or self.config["driver"]
         self.attach_fd = handover.listen(self.paths.container_run(self.id))
+        self.limits = containers.limits(self.paths, self.config)
+        self.placement = cgroups.Placement(self.config, self.limits, self._limit_refused, self.scope)
+        self.undo.append(self.placement.undo)
+        self.placement.begin()
 
     # network ------------------------------------------------------------------------------------
     def begin_network(self) -> None:
@@ -183,6 +190,7 @@ class Launch:
         assert self.pending is not None
         expected, self.network = self.network, self.pending.ready()
         self.helpers += self.network["pids"]
+        self.placement.adopt(self.helpers)
         self.warnings += self.network.pop("warnings", [])
         if any(expected.get(key) != value for key, value in self.network.items() if key != "pids"):
             bound = {source for source, _ in self.context.binds}
@@ -284,7 +292,7 @@ class Launch:
     # runtime ------------------------------------------------------------------------------------
     def prepare_runtime(self) -> None:
         """cgroup, seccomp, stdio, and the OCI bundle."""
-        self._make_cgroup()
+        self._enter_cgroup()
         self._choose_seccomp()
         self._open_streams()
         self.spec = oci.specification(self.config, self.context)
@@ -292,19 +300,11 @@ class Launch:
         os.makedirs(self.bundle, 0o700, exist_ok=True)
         write_json(f"{self.bundle}/config.json", self.spec, sync=False)
 
-    def _make_cgroup(self) -> None:
-        wanted = self.config["limits"]
-        support = cgroup.detect()
-        if support.mode == "none":
-            if wanted:
-                self._limit_refused(f"resource limits are not enforced: {support.reason}", support.hint)
-            return
-        made = cgroup.create(support, self.id)
-        self.cgroup = made
-        self.undo.append(made.remove)
-        for refused in made.apply(wanted) if wanted else []:
-            self._limit_refused(f"limit not enforced: {refused}", support.hint)
-        self.context.resources = wanted
+    def _enter_cgroup(self) -> None:
+        self.placement.finish()
+        self.warnings += self.placement.warnings
+        if self.placement.manager or self.placement.place:
+            self.context.resources = self.limits
 
     def _limit_refused(self, what: str, hint: str) -> None:
         if self.message.get("limits") == "strict":
@@ -330,6 +330,11 @@ class Launch:
     def _open_streams(self) -> None:
         """Pipes between the container and its monitor; a terminal brings its own, passthrough needs none."""
         if self.config["log"]["driver"] == "passthrough":
+            if any(map(os.isatty, range(3))):
+                raise UsageError(
+                    "--log-driver=passthrough would hand this terminal to the container, which could read what is "
+                    "typed on it from then on", "redirect stdin, stdout and stderr, or use -it without it",
+                )
             self.io.stdin, self.io.stdout, self.io.stderr = 0, 1, 2
             return
         if self.config["terminal"]:
@@ -350,10 +355,12 @@ class Launch:
 
     def create_process(self) -> None:
         """The runtime makes the container's init, which waits to be started."""
-        procs = self.cgroup.procs_path if self.cgroup else ""
+        group, place = self.placement.group, self.placement.place
+        procs = group.procs_path if group else ""
         if self.config["runtime"] == "rl":
             own = runtime.create(
-                self.bundle, self.spec, self.io, container_id=self.id, cgroup_procs=procs, cache_dir=self.paths.cache,
+                self.bundle, self.spec, self.io, container_id=self.id, cgroup_procs=procs, place=place,
+                cache_dir=self.paths.cache,
                 make_cwd=not self.config["options"].get("workdir"),  # the image's is made, a mistyped one is told
             )
             self.created, self.start = own, lambda: runtime.start(own)
@@ -362,7 +369,7 @@ class Launch:
 
             other = external.create(
                 self.config["runtime"], self.id, self.bundle, self.spec, self.io, run_dir=self.paths.run,
-                cgroup_procs=procs,
+                cgroup_procs=procs, place=place,
             )
             self.created, self.start = other, lambda: external.start(other)
         self.undo.append(lambda: containers.end_process(self.created.pid, process.start_time(self.created.pid)))  # type: ignore[union-attr]
@@ -377,14 +384,17 @@ class Launch:
             "status": "running", "pid": pid, "pid_start": process.start_time(pid), "monitor_pid": os.getpid(),
             "boot_id": process.boot_id(), "started": containers.now(), "finished": "", "exit_code": 0,
             "oom_killed": False, "error": "", "driver": self.driver, "network": self._network_record(),
-            "cgroup": self.cgroup.path if self.cgroup else "",
+            "cgroup": self._cgroup_path(), "cgroup_manager": self.placement.manager,
         }
         self.start()
         containers.write_state(self.paths, self.id, state)
         self.state = state
         if self.config["options"].get("pidfile"):
-            with open(self.config["options"]["pidfile"], "w", encoding="ascii") as file:
+            with open(self.config["options"]["pidfile"], "w", encoding="utf-8") as file:
                 file.write(f"{pid}\n")
+
+    def _cgroup_path(self) -> str:
+        return self.placement.group.path if self.placement.group else ""
 
     def _network_record(self) -> dict[str, Any]:
         record = {key: value for key, value in self.network.items() if key != "pids"}
@@ -423,7 +433,7 @@ class Launch:
                 "helpers": self.helpers,
                 "wait_for_helpers": bool(self.config["network"].get("ports") or self.mounted_by),
                 "keep_fds": [fd for fd in (self.net_fd, self.user_fd) if fd >= 0],
-                "cgroup": self.cgroup.path if self.cgroup else "",
+                "cgroup": self._cgroup_path(),
                 "stop_signal": self.config["stop_signal"],
                 "stop_timeout": self.config["stop_timeout"],
                 "remove": self.config["remove"],

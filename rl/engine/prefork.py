@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from rl.runtime.cgroup.systemd import Scope
+
 #: Packet type of launch progress, see docs/architecture.md, "Attach protocol".
 PROGRESS = b"\x06"
 _PACKET = 1 << 17
@@ -111,9 +113,11 @@ def _monitor(paths: Paths, container_id: str, sock: _socket.socket, new: bool) -
     error: BaseException | None = None
     lock = -1
     mode = ""
+    scope = None
     began = time.monotonic_ns()
     try:
         lock = take_lock(paths, container_id)
+        scope = _early_scope(container_id) if new else None
         mode = userns.enter(paths.run, lock, _import_launch)
     except BaseException as failure:
         error = failure
@@ -123,13 +127,19 @@ def _monitor(paths: Paths, container_id: str, sock: _socket.socket, new: bool) -
         from rl.engine import launch
 
         spans = [{"step": "user namespace", "start": began, "end": ended}]
-        launch.launch(paths, container_id, sock, lock, mode, message, spans)  # returns only when it failed
+        launch.launch(paths, container_id, sock, lock, mode, message, spans, scope)  # returns only when it failed
     elif error is not None and message is not None:
         send_progress(sock, {"error": to_wire(error)})
     if lock >= 0:
         if new:
             _take_back(paths, container_id)
         forget_run_directory(paths, container_id)
+
+
+def _early_scope(container_id: str) -> Scope | None:
+    from rl.engine import cgroups
+
+    return cgroups.early(container_id, sys.argv)
 
 
 def _take_back(paths: Paths, container_id: str) -> None:

@@ -166,7 +166,7 @@ def _unlink_cidfile(config: ContainerConfig, container_id: str) -> None:
     cidfile = config.get("options", {}).get("cidfile")
     if cidfile:
         try:
-            with open(cidfile, encoding="ascii") as file:
+            with open(cidfile, encoding="utf-8") as file:
                 ours = file.read().strip() == container_id
             if ours:
                 os.unlink(cidfile)

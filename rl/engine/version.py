@@ -51,12 +51,12 @@ def _commit(checkout: str) -> str:
         try:
             return _line(f"{checkout}/.git/{name}")
         except FileNotFoundError:
-            with open(f"{checkout}/.git/packed-refs", encoding="ascii") as file:
+            with open(f"{checkout}/.git/packed-refs", encoding="utf-8") as file:
                 return next((line.split()[0] for line in file if line.rstrip().endswith(" " + name)), "")
     except (OSError, ValueError):
         return ""
 
 
 def _line(path: str) -> str:
-    with open(path, encoding="ascii") as file:
+    with open(path, encoding="utf-8") as file:
         return file.readline().strip()

@@ -19,6 +19,7 @@ RENAME_EXCHANGE = 2
 
 FICLONE = 0x40049409
 PROC_SUPER_MAGIC = 0x9FA0
+CGROUP2_SUPER_MAGIC = 0x63677270
 
 
 def openat2(dirfd: int, path: str, flags: int, mode: int = 0, resolve: int = 0) -> int:

@@ -43,6 +43,7 @@ NR_MOVE_MOUNT = 429
 NR_FSOPEN = 430
 NR_FSCONFIG = 431
 NR_FSMOUNT = 432
+NR_FSPICK = 433
 NR_CLOSE_RANGE = 436
 NR_OPENAT2 = 437
 NR_MOUNT_SETATTR = 442
@@ -57,6 +58,8 @@ _NUMBERS = {  # name: (x86_64, aarch64 and riscv64)
     "ioprio_set": (251, 30),
     "sched_setattr": (314, 274),
     "renameat2": (316, 276),
+    "bpf": (321, 280),
+    "execveat": (322, 281),
 }
 
 

@@ -28,6 +28,7 @@ MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
 MS_RELATIME = 1 << 21
 MS_STRICTATIME = 1 << 24
+MS_LAZYTIME = 1 << 25
 
 MNT_FORCE = 1
 MNT_DETACH = 2
@@ -44,6 +45,8 @@ FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
 FSCONFIG_SET_FD = 5
 FSCONFIG_CMD_CREATE = 6
+FSCONFIG_CMD_RECONFIGURE = 7
+FSPICK_EMPTY_PATH = 0x8
 
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
@@ -95,7 +98,10 @@ def fsconfig_string(fd: int, key: str, value: str) -> None:
 
 def fsconfig_flag(fd: int, key: str) -> None:
     """Set the valueless option *key*."""
-    k.syscall(k.NR_FSCONFIG, fd, FSCONFIG_SET_FLAG, key.encode(), None, 0, path=key)
+    try:
+        k.syscall(k.NR_FSCONFIG, fd, FSCONFIG_SET_FLAG, key.encode(), None, 0, path=key)
+    except OSError as error:
+        raise _with_log(fd, error) from None
 
 
 def fsconfig_fd(fd: int, key: str, value: int) -> None:
@@ -107,6 +113,19 @@ def fsconfig_create(fd: int) -> None:
     """Make the file system that the context describes."""
     try:
         k.syscall(k.NR_FSCONFIG, fd, FSCONFIG_CMD_CREATE, None, None, 0)
+    except OSError as error:
+        raise _with_log(fd, error) from None
+
+
+def fspick(mount: int) -> int:
+    """A context to change the file system that descriptor *mount* is the root of (fspick(2)), close-on-exec."""
+    return k.syscall(k.NR_FSPICK, mount, b"", 1 | FSPICK_EMPTY_PATH)
+
+
+def fsconfig_reconfigure(fd: int) -> None:
+    """Apply the options set in a context of :func:`fspick`."""
+    try:
+        k.syscall(k.NR_FSCONFIG, fd, FSCONFIG_CMD_RECONFIGURE, None, None, 0)
     except OSError as error:
         raise _with_log(fd, error) from None
 

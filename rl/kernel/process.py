@@ -88,23 +88,43 @@ def start_time(pid: int | str) -> int:
 
     With the boot id it tells a process from a later one of the same number.
     """
+    fields = _stat(pid)
+    return int(fields[19]) if fields else 0
+
+
+def is_zombie(pid: int | str) -> bool:
+    """Whether *pid* has ended and waits to be reaped."""
+    return _stat(pid)[:1] in ([b"Z"], [b"X"])
+
+
+def _stat(pid: int | str) -> list[bytes]:
+    """The fields of /proc/PID/stat after the name (proc(5)), from the state on; [] where there is no such process."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return 0
+        return []
     try:
         stat = os.read(fd, 4096)
     except OSError:
-        return 0
+        return []
     finally:
         os.close(fd)
-    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+    return stat[stat.rindex(b")") + 2 :].split()
 
 
 def boot_id() -> str:
     """The random id of this boot."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip()
+
+
+def knows_seccomp_flags(flags: int) -> bool:
+    """Whether the kernel knows all *flags* of seccomp(2): it looks at them before it misses the program."""
+    try:
+        k.syscall(k.number_of("seccomp"), 1, flags, None)
+    except OSError as error:
+        return error.errno == errno.EFAULT
+    return False  # not reached: there is no filter at address 0
 
 
 def set_seccomp_filter(program: bytes, flags: int = 0) -> int:
@@ -124,23 +144,41 @@ def set_seccomp_filter(program: bytes, flags: int = 0) -> int:
     return prctl(PR_SET_SECCOMP, 2, ctypes.addressof(holder))
 
 
-def set_rlimit(resource: int, soft: int, hard: int) -> None:
-    """Set this process's limit number *resource* (prlimit(2)); 2**64 - 1 is unlimited."""
+def set_rlimit(resource: int, soft: int, hard: int, pid: int = 0) -> None:
+    """Set limit number *resource* of process *pid*, 0 is this one (prlimit(2)); 2**64 - 1 is unlimited."""
     value = struct.pack("=QQ", soft, hard)
-    k.check(k.libc.prlimit64(0, resource, value, None))
+    k.check(k.libc.prlimit64(pid, resource, value, None))
 
 
-def get_rlimit(resource: int) -> tuple[int, int]:
-    """(soft, hard) of this process's limit number *resource*."""
+def get_rlimit(resource: int, pid: int = 0) -> tuple[int, int]:
+    """(soft, hard) of limit number *resource* of process *pid*, 0 is this one."""
     buffer = ctypes.create_string_buffer(16)
-    k.check(k.libc.prlimit64(0, resource, None, buffer))
+    k.check(k.libc.prlimit64(pid, resource, None, buffer))
     soft, hard = struct.unpack("=QQ", buffer.raw)
     return soft, hard
 
 
+def sched_setattr(
+    policy: int, flags: int, nice: int = 0, priority: int = 0, runtime: int = 0, deadline: int = 0, period: int = 0
+) -> None:
+    """Scheduling of this thread: sched_setattr(2), the times in nanoseconds."""
+    attributes = struct.pack("=IIQiIQQQ", 48, policy, flags, nice, priority, runtime, deadline, period)
+    k.syscall(k.number_of("sched_setattr"), 0, attributes, 0)
+
+
+def ioprio_set(io_class: int, priority: int) -> None:
+    """I/O priority of this thread: ioprio_set(2)."""
+    k.syscall(k.number_of("ioprio_set"), 1, 0, io_class << 13 | priority)
+
+
+def personality(persona: int) -> None:
+    """The execution domain of this thread: personality(2)."""
+    k.check(k.libc.personality(ctypes.c_ulong(persona)))
+
+
 def id_map(kind: str) -> list[tuple[int, int, int]]:
     """(first id inside, first id outside, count) for each line of this process's ``uid`` or ``gid`` map."""
-    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+    with open(f"/proc/self/{kind}_map", encoding="utf-8") as file:
         return [(int(inside), int(outside), int(count)) for inside, outside, count in map(str.split, file)]
 
 

@@ -124,7 +124,8 @@ def become_monitor(params: Params) -> NoReturn:
     """Be the container's monitor until it has ended and everything of it is cleaned up."""
     try:
         # Until the loop has its handlers, a signal waits.
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP))
+        waiting = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGURG)
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, waiting)
         _settle(params)
         from rl.monitor.ending import finish
         from rl.monitor.loop import Monitor

@@ -18,7 +18,8 @@ Who may slow down whom:
 - Input is relayed one packet at a time; a client is not read while the container does not take its input.
 
 Signals to the monitor itself: SIGTERM and SIGINT stop the container in its own manner (stop signal, timeout, SIGKILL),
-after which the monitor ends as always. SIGHUP and SIGPIPE are ignored.
+after which the monitor ends as always; so does SIGURG, which is what `systemctl stop` of the container's scope sends to
+every process in it (rl.runtime.cgroup.systemd). SIGHUP and SIGPIPE are ignored.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ CHUNK = 32768  # the largest payload of a packet
 #: keeps writing to: what was written before the end is never more (/proc/sys/fs/pipe-max-size).
 DRAIN = 1 << 20
 
+STOPPING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGURG)
 IN, OUT, GONE = select.POLLIN, select.POLLOUT, select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
@@ -124,7 +126,7 @@ class Monitor:
     def _catch_signals(self) -> int:
         """Signals become bytes in a pipe that poll watches."""
         reader, writer = posix.pipe2(posix.O_NONBLOCK | posix.O_CLOEXEC)
-        for signal in (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT):
+        for signal in (_signal.SIGCHLD, *STOPPING):
             _signal.signal(signal, _noted)
         for signal in (_signal.SIGHUP, _signal.SIGPIPE):
             _signal.signal(signal, _signal.SIG_IGN)
@@ -139,11 +141,11 @@ class Monitor:
 
     def _on_signal(self, _events: int) -> None:
         try:
-            numbers = posix.read(self._signal_fd, 512)
+            numbers = frozenset(posix.read(self._signal_fd, 512))
         except BlockingIOError:
             return
         self._reap()
-        if not self.ended and (_signal.SIGTERM in numbers or _signal.SIGINT in numbers):
+        if not self.ended and not numbers.isdisjoint(STOPPING):
             self.kill(self.params["stop_signal"])
             self._stop_at = self._stop_at or time.monotonic() + self.params["stop_timeout"]
 
@@ -413,10 +415,9 @@ class Monitor:
     def export(self) -> Params:
         """What another interpreter needs to go on where :meth:`run` stopped."""
         params = self.params
-        blocked = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, blocked)
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGCHLD, _signal.SIGHUP, *STOPPING))
         try:
-            for number in set(posix.read(self._signal_fd, 512)) & {_signal.SIGTERM, _signal.SIGINT}:
+            for number in set(posix.read(self._signal_fd, 512)).intersection(STOPPING):
                 posix.kill(posix.getpid(), number)  # noticed, not yet acted upon: it waits for the new interpreter
         except BlockingIOError:
             pass

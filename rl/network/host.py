@@ -27,7 +27,7 @@ class Address:
 
 def _lines(path: str) -> list[list[str]]:
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return [line.split() for line in file]
     except OSError:
         return []

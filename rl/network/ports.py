@@ -299,7 +299,7 @@ def _refused(ip: str, port: int, protocol: str, number: int) -> RlError:
 
 def _unprivileged_start() -> int:
     try:
-        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as file:
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="utf-8") as file:
             return int(file.read())
     except (OSError, ValueError):
         return 1024
@@ -310,7 +310,7 @@ def _user_of(port: int, protocol: str) -> str:
     inodes = set()
     for suffix in ("", "6"):
         try:
-            with open(f"/proc/net/{protocol}{suffix}", encoding="ascii") as file:
+            with open(f"/proc/net/{protocol}{suffix}", encoding="utf-8") as file:
                 for line in file:
                     fields = line.split()
                     listening = protocol == "udp" or fields[3] == "0A"

@@ -32,6 +32,28 @@ def mask_of(names: list[str]) -> int:
     return mask
 
 
+def unknown(capabilities: dict[str, Any]) -> list[str]:
+    """Warnings for the names in an OCI ``process.capabilities`` that this table or this kernel does not know."""
+    left_out: dict[str, None] = {}
+    for kind in capabilities:
+        for name in capabilities[kind] or ():
+            number = _NUMBER.get(name.upper())
+            if number is None or (number > _LAST_OLD and not _kernel_knows(number)):
+                left_out[name] = None
+    return [f"capabilities unknown here are left out: {' '.join(left_out)}"] if left_out else []
+
+
+_LAST_OLD = 37  # AUDIT_READ, Linux 3.16: every kernel that rl runs on has those before it
+
+
+def _kernel_knows(number: int) -> bool:
+    try:
+        process.prctl(process.PR_CAPBSET_READ, number)
+    except OSError:
+        return False
+    return True
+
+
 class Sets:
     """The five sets of an OCI ``process.capabilities`` as bit masks; a missing set is empty."""
 

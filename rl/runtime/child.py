@@ -10,11 +10,10 @@ import errno
 import os
 
 from rl.errors import RlError, UnsupportedError
-from rl.kernel import fs
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
-from rl.runtime import devices, hooks, mounts, process, terminal
+from rl.runtime import devices, hooks, mounts, outside, process, terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +34,9 @@ LATE = ns.CLONE_NEWCGROUP | ns.CLONE_NEWTIME
 
 
 def enter_cgroup(setup: Setup) -> None:
-    """Write ourselves into the cgroup, before its namespace makes it the root."""
+    """Go into the cgroup, before its namespace makes it the root: by ourselves, or by the parent's hand."""
+    if setup.placed:
+        setup.sync.ask(b"C")
     for path in setup.cgroup_procs:
         ns.write_proc(path, "0")
 
@@ -85,7 +86,7 @@ def become_root(setup: Setup) -> None:
 
 
 def _setgroups_denied() -> bool:
-    with open("/proc/self/setgroups", encoding="ascii") as file:
+    with open("/proc/self/setgroups", encoding="utf-8") as file:
         return file.read().strip() == "deny"
 
 
@@ -105,12 +106,25 @@ def late_namespaces(setup: Setup) -> None:
     if setup.flags & ns.CLONE_NEWTIME:
         ns.unshare(ns.CLONE_NEWTIME)
         for clock, offset in (setup.linux.get("timeOffsets") or {}).items():
-            line = f"{clock} {offset.get('secs', 0)} {offset.get('nanosecs', 0)}\n"
-            ns.write_proc("/proc/self/timens_offsets", line)
+            _time_offset(clock, offset)
         # unshare(2) leaves ourselves outside; entering by its file saves a second fork.
         fd = ns.open_namespace("self", "time_for_children")
         ns.setns(fd, ns.CLONE_NEWTIME)
         os.close(fd)
+
+
+def _time_offset(clock: str, offset: dict[str, int]) -> None:
+    what = f"linux.timeOffsets.{clock}"
+    if clock not in ("monotonic", "boottime"):
+        raise RlError(f"{what}: there is no such clock", "monotonic and boottime can be set")
+    seconds, nanoseconds = offset.get("secs", 0), offset.get("nanosecs", 0)
+    if not 0 <= nanoseconds < 10**9:
+        raise RlError(f"{what}.nanosecs: {nanoseconds} is not from 0 to 999999999")
+    try:
+        ns.write_proc("/proc/self/timens_offsets", f"{clock} {seconds} {nanoseconds}\n")
+    except OSError as error:
+        hint = "the clock would be negative, or beyond 146 years" if error.errno == errno.ERANGE else ""
+        raise RlError(f"{what}: set {seconds} s: {error.strerror}", hint) from None
 
 
 def oom_score(setup: Setup) -> None:
@@ -121,22 +135,34 @@ def oom_score(setup: Setup) -> None:
     try:
         ns.write_proc("/proc/self/oom_score_adj", str(wanted))
     except PermissionError:
-        pass
+        setup.sync.tell(b"W", f"oom_score_adj {wanted} is not set: lowering it needs privileges on the host".encode())
+    except OSError as error:
+        raise RlError(f"set process.oomScoreAdj {wanted}: {error.strerror}", "it goes from -1000 to 1000") from None
 
 
 def new_session(setup: Setup) -> None:
     """A session and a keyring of our own; from here on nobody may trace us or read our memory."""
     os.setsid()
     try:
-        kp.join_new_keyring()
+        if setup.labels is not None:
+            from rl.runtime import lsm  # imported by the parent already
+
+            lsm.label_keyring(setup.labels, setup.proc, True)
+        if setup.new_keyring:
+            kp.join_new_keyring()
+        if setup.labels is not None:
+            lsm.label_keyring(setup.labels, setup.proc, False)
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EDQUOT, errno.EPERM):
             raise
+        if error.errno == errno.EDQUOT:
+            why = "the container has the caller's session keyring: the quota of keys is used up (kernel.keys.maxkeys)"
+            setup.sync.tell(b"W", why.encode())
     kp.prctl(kp.PR_SET_DUMPABLE, 0)
 
 
 def names(setup: Setup) -> None:
-    """Host name and domain name; a network namespace of our own gets its loopback up."""
+    """Host name and domain name; a network namespace of our own gets its loopback up, and the host's devices."""
     for key, what, function in (
         ("hostname", "host name", ns.sethostname), ("domainname", "domain name", ns.setdomainname),
     ):
@@ -151,76 +177,43 @@ def names(setup: Setup) -> None:
             raise RlError(f"set {what} {name!r}: {error.strerror}", f"a {what} has at most 64 bytes") from None
     if setup.flags & ns.CLONE_NEWNET:
         ns.loopback_up()
+    if setup.linux.get("netDevices"):
+        setup.sync.ask(b"D")  # before sysctls: net.ipv4.conf.DEVICE is there then
 
 
 def root_file_system(setup: Setup) -> None:
     """Detach from the host's mounts and make the root, our working directory, a mount of its own."""
-    receives = mounts.wants_propagation(setup.spec) or "s" in (setup.linux.get("rootfsPropagation") or "")[:2]
+    slave = setup.linux.get("rootfsPropagation") in ("slave", "rslave")
+    receives = slave or mounts.wants_propagation(setup.spec)
     m.mount(None, "/", None, m.MS_REC | (m.MS_SLAVE if receives else m.MS_PRIVATE))
     # By an empty path: nothing is looked up, so it may be below directories closed to our present ids.
     root = m.open_tree("", m.OPEN_TREE_CLONE | m.AT_RECURSIVE | m.AT_EMPTY_PATH)
     m.move_mount(root, "", m.AT_FDCWD)
     setup.root = root
     os.fchdir(root)
-    if receives:
+    if receives and not slave:
         m.mount(None, ".", None, m.MS_REC | m.MS_PRIVATE)
 
 
 def all_mounts(setup: Setup) -> None:
     """The spec's mounts, in order."""
-    mounts.mount_all(setup.spec, setup.root, setup.sources)
+    mounts.mount_all(setup)
 
 
 def all_devices(setup: Setup) -> None:
     """/dev: nodes, links, and the terminal as /dev/console."""
-    devices.populate(setup.spec, setup.root, setup.nodes)
+    devices.populate(setup)
     if setup.process.get("terminal"):
         setup.master, setup.slave = terminal.open_pair(setup.root, setup.process)
         terminal.bind_console(setup.root, setup.slave)
 
 
-_IPC_SYSCTLS = frozenset(
-    ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced", "msg_next_id", "sem_next_id",
-     "shm_next_id", "auto_msgmni")
-)
-
-
 def sysctls(setup: Setup) -> None:
-    """linux.sysctl, through the host's /proc, which the container cannot have prepared; it shows our namespaces.
+    """linux.sysctl."""
+    if setup.linux.get("sysctl"):
+        from rl.runtime import sysctl  # imported by the parent already
 
-    Only those of a namespace the container has for itself: as real root any other would change the host.
-    """
-    for key, value in (setup.linux.get("sysctl") or {}).items():
-        name = key if "/" in key else key.replace(".", "/")
-        parts = name.split("/")
-        if not _is_own_sysctl(setup, parts):
-            raise RlError(
-                f"set sysctl {key}: it does not belong to a namespace of the container's own",
-                "net.* (not with --network=host), fs.mqueue.* and those of System V IPC (not with --ipc=host) can be",
-            )
-        try:
-            fd = os.open(f"/proc/sys/{name}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                if fs.fs_type(fd) != fs.PROC_SUPER_MAGIC:
-                    raise RlError(f"set sysctl {key}: /proc is not a procfs")
-                os.write(fd, str(value).encode())
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise RlError(f"set sysctl {key}={value}: {error.strerror}") from None
-
-
-def _is_own_sysctl(setup: Setup, parts: list[str]) -> bool:
-    def own(kind: str) -> bool:
-        return bool(setup.flags & NAMESPACES[kind]) or kind in setup.fds
-
-    if "" in parts or ".." in parts or "." in parts:
-        return False
-    if parts[0] == "net":
-        return own("network")
-    if parts[0] == "kernel" and len(parts) == 2:
-        return own("ipc") if parts[1] in _IPC_SYSCTLS else parts[1] in ("hostname", "domainname") and own("uts")
-    return parts[:2] == ["fs", "mqueue"] and own("ipc")
+        sysctl.apply(setup)
 
 
 def outer_hooks(setup: Setup) -> None:
@@ -239,7 +232,8 @@ def hidden_paths(setup: Setup) -> None:
 
 
 def readonly_root(setup: Setup) -> None:
-    """root.readonly: last, as mount points may have had to be made."""
+    """root.readonly and read-only file systems: last, as mount points may have had to be made."""
+    mounts.finish(setup)
     if not (setup.spec.get("root") or {}).get("readonly"):
         return
     try:
@@ -254,8 +248,11 @@ def readonly_root(setup: Setup) -> None:
 def pivot(setup: Setup) -> None:
     """Make the root the root, and let go of the host's mounts (pivot_root(2), the "." trick)."""
     os.fchdir(setup.root)
-    m.pivot_root(".", ".")
-    m.umount(".", m.MNT_DETACH)
+    if setup.no_pivot:
+        _move_root()
+    else:
+        m.pivot_root(".", ".")
+        m.umount(".", m.MNT_DETACH)
     os.chdir("/")
     os.close(setup.root)
     propagation = setup.linux.get("rootfsPropagation")
@@ -265,8 +262,31 @@ def pivot(setup: Setup) -> None:
         m.mount(None, "/", None, mounts.PROPAGATION[propagation])
 
 
+def _move_root() -> None:
+    """``--no-pivot``, for a host whose root is a ramfs: move the root over "/" and chroot there.
+
+    The host's mounts stay below it, so its proc and sysfs are taken away first: through a further copy of them the
+    container could undo what is masked in its own (CVE-2019-19921 and its like).
+    """
+    here = os.readlink("/proc/self/cwd")
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        lines = [line.split(" - ") for line in file]
+    for left, right in lines:
+        path = left.split(" ")[4]
+        if right.split(" ")[0] in ("proc", "sysfs") and path != here and not path.startswith(here + "/"):
+            try:
+                m.umount(path, m.MNT_DETACH)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EPERM):
+                    raise
+                m.mount("tmpfs", path, "tmpfs")  # it may not be unmounted, but it can be covered
+    m.mount(".", "/", None, m.MS_MOVE)
+    os.chroot(".")
+
+
 STEPS: Steps = (
     ("enter the cgroup", enter_cgroup),
+    ("open what is mounted", outside.open_inside),
     ("map ids", map_ids),
     ("join namespaces", join_namespaces),
     ("create namespaces", late_namespaces),

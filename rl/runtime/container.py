@@ -11,6 +11,7 @@ from __future__ import annotations
 import _socket
 import errno
 import os
+import select
 import struct
 
 from rl.config.jsonio import loads
@@ -18,7 +19,7 @@ from rl.errors import RlError, UnsupportedError, from_wire
 from rl.kernel import clone as kclone
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
-from rl.runtime import child, devices, hooks, mounts, seccomp
+from rl.runtime import child, hooks, launch, launcher, outside, process, rlimits, seccomp, userns
 from rl.runtime.sync import PACKET, Io, Setup, Sync
 
 TYPE_CHECKING = False
@@ -36,7 +37,7 @@ class Created:
     descriptors and reaps the process. ``warnings`` are for the user.
     """
 
-    __slots__ = ("bundle", "container_id", "master", "pid", "pidfd", "sock", "spec", "warnings")
+    __slots__ = ("bundle", "container_id", "master", "pid", "pidfd", "place", "sock", "spec", "warnings")
 
     def __init__(self, sock: _socket.socket, spec: dict[str, Any], bundle: str = "", container_id: str = "") -> None:
         self.pid = 0
@@ -47,10 +48,18 @@ class Created:
         self.warnings: list[str] = []
         self.bundle = bundle
         self.container_id = container_id
+        self.place: Callable[[int], object] | None = None
 
     def hook_state(self, status: str) -> dict[str, Any]:
         """The state document hooks get."""
         return hooks.state(self.spec, self.bundle, self.container_id, status, self.pid)
+
+    def leave_to_listener(self) -> None:
+        """Let the process wait at its listener: from here on it lives without us. Until then it ends with us."""
+        assert self.sock is not None
+        self.sock.send(b"L")
+        self.sock.close()
+        self.sock = None
 
     def abandon(self) -> None:
         """Kill and reap what exists of the process, close everything; for errors before or at start."""
@@ -62,13 +71,16 @@ class Created:
 
 def create(
     bundle: str, spec: dict[str, Any], io: Io, *, container_id: str = "", cgroup_procs: str | list[str] = "",
-    cache_dir: str = "", die_with_parent: bool = True, make_cwd: bool = True,
+    place: Callable[[int], object] | None = None, cache_dir: str = "", die_with_parent: bool = True,
+    make_cwd: bool = True, listener: int = -1, no_pivot: bool = False, new_keyring: bool = True,
 ) -> Created:
     """Make the container of *spec* (config.json, parsed) up to "waiting for start".
 
-    *bundle* is what relative paths in *spec* start from. *cgroup_procs* are the ``cgroup.procs`` files to enter,
-    *cache_dir* keeps compiled seccomp filters, *make_cwd* makes a missing
-    working directory. The caller keeps its fds of *io*. Raises RlError; then nothing is left.
+    *bundle* is what relative paths in *spec* start from. *cgroup_procs* are the ``cgroup.procs`` files to enter; where
+    that takes more, *place* is called with the new process's pid while it waits. *cache_dir* keeps compiled seccomp
+    filters, *make_cwd* makes a missing working directory. With a *listener*, a listening SOCK_SEQPACKET socket, the
+    start comes from there (:mod:`rl.runtime.sync`) and the caller may end before. *no_pivot* and *new_keyring* as
+    runc's options. The caller keeps its fds of *io* and the listener. Raises RlError; then nothing is left.
     """
     parent_end, child_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     created = Created(parent_end, spec, bundle, container_id)
@@ -78,14 +90,18 @@ def create(
     setup.cgroup_procs = [path for path in setup.cgroup_procs if path]
     setup.die_with_parent = die_with_parent
     setup.make_cwd = make_cwd
+    setup.exposed = launcher.exposed(spec)
+    setup.listener, setup.no_pivot, setup.new_keyring = listener, no_pivot, new_keyring
+    setup.placed, created.place = place is not None, place
     try:
         try:
             _prepare(setup, created, cache_dir)
             _clone(setup, created)
         finally:
             child_end.close()
-            for fd in (*setup.fds.values(), *setup.sources.values(), *setup.nodes.values()):
-                os.close(fd)
+            for fd in (*setup.fds.values(), *setup.sources.values(), *setup.nodes.values(), setup.proc, setup.agent):
+                if fd >= 0:
+                    os.close(fd)
         until_ready(created)
     except BaseException:
         created.abandon()
@@ -96,7 +112,7 @@ def create(
 def _prepare(setup: Setup, created: Created, cache_dir: str) -> None:
     """All that is done outside: seccomp program, namespace files, bind sources, device nodes."""
     spec, linux = setup.spec, setup.linux
-    _refuse_unsupported(spec, setup.process)
+    _refuse_unsupported(spec)
     profile = linux.get("seccomp")
     if profile:
         setup.seccomp = seccomp.program_for(profile, cache_dir)
@@ -114,20 +130,25 @@ def _prepare(setup: Setup, created: Created, cache_dir: str) -> None:
             setup.flags |= child.NAMESPACES[kind]
     if not setup.flags & ns.CLONE_NEWNS:
         raise UnsupportedError("a container needs a new mount namespace", 'add {"type": "mount"} to linux.namespaces')
-    setup.sources = mounts.open_sources(spec, created.bundle)
-    setup.nodes = devices.open_nodes(spec)
+    if linux.get("timeOffsets") and not setup.flags & ns.CLONE_NEWTIME:
+        raise RlError("linux.timeOffsets needs a new time namespace", 'add {"type": "time"} to linux.namespaces')
+    if linux.get("sysctl"):
+        from rl.runtime import sysctl
+
+        sysctl.check(setup, [kind for kind, flag in child.NAMESPACES.items() if setup.flags & flag])
+    if linux.get("netDevices"):
+        from rl.runtime import netdevices
+
+        netdevices.check(setup)
+    process.prepare(setup, profile, created.hook_state("creating") if profile else {}, created.warnings)
+    outside.open_outside(setup)
     if spec.get("hooks"):
         setup.hook_state = hooks.state(spec, created.bundle, created.container_id, "creating", 0)
 
 
-def _refuse_unsupported(spec: dict[str, Any], process: dict[str, Any]) -> None:
+def _refuse_unsupported(spec: dict[str, Any]) -> None:
     """What cannot be honoured is an error, never silence."""
-    linux = spec.get("linux") or {}
-    for what, value in (
-        ("process.apparmorProfile", process.get("apparmorProfile") not in (None, "", "unconfined")),
-        ("process.selinuxLabel", process.get("selinuxLabel")), ("linux.mountLabel", linux.get("mountLabel")),
-        ("linux.intelRdt", linux.get("intelRdt")), ("vm", spec.get("vm")),
-    ):
+    for what, value in (("linux.intelRdt", (spec.get("linux") or {}).get("intelRdt")), ("vm", spec.get("vm"))):
         if value:
             raise UnsupportedError(f"{what} is not supported", "remove it from config.json")
 
@@ -178,7 +199,14 @@ def _fork(setup: Setup, flags: int) -> tuple[int, int]:
 
 def _join(setup: Setup) -> None:
     child.enter_cgroup(setup)
-    setup.cgroup_procs = []
+    setup.cgroup_procs, setup.placed = [], False
+    if "user" in setup.fds:
+        rlimits.raise_for(0, setup.process)
+    child.oom_score(setup)  # its file is closed to us once we are not dumpable
+    if not setup.flags & ns.CLONE_NEWUSER and not setup.linux.get("timeOffsets"):
+        # Before processes of another container see the next child in their pid namespace: it still sees the host's
+        # files. (Not where files of its /proc must be written: id maps, time offsets.)
+        kp.prctl(kp.PR_SET_DUMPABLE, 0)
     child.join_namespaces(setup)
 
 
@@ -195,6 +223,8 @@ def fork_beside(setup: Setup, created: Created, join: Callable[[Setup], None], f
                 _first_child(setup, write_end, join, flags, steps)
         finally:
             os.close(write_end)
+        if created.place is not None:
+            _serve_place(created, first, read_end)
         data = os.read(read_end, 16)
     finally:
         os.close(read_end)
@@ -205,6 +235,23 @@ def fork_beside(setup: Setup, created: Created, join: Callable[[Setup], None], f
         raise _error_of(created.sock.recv(PACKET), created)
     created.pid = int(data)
     created.pidfd = os.pidfd_open(created.pid)
+
+
+def _serve_place(created: Created, pid: int, pid_pipe: int) -> None:
+    """Put the first child into its cgroup if it asks for that, before it tells of its sibling or of an error."""
+    assert created.sock is not None and created.place is not None
+    poll = select.poll()
+    for fd in (created.sock.fileno(), pid_pipe):
+        poll.register(fd, select.POLLIN)
+    poll.poll()
+    try:
+        packet = created.sock.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return
+    if packet == b"C":
+        created.sock.recv(1)
+        created.place(pid)
+        created.sock.send(b"c")
 
 
 def _first_child(
@@ -243,8 +290,17 @@ def until_ready(created: Created) -> None:
     while True:
         data, ancillary, _, _ = created.sock.recvmsg(PACKET, 64)
         letter = data[:1]
-        if letter == b"M":
+        if letter == b"C":
+            assert created.place is not None
+            created.place(created.pid)
+            created.sock.send(b"c")
+        elif letter == b"M":
             _write_maps(created)
+        elif letter == b"D":
+            from rl.runtime import netdevices
+
+            netdevices.move(created.spec["linux"], created.pid)
+            created.sock.send(b"d")
         elif letter == b"H":
             document = created.hook_state("creating")
             for kind in ("prestart", "createRuntime"):
@@ -263,21 +319,16 @@ def until_ready(created: Created) -> None:
 
 
 def _write_maps(created: Created) -> None:
-    """The id maps of a new user namespace, in ids of ours, in which we have all capabilities."""
+    """The id maps of a new user namespace, in ids of ours."""
     assert created.sock is not None
     linux = created.spec.get("linux") or {}
+    rlimits.raise_for(created.pid, created.spec.get("process") or {})
     for kind in ("gid", "uid"):
         maps = linux.get(f"{kind}Mappings") or []
         if not maps:
             raise RlError(f"a new user namespace needs linux.{kind}Mappings")
-        text = "".join(f"{entry['containerID']} {entry['hostID']} {entry['size']}\n" for entry in maps)
-        try:
-            ns.write_proc(f"/proc/{created.pid}/{kind}_map", text)
-        except OSError as error:
-            raise RlError(
-                f"map {kind}s of the container's user namespace: {error.strerror}",
-                "the map reaches beyond the ids of the namespace around it: see /etc/subuid and /etc/subgid",
-            ) from None
+        ranges = [(entry["containerID"], entry["hostID"], entry["size"]) for entry in maps]
+        userns.map_process(created.pid, kind, ranges)
     created.sock.send(b"m")
 
 
@@ -285,6 +336,8 @@ def _error_of(data: bytes, created: Created) -> RlError:
     """The error that the child sent, or what its end tells."""
     if data[:1] == b"E":
         return from_wire(loads(data[1:].decode()))
+    if data[:1] == launcher.PATH_LETTER:
+        return launch.explain(*launcher.parse(data))
     status = 0
     if created.pid:
         status = os.waitstatus_to_exitcode(os.waitpid(created.pid, 0)[1])
@@ -323,7 +376,7 @@ def start(created: Created) -> None:
 def until_running(created: Created) -> None:
     """Wait for the command: its exec closes the child's end of the socket, an error comes as a packet before."""
     assert created.sock is not None
-    data = created.sock.recv(PACKET)
+    data = launcher.outcome(created.sock, created.pidfd, PACKET)
     if data:
         raise _error_of(data, created)
     created.sock.close()

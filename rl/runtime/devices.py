@@ -1,8 +1,10 @@
 """/dev of a container, and the paths of /proc and /sys that it must not see or change.
 
-In a user namespace no device node can be made, so the host's are bound (a copy of one mount, attached to an
-empty file). Called by :mod:`rl.runtime.container` before clone (:func:`open_nodes`) and by the child's steps.
-Source: OCI runtime specification, config-linux.md "Default Devices", "Masked Paths"; CVE-2025-31133,
+Real root makes device nodes as config.json describes them. In a user namespace none can be made, so the host's are
+bound (a copy of one mount, attached to an empty file), with the owner and the mode they have there: fileMode, uid and
+gid of ``linux.devices`` have no effect then, as with runc and crun. Called by :mod:`rl.runtime.outside`
+(:func:`open_nodes`) and by the child's steps.
+Source: OCI runtime specification, config-linux.md "Devices", "Default Devices", "Masked Paths"; CVE-2025-31133,
 CVE-2025-52565: the source of a mask is the host's /dev/null, verified, never what the image calls so.
 """
 
@@ -14,11 +16,14 @@ import stat
 
 from rl.errors import RlError
 from rl.kernel import mount as m
+from rl.kernel import namespaces as ns
 from rl.runtime import mounts, rootpath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from rl.runtime.sync import Setup
 
 #: name: (major, minor) (Documentation/admin-guide/devices.txt)
 DEFAULT_NODES = {
@@ -29,6 +34,7 @@ _LINKS = (
     ("stderr", "/proc/self/fd/2"), ("core", "/proc/kcore"), ("ptmx", "pts/ptmx"),
 )
 _SEALED = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | m.MOUNT_ATTR_NOEXEC
+_FORMATS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 
 
 def has_own_dev(spec: dict[str, Any]) -> bool:
@@ -37,22 +43,33 @@ def has_own_dev(spec: dict[str, Any]) -> bool:
     return not any(entry.get("destination", "").rstrip("/") == "/dev" and mounts.is_bind(entry) for entry in entries)
 
 
-def open_nodes(spec: dict[str, Any]) -> dict[str, int]:
+def wanted(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Path → entry of ``linux.devices``, and the default devices that it does not name."""
+    found: dict[str, dict[str, Any]] = {}
+    for device in (spec.get("linux") or {}).get("devices") or []:
+        found["/" + device["path"].strip("/")] = device
+    for name, (major, minor) in DEFAULT_NODES.items():
+        found.setdefault(f"/dev/{name}", {"type": "c", "major": major, "minor": minor})
+    return found
+
+
+def may_make(setup: Setup) -> bool:
+    """Whether the container is made in the initial user namespace, where mknod(2) is a matter of capabilities."""
+    return not setup.flags & ns.CLONE_NEWUSER and "user" not in setup.fds and ns.is_initial_user_namespace()
+
+
+def open_nodes(setup: Setup) -> dict[str, int]:
     """Detached mounts of the host's nodes: path in the container → descriptor; ``null`` is the source of masks.
 
-    Raises RlError for a node the host does not have.
+    Raises PermissionError where the caller may not copy mounts, RlError for a node the host does not have.
     """
     found: dict[str, int] = {}
     try:
         found["null"] = _open_node("/dev/null", 1, 3)
-        if not has_own_dev(spec):
-            return found
-        for name, (major, minor) in DEFAULT_NODES.items():
-            found[f"/dev/{name}"] = _open_node(f"/dev/{name}", major, minor)
-        for device in (spec.get("linux") or {}).get("devices") or []:
-            if device.get("type") in ("c", "b", "u") and device["path"] not in found:
-                major, minor = int(device.get("major", -1)), int(device.get("minor", -1))
-                found[device["path"]] = _open_node(_host_path(device, major, minor), major, minor)
+        if has_own_dev(setup.spec) and not may_make(setup):
+            for path, device in wanted(setup.spec).items():
+                if device["type"] != "p":
+                    found[path] = _open_host_node(path, device)
     except BaseException:
         for fd in found.values():
             os.close(fd)
@@ -60,10 +77,21 @@ def open_nodes(spec: dict[str, Any]) -> dict[str, int]:
     return found
 
 
+def _numbers(device: dict[str, Any]) -> tuple[int, int]:
+    return int(device.get("major", -1)), int(device.get("minor", -1))
+
+
+def _open_host_node(path: str, device: dict[str, Any]) -> int:
+    major, minor = _numbers(device)
+    return _open_node(_host_path(path, device), major, minor)
+
+
 def _open_node(path: str, major: int, minor: int) -> int:
     try:
         fd = m.open_tree(path, m.OPEN_TREE_CLONE)
     except OSError as error:
+        if error.errno == errno.EPERM:
+            raise
         raise RlError(f"device {path}: {error.strerror}", "the host must have this device node") from None
     info = os.fstat(fd)
     if not stat.S_ISCHR(info.st_mode) and not stat.S_ISBLK(info.st_mode):
@@ -75,9 +103,9 @@ def _open_node(path: str, major: int, minor: int) -> int:
     return fd
 
 
-def _host_path(device: dict[str, Any], major: int, minor: int) -> str:
+def _host_path(path: str, device: dict[str, Any]) -> str:
     """Where the host keeps the node: under the same name, or under the name sysfs knows."""
-    path: str = device["path"]
+    major, minor = _numbers(device)
     try:
         if os.stat(path).st_rdev == os.makedev(major, minor):
             return path
@@ -94,23 +122,23 @@ def _host_path(device: dict[str, Any], major: int, minor: int) -> str:
     return path
 
 
-def populate(spec: dict[str, Any], root: int, nodes: dict[str, int]) -> None:
-    """Attach the nodes and make the links of /dev."""
-    if not has_own_dev(spec):
+def populate(setup: Setup) -> None:
+    """Make or attach the nodes and make the links of /dev."""
+    if not has_own_dev(setup.spec):
         return
-    dev = rootpath.ensure_directory(root, "/dev")
+    dev = rootpath.ensure_directory(setup.root, "/dev")
     try:
-        for path, fd in nodes.items():
-            if path == "null":
-                continue
-            name = path[5:] if path.startswith("/dev/") and "/" not in path[5:] else ""
-            _attach_node(root, dev, name, path, fd)
-        for name, target in _LINKS:
+        for path, device in wanted(setup.spec).items():
+            # The usual case is short: /dev is a new tmpfs in which nobody else can have made anything.
+            in_dev = path.startswith("/dev/") and "/" not in path[5:]
+            parent_path, name = os.path.split(path)
+            parent = dev if in_dev else rootpath.ensure_directory(setup.root, parent_path)
             try:
-                os.symlink(target, name, dir_fd=dev)
-            except FileExistsError:
-                pass
-        _fifos(spec, root)
+                _put(setup, parent, name, path, device)
+            finally:
+                if parent != dev:
+                    os.close(parent)
+        _links(dev)
     except OSError as error:
         raise RlError(
             f"create {error.filename or 'a device'} in /dev: {error.strerror}",
@@ -120,34 +148,79 @@ def populate(spec: dict[str, Any], root: int, nodes: dict[str, int]) -> None:
         os.close(dev)
 
 
-def _attach_node(root: int, dev: int, name: str, path: str, fd: int) -> None:
-    if name:
-        # The usual case in two calls: /dev is a new tmpfs in which nobody else can have made anything.
+def _put(setup: Setup, parent: int, name: str, path: str, device: dict[str, Any]) -> None:
+    node = setup.nodes.get(path, -1)
+    if node < 0:
         try:
-            flags = os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            target = os.open(name, flags, 0o666, dir_fd=dev)
-        except FileExistsError:
-            target = rootpath.ensure_file(root, path)
-    else:
-        target = rootpath.ensure_file(root, path)
+            _make(parent, name, path, device)
+            return
+        except PermissionError:
+            if device["type"] == "p":
+                raise
+            node = _open_host_node(path, device)  # no CAP_MKNOD, or an outer device filter: as in a user namespace
     try:
-        m.move_mount(fd, "", target)
+        flags = os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(name, flags, 0o666, dir_fd=parent))
+    except FileExistsError:
+        _is_it(parent, name, path, device)  # covered all the same: it may lie on a mount where nodes have no meaning
+    target = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        m.move_mount(node, "", target)
     finally:
         os.close(target)
+        os.close(node)
 
 
-def _fifos(spec: dict[str, Any], root: int) -> None:
-    for device in (spec.get("linux") or {}).get("devices") or []:
-        if device.get("type") != "p":
-            continue
-        parent, name = os.path.split(device["path"])
-        directory = rootpath.ensure_directory(root, parent)
+def _make(parent: int, name: str, path: str, device: dict[str, Any]) -> None:
+    """mknod(2), and owner and mode as asked; by descriptor, as somebody may share the directory."""
+    number = 0 if device["type"] == "p" else os.makedev(*_numbers(device))
+    try:
+        os.mknod(name, _FORMATS[device["type"]] | 0o600, number, dir_fd=parent)
+    except FileExistsError:
+        if _is_it(parent, name, path, device):
+            return
+        os.unlink(name, dir_fd=parent)  # the empty file that a bind mount left
+        os.mknod(name, _FORMATS[device["type"]] | 0o600, number, dir_fd=parent)
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        if not _matches(os.fstat(fd), device):
+            raise OSError(errno.EEXIST, "somebody else has put something there", path)
+        os.chown(f"/proc/self/fd/{fd}", device.get("uid") or 0, device.get("gid") or 0)
+        mode = device.get("fileMode")
+        os.chmod(f"/proc/self/fd/{fd}", stat.S_IMODE(0o666 if mode is None else mode))
+    finally:
+        os.close(fd)
+
+
+def _matches(info: os.stat_result, device: dict[str, Any]) -> bool:
+    kind = _FORMATS[device["type"]]
+    return stat.S_IFMT(info.st_mode) == kind and (
+        kind == stat.S_IFIFO or (os.major(info.st_rdev), os.minor(info.st_rdev)) == _numbers(device)
+    )
+
+
+def _is_it(parent: int, name: str, path: str, device: dict[str, Any]) -> bool:
+    """Whether what is there is the device; False for an empty file, over which a node can be put.
+
+    "If a file already exists at path that does not match the requested device, the runtime MUST generate an error."
+    """
+    info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if _matches(info, device):
+        return True
+    if stat.S_ISREG(info.st_mode) and info.st_size == 0:
+        return False
+    raise RlError(f"device {path}: there is something else in the image", "remove it, or use another path")
+
+
+def _links(dev: int) -> None:
+    for name, target in _LINKS:
         try:
-            os.mkfifo(name, dir_fd=directory)
-            os.chmod(f"/proc/self/fd/{directory}/{name}", device.get("fileMode", 0o666))
-            os.chown(name, device.get("uid", 0), device.get("gid", 0), dir_fd=directory, follow_symlinks=False)
-        finally:
-            os.close(directory)
+            os.symlink(target, name, dir_fd=dev)
+        except FileExistsError:
+            # An image's own ptmx would be the host's, not that of the container's devpts.
+            if name == "ptmx" and rootpath.link_text(dev, name) not in (target, f"/dev/{target}"):
+                os.unlink(name, dir_fd=dev)
+                os.symlink(target, name, dir_fd=dev)
 
 
 class _Cover:

@@ -13,7 +13,7 @@ import os
 from rl.errors import RlError, StateError
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
-from rl.runtime import child, container, process, terminal
+from rl.runtime import child, container, launcher, process, rlimits, terminal
 from rl.runtime.container import Created
 from rl.runtime.sync import Io, Setup, Sync
 
@@ -30,14 +30,18 @@ _FILES = (
 
 def spawn(
     target_pid: int, target_pidfd: int, specification: dict[str, Any], io: Io, *, cgroup_procs: str = "",
-    seccomp_program: bytes | None = None, seccomp_flags: int = 0,
+    place: Callable[[int], object] | None = None, seccomp_program: bytes | None = None, seccomp_flags: int = 0,
+    profile: dict[str, Any] | None = None, state: dict[str, Any] | None = None,
     decide: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> Created:
     """Start a process beside *target_pid*, the container's init, which *target_pidfd* stands for.
 
-    *specification*: {"process": an OCI process, with ``terminal`` for a pty}. *cgroup_procs* is the ``cgroup.procs`` of
-    the container's cgroup, "" where it has none. *decide* is called inside the container with its root directory's
-    descriptor and the process, to fill in what must be looked up there: the user. Returns when the command runs:
+    *specification*: {"process": an OCI process, with ``terminal`` for a pty}, and the container's
+    ``linux.personality``. *cgroup_procs* is the ``cgroup.procs`` of the container's cgroup, "" where it has none;
+    *place* is called with a pid that may not be written there by itself and needs another's hand.
+    *profile* is the OCI object that *seccomp_program* is made of and *state* the container's state document: a
+    seccomp agent gets them. *decide* is called inside the container with its root directory's descriptor and the
+    process, to fill in what must be looked up there: the user. Returns when the command runs:
     ``pid`` is a child of the caller, ``master`` its terminal. Raises CommandNotFoundError (127),
     CommandNotExecutableError (126), StateError when the container ends meanwhile, RlError.
     """
@@ -45,17 +49,24 @@ def spawn(
     created = Created(parent_end, specification)
     setup = Setup(specification, specification["process"], io, Sync(child_end, parent_end, wait=False))
     setup.cgroup_procs = [cgroup_procs] if cgroup_procs else []
+    created.place = place
     setup.seccomp, setup.seccomp_flags = seccomp_program, seccomp_flags
     setup.make_cwd = False
     steps = STEPS if decide is None else (("find the user", _deciding(decide)), *STEPS)
     try:
         try:
+            setup.exposed = launcher.exposed(target_pid=target_pid)
             setup.flags = _differing(target_pid)
             setup.setgroups_denied = _setgroups_denied(target_pid)
             setup.fds = {"target": target_pidfd}
+            process.prepare(setup, profile, state or {}, created.warnings)
+            setup.movable = place is not None
             container.fork_beside(setup, created, _join, 0, steps)
         finally:
             child_end.close()
+            for fd in (setup.proc, setup.agent):
+                if fd >= 0:
+                    os.close(fd)
         container.until_ready(created)
         container.until_running(created)
     except BaseException:
@@ -88,7 +99,7 @@ def _differing(pid: int) -> int:
 
 def _setgroups_denied(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/setgroups", encoding="ascii") as file:
+        with open(f"/proc/{pid}/setgroups", encoding="utf-8") as file:
             return file.read().strip() == "deny"
     except OSError:
         return False
@@ -96,12 +107,18 @@ def _setgroups_denied(pid: int) -> bool:
 
 def _join(setup: Setup) -> None:
     """In the first child: go where the container is. A user namespace first, then all others in one call."""
+    affinity(setup, "initial")
     try:
         child.enter_cgroup(setup)
     except OSError as error:
-        # From a cgroup that is not delegated to the user (a login session) nobody may move into one that is.
-        why = f"the container's limits do not count for this process: enter {setup.cgroup_procs[0]}: {error.strerror}"
-        setup.sync.tell(b"W", why.encode())
+        # From a cgroup that is not delegated to the user (a login session) one may not move into one that is.
+        if setup.movable:
+            setup.sync.ask(b"C")
+        else:
+            why = f"the container's limits do not count for this process: enter {setup.cgroup_procs[0]}"
+            setup.sync.tell(b"W", f"{why}: {error.strerror}".encode())
+    if setup.flags & ns.CLONE_NEWUSER:
+        rlimits.raise_for(0, setup.process)
     child.oom_score(setup)
     # Processes of the container could otherwise trace us as soon as we are in its pid namespace.
     kp.prctl(kp.PR_SET_DUMPABLE, 0)
@@ -130,6 +147,14 @@ def _deciding(decide: Callable[[int, dict[str, Any]], None]) -> Callable[[Setup]
     return step
 
 
+def affinity(setup: Setup, when: str = "final") -> None:
+    """execCPUAffinity; only for exec: the container's own process has its cpuset."""
+    if setup.process.get("execCPUAffinity"):
+        from rl.runtime import scheduling  # imported by process.prepare() already
+
+        scheduling.set_affinity(setup.process, when)
+
+
 def open_terminal(setup: Setup) -> None:
     """The pty, on the container's devpts."""
     if not setup.process.get("terminal"):
@@ -142,6 +167,7 @@ def open_terminal(setup: Setup) -> None:
 
 
 STEPS: child.Steps = (
+    ("set the CPU affinity", affinity),
     ("start a session", child.new_session),
     ("open a terminal", open_terminal),
     *process.STEPS,

@@ -22,6 +22,7 @@ from rl.runtime.userns import find_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from rl.runtime.sync import Io
@@ -76,13 +77,14 @@ def find(name: str) -> str:
 
 def create(
     runtime: str, container_id: str, bundle: str, spec: dict[str, Any], io: Io, *, run_dir: str,
-    cgroup_procs: str | list[str] = "",
+    cgroup_procs: str | list[str] = "", place: Callable[[int], str] | None = None,
 ) -> Created:
     """Make the container of *bundle* (whose config.json is *spec*) up to "waiting for start", by program *runtime*.
 
     *run_dir* is where the program's state lives until the start; *cgroup_procs* are the files of the cgroups to
-    enter. The caller keeps its fds of *io*. Raises CommandNotFoundError (127), CommandNotExecutableError (126),
-    UnsupportedError or RlError; then nothing is left.
+    enter; where that takes more, *place* is called with the pid of the process that becomes the program, while it
+    waits, and tells the file. The caller keeps its fds of *io*. Raises CommandNotFoundError (127),
+    CommandNotExecutableError (126), UnsupportedError or RlError; then nothing is left.
     """
     program = find(runtime)
     state = f"{run_dir}/runtime/{container_id}"
@@ -103,8 +105,8 @@ def create(
             arguments += ["--console-socket", path]
         # The init of the container is orphaned when the program ends, and has to become our child.
         process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
-        _run(created, [*arguments, container_id], io, procs)
-        with open(f"{state}/pid", encoding="ascii") as file:
+        _run(created, [*arguments, container_id], io, procs, _placing(created, place))
+        with open(f"{state}/pid", encoding="utf-8") as file:
             created.pid = int(file.read())
         created.pidfd = os.pidfd_open(created.pid)
         if listener is not None:
@@ -191,18 +193,46 @@ def _hide_cgroups(program: str) -> None:
         mount.mount("tmpfs", f"{_CGROUPS}/unified", "tmpfs", mount.MS_RDONLY, "size=4k")
 
 
-def _run(created: Created, arguments: list[str], io: Io | None = None, cgroup_procs: list[str] | None = None) -> None:
-    """Run the program to its end; *io* becomes its 0, 1, 2 and what the container gets. Raises the error it logged."""
+def _placing(created: Created, place: Callable[[int], str] | None) -> Callable[[int], None] | None:
+    """*place*, after which the bundle names the cgroup for those who want to know it."""
+    if place is None:
+        return None
+    return lambda pid: _adapt_bundle(created, [place(pid)])
+
+
+def _run(
+    created: Created, arguments: list[str], io: Io | None = None, cgroup_procs: list[str] | None = None,
+    place: Callable[[int], None] | None = None,
+) -> None:
+    """Run the program to its end; *io* becomes its 0, 1, 2 and what the container gets. Raises the error it logged.
+
+    *place* is called with the pid before it begins.
+    """
     argv = [created.program, *_global_options(created), *arguments]
     try:
         os.truncate(f"{created.state}/log", 0)
     except OSError:
         pass
     failed_r, failed_w = os.pipe2(os.O_CLOEXEC)
+    gate_r, gate_w = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
+        os.close(gate_w)
+        if place and not os.read(gate_r, 1):
+            os._exit(125)  # it could not be placed
         _child(argv, io, cgroup_procs or [], failed_w)
     os.close(failed_w)
+    os.close(gate_r)
+    try:
+        if place:
+            place(pid)
+            os.write(gate_w, b"g")
+    except BaseException:
+        os.close(failed_r)
+        os.close(gate_w)
+        os.waitpid(pid, 0)
+        raise
+    os.close(gate_w)
     with open(failed_r, "rb") as pipe:
         failed = pipe.read().decode(errors="replace")
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

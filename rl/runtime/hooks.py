@@ -15,7 +15,10 @@ from rl.errors import RlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+    Spawn = Callable[[str, list[str], dict[str, str], int], int]  # path, arguments, environment, stdin: pid
 
 
 def state(spec: dict[str, Any], bundle: str, container_id: str, status: str, pid: int) -> dict[str, Any]:
@@ -36,10 +39,13 @@ def wanted(spec: dict[str, Any], *kinds: str) -> bool:
     return any(hooks.get(kind) for kind in kinds)
 
 
-def run(spec: dict[str, Any], kind: str, document: dict[str, Any]) -> None:
-    """Run the hooks of *kind* in order, *document* on their stdin. Raises RlError at the first that fails."""
+def run(spec: dict[str, Any], kind: str, document: dict[str, Any], spawn: Spawn | None = None) -> None:
+    """Run the hooks of *kind* in order, *document* on their stdin. Raises RlError at the first that fails.
+
+    *spawn* starts those whose programs are the container's (:func:`rl.runtime.launch.spawn`).
+    """
     for hook in (spec.get("hooks") or {}).get(kind) or []:
-        run_one(hook, kind, document)
+        run_one(hook, kind, document, spawn)
 
 
 def run_all(spec: dict[str, Any], kind: str, document: dict[str, Any]) -> list[str]:
@@ -53,7 +59,7 @@ def run_all(spec: dict[str, Any], kind: str, document: dict[str, Any]) -> list[s
     return failures
 
 
-def run_one(hook: dict[str, Any], kind: str, document: dict[str, Any]) -> None:
+def run_one(hook: dict[str, Any], kind: str, document: dict[str, Any], spawn: Spawn | None = None) -> None:
     """Run one hook; its ``timeout`` is in seconds. Raises RlError when it fails or does not end in time."""
     path = hook.get("path", "")
     what = f"{kind} hook {path}"
@@ -63,10 +69,7 @@ def run_one(hook: dict[str, Any], kind: str, document: dict[str, Any]) -> None:
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
         try:
-            pid = os.posix_spawn(
-                path, hook.get("args") or [path], environment, file_actions=[(os.POSIX_SPAWN_DUP2, read_end, 0)],
-                setsigdef=[13, 25],
-            )
+            pid = (spawn or _spawn)(path, hook.get("args") or [path], environment, read_end)
         except OSError as error:
             raise RlError(f"{what}: {error.strerror}") from None
         finally:
@@ -82,6 +85,11 @@ def run_one(hook: dict[str, Any], kind: str, document: dict[str, Any]) -> None:
         raise RlError(f"{what}: did not end within {hook['timeout']} s")
     if status:
         raise RlError(f"{what}: " + (f"exit status {status}" if status > 0 else f"ended by signal {-status}"))
+
+
+def _spawn(path: str, arguments: list[str], environment: dict[str, str], stdin: int) -> int:
+    actions = [(os.POSIX_SPAWN_DUP2, stdin, 0)]
+    return os.posix_spawn(path, arguments, environment, file_actions=actions, setsigdef=[13, 25])
 
 
 def _wait(pid: int, timeout: float) -> int | None:

@@ -5,11 +5,18 @@ Called as the last step of create and exec, inside the container. Source: podman
 
 from __future__ import annotations
 
+import _signal
 import errno
 import os
 
 from rl.errors import CommandNotExecutableError, CommandNotFoundError, RlError
 from rl.kernel import fs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from rl.runtime.launcher import Launcher
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HEAD = 4096  # bytes read of a program to find its interpreter
@@ -54,18 +61,29 @@ def _exists(path: str) -> bool:
     return True
 
 
-def execute(candidates: list[str], arguments: list[str], environment: dict[str, str]) -> None:
+def execute(
+    candidates: list[str], arguments: list[str], environment: dict[str, str], launcher: Launcher | None = None
+) -> None:
     """Become the first of *candidates* that can be executed; returns only by raising.
 
-    As execvpe(3) does, EACCES makes it look further and is reported when nothing else is found. Raises
+    As execvpe(3) does, EACCES makes it look further and is reported when nothing else is found. With a *launcher*
+    that goes on in a program that may report what fails to the parent instead (:mod:`rl.runtime.launcher`). Raises
     CommandNotFoundError (ENOENT), CommandNotExecutableError (EACCES, ENOEXEC, a directory), RlError.
     """
+    if launcher is not None:
+        programs = [candidate for candidate in candidates if not os.path.isdir(candidate)]
+        if not programs:
+            raise explain(candidates[0], errno.EACCES, directory=True)
+        try:
+            launcher.execute(programs, arguments, environment)
+        except OSError as error:
+            raise explain(programs[0], error.errno or 0) from None
     remembered: RlError | None = None
     for candidate in candidates:
         try:
             os.execve(candidate, arguments, environment)
         except OSError as error:
-            problem = _explain(candidate, error)
+            problem = explain(candidate, error.errno or 0, error.errno == errno.EACCES and os.path.isdir(candidate))
             if error.errno != errno.EACCES:
                 raise problem from None
             remembered = remembered or problem
@@ -74,9 +92,54 @@ def execute(candidates: list[str], arguments: list[str], environment: dict[str, 
     raise remembered or CommandNotFoundError(f"start {arguments[0]}: no such file or directory in the container")
 
 
-def _explain(path: str, error: OSError) -> RlError:
-    what = f"start {path}: {error.strerror}"
-    number = error.errno
+def spawn_protected(path: str, arguments: list[str], environment: dict[str, str], stdin: int) -> int:
+    """:func:`spawn` through the launcher."""
+    return spawn(path, arguments, environment, stdin, exposed=True)
+
+
+def spawn(path: str, arguments: list[str], environment: dict[str, str], stdin: int, exposed: bool = False) -> int:
+    """Start a program of the container's as a child, with the same care: its pid. Raises OSError, RlError."""
+    from rl.runtime import launcher
+
+    _refuse_ourselves(path)
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        through = launcher.prepare(write_end) if exposed else None
+        pid = os.fork()
+        if pid == 0:
+            _become_child(path, arguments, environment, stdin, write_end, through)
+        if through is not None:
+            os.close(through.fd)
+    finally:
+        os.close(write_end)
+    with open(read_end, "rb") as pipe:
+        packet = pipe.read()
+    if packet:
+        os.waitpid(pid, 0)
+        number = launcher.parse(packet)[1]
+        raise OSError(number, os.strerror(number), path)
+    return pid
+
+
+def _become_child(
+    path: str, arguments: list[str], environment: dict[str, str], stdin: int, report: int, through: Launcher | None
+) -> NoReturn:
+    try:
+        os.dup2(stdin, 0, inheritable=True)
+        for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+            _signal.signal(number, _signal.SIG_DFL)
+        if through is not None:
+            through.execute([path], arguments, environment)
+        os.execve(path, arguments, environment)
+    except OSError as error:
+        os.write(report, b"X" + (error.errno or errno.EINVAL).to_bytes(4, "little"))
+    finally:
+        os._exit(126)
+
+
+def explain(path: str, number: int, directory: bool = False) -> RlError:
+    """The error for errno *number* of execve(2) of *path*."""
+    what = f"start {path}: {os.strerror(number)}"
     if number in (errno.ENOENT, errno.ENOTDIR):
         return CommandNotFoundError(
             f"{what}: the file is there, its interpreter or dynamic loader is not",
@@ -87,7 +150,6 @@ def _explain(path: str, error: OSError) -> RlError:
             f"start {path}: exec format error", "it is built for another architecture, or is a script without #! line"
         )
     if number == errno.EACCES:
-        directory = os.path.isdir(path)
         return CommandNotExecutableError(
             what + (": it is a directory" if directory else ""),
             "" if directory else f"make it executable (chmod +x {path}), or check noexec mounts and the user",

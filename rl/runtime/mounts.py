@@ -1,9 +1,9 @@
 """The mounts of an OCI config: each becomes a detached mount, gets its attributes, and is attached by descriptor.
 
-Bind sources are opened by the caller of clone (:func:`open_sources`), in whose mount namespace and with whose
-ids they are reachable; the rest is made inside the container's own namespaces (:func:`mount_all`). A target is
+Bind sources are opened with the ids of the caller, in whose mount namespace they are reachable (:func:`open_sources`,
+:mod:`rl.runtime.outside`); the rest is made inside the container's own namespaces (:func:`mount_all`). A target is
 resolved inside the root and used by descriptor, so no link in the image leads a mount to the host.
-Source: OCI runtime specification, config.md "Mounts"; mount_setattr(2); CVE-2019-19921, CVE-2021-30465.
+Source: OCI runtime specification, config.md "Mounts"; mount_setattr(2); CVE-2019-16884, CVE-2019-19921, CVE-2021-30465.
 """
 
 from __future__ import annotations
@@ -15,75 +15,47 @@ import stat
 from rl.errors import RlError, UnsupportedError
 from rl.kernel import fs
 from rl.kernel import mount as m
-from rl.runtime import rootpath
+from rl.kernel import namespaces as ns
+from rl.kernel import process as kp
+from rl.runtime import cgroupmount, mountoptions, rootpath
+from rl.runtime.mountoptions import ATIME, PROPAGATION, Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_ATIME = 0x70  # MOUNT_ATTR__ATIME: the access-time modes exclude each other, so setting one clears the field
+    from rl.runtime.sync import Setup
 
-#: option: (attributes to set, attributes to clear)
-_ATTRIBUTES = {
-    "ro": (m.MOUNT_ATTR_RDONLY, 0), "rw": (0, m.MOUNT_ATTR_RDONLY),
-    "nosuid": (m.MOUNT_ATTR_NOSUID, 0), "suid": (0, m.MOUNT_ATTR_NOSUID),
-    "nodev": (m.MOUNT_ATTR_NODEV, 0), "dev": (0, m.MOUNT_ATTR_NODEV),
-    "noexec": (m.MOUNT_ATTR_NOEXEC, 0), "exec": (0, m.MOUNT_ATTR_NOEXEC),
-    "nodiratime": (m.MOUNT_ATTR_NODIRATIME, 0), "diratime": (0, m.MOUNT_ATTR_NODIRATIME),
-    "noatime": (m.MOUNT_ATTR_NOATIME, _ATIME), "relatime": (0, _ATIME),
-    "strictatime": (m.MOUNT_ATTR_STRICTATIME, _ATIME), "atime": (0, _ATIME), "norelatime": (0, 0),
-    "nostrictatime": (0, 0),
-    "nosymfollow": (m.MOUNT_ATTR_NOSYMFOLLOW, 0), "symfollow": (0, m.MOUNT_ATTR_NOSYMFOLLOW),
-}
-PROPAGATION = {
-    "private": m.MS_PRIVATE, "slave": m.MS_SLAVE, "shared": m.MS_SHARED, "unbindable": m.MS_UNBINDABLE,
-    "rprivate": m.MS_PRIVATE | m.MS_REC, "rslave": m.MS_SLAVE | m.MS_REC, "rshared": m.MS_SHARED | m.MS_REC,
-    "runbindable": m.MS_UNBINDABLE | m.MS_REC,
-}
-_IGNORED = frozenset(
-    ("defaults", "async", "sync", "dirsync", "mand", "nomand", "iversion", "noiversion", "silent", "loud")
-)
+__all__ = ["PROPAGATION", "Options", "attach", "is_bind", "mount_all", "new_mount", "open_sources"]
+
+_TIMES = ATIME | m.MOUNT_ATTR_NODIRATIME
 _LOCKABLE = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | m.MOUNT_ATTR_NOEXEC
 
-#: For kernels before 5.12: the mount(2) flag of each attribute (they share the numbers of statvfs(3) too).
+#: The mount(2) flag of each attribute (they share the numbers of statvfs(3) too), for kernels before 5.12.
 _OLD_FLAGS = (
     (m.MOUNT_ATTR_RDONLY, m.MS_RDONLY), (m.MOUNT_ATTR_NOSUID, m.MS_NOSUID), (m.MOUNT_ATTR_NODEV, m.MS_NODEV),
     (m.MOUNT_ATTR_NOEXEC, m.MS_NOEXEC), (m.MOUNT_ATTR_NOATIME, m.MS_NOATIME),
-    (m.MOUNT_ATTR_NODIRATIME, m.MS_NODIRATIME),
+    (m.MOUNT_ATTR_NODIRATIME, m.MS_NODIRATIME), (m.MOUNT_ATTR_STRICTATIME, m.MS_STRICTATIME),
+    (m.MOUNT_ATTR_NOSYMFOLLOW, m.MS_NOSYMFOLLOW),
 )
+_OLD_SUPERBLOCK = {"sync": m.MS_SYNCHRONOUS, "dirsync": m.MS_DIRSYNC, "lazytime": m.MS_LAZYTIME, "mand": m.MS_MANDLOCK}
 _KEPT = m.MS_RDONLY | m.MS_NOSUID | m.MS_NODEV | m.MS_NOEXEC | m.MS_NOATIME | m.MS_NODIRATIME
 
-
-class Options:
-    """The options of one mount, sorted; ``recursive_*`` come from the ``r…`` forms (rro, rnosuid, …)."""
-
-    __slots__ = (
-        "bind", "clear", "copy_up", "data", "propagation", "recursive", "recursive_clear", "recursive_set", "set",
-    )
-
-    def __init__(self, options: list[str]) -> None:
-        self.set = self.clear = self.recursive_set = self.recursive_clear = self.propagation = 0
-        self.bind = self.recursive = self.copy_up = False
-        self.data: list[str] = []
-        for option in options:
-            if option in ("bind", "rbind"):
-                self.bind = True
-                self.recursive = option == "rbind"
-            elif option in PROPAGATION:
-                self.propagation = PROPAGATION[option]
-            elif option in _ATTRIBUTES:
-                on, off = _ATTRIBUTES[option]
-                self.set, self.clear = self.set & ~off | on, self.clear & ~on | off
-            elif option[:1] == "r" and option[1:] in _ATTRIBUTES:
-                on, off = _ATTRIBUTES[option[1:]]
-                self.recursive_set, self.recursive_clear = self.recursive_set | on, self.recursive_clear | off
-            elif option == "tmpcopyup":
-                self.copy_up = True
-            elif option in ("idmap", "ridmap", "copy-symlink", "src-nofollow", "dest-nofollow"):
-                raise UnsupportedError(f"mount option {option} is not supported", "leave it out")
-            elif option not in _IGNORED:
-                self.data.append(option)
+#: In these nothing can be made, so they may be read-only at once.
+_FIXED = frozenset(("proc", "sysfs", "cgroup", "cgroup2", "mqueue", "devpts"))
+#: The kernel labels these by itself (Linux: "SELinux: mount options of pseudo file systems").
+_UNLABELLED = frozenset(("proc", "sysfs", "cgroup", "cgroup2"))
+#: What may be mounted within /proc: files that programs like lxcfs provide, and two switches. As runc has it.
+_IN_PROC = frozenset((
+    "/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime", "/proc/loadavg",
+    "/proc/slabinfo", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled",
+))  # fmt: skip
+_TTY_GID = "gid=5"
+#: Options of cgroup v2; those of v1 (the controllers' names), which old configs have, mean nothing to it.
+_CGROUP_OPTIONS = frozenset(
+    ("nsdelegate", "favordynmods", "memory_localevents", "memory_recursiveprot", "memory_hugetlb_accounting")
+)
 
 
 def is_bind(entry: dict[str, Any]) -> bool:
@@ -100,22 +72,27 @@ def wants_propagation(spec: dict[str, Any]) -> bool:
     )
 
 
-def open_sources(spec: dict[str, Any], bundle: str) -> dict[int, int]:
-    """Detached copies of all bind sources with their attributes set: index in ``mounts`` → descriptor.
+def open_sources(spec: dict[str, Any], bundle: str, userns: int = -1) -> dict[int, int]:
+    """Detached copies of all bind sources, id-mapped if asked: index in ``mounts`` → descriptor.
 
-    Raises RlError naming the source; the descriptors opened so far are closed.
+    *userns* is the user namespace the container joins. Raises RlError naming the source, or PermissionError where the
+    caller may not copy any mount (EPERM); the descriptors opened so far are closed.
     """
     found: dict[int, int] = {}
+    linux = spec.get("linux") or {}
     try:
         for index, entry in enumerate(spec.get("mounts") or []):
-            if entry.get("uidMappings") or entry.get("gidMappings"):
-                raise UnsupportedError(
-                    f"mount {entry['destination']}: id-mapped mounts need privileges that a user has not",
-                    "leave the mappings out; --userns=keep-id makes the container's user you",
-                )
-            if is_bind(entry):
-                source = os.path.join(bundle, entry.get("source", ""))
-                found[index] = open_source(source, Options(entry.get("options") or []))
+            options = mountoptions.of(entry)
+            if options.copy_up:
+                from rl.runtime import copyup  # noqa: F401  # now: the child's ids may not reach our files
+            if not is_bind(entry) or options.remount:
+                continue
+            if not entry.get("source"):
+                raise RlError(f"bind mount on {entry['destination']}: it has no source")
+            _check_bind_options(entry, options)
+            source = os.path.join(bundle, entry["source"])
+            found[index] = open_source(source, options)
+            _map_ids(found[index], entry, options, linux, userns)
     except BaseException:
         for fd in found.values():
             os.close(fd)
@@ -123,19 +100,45 @@ def open_sources(spec: dict[str, Any], bundle: str) -> dict[int, int]:
     return found
 
 
+def _check_bind_options(entry: dict[str, Any], options: Options) -> None:
+    """A bind mount shows a file system that is mounted already: what is only for a new one cannot be honoured."""
+    wrong = [*options.data, *(["tmpcopyup"] if options.copy_up else [])]
+    if wrong:
+        raise UnsupportedError(
+            f"bind mount on {entry['destination']}: option {wrong[0]} is not one of a bind mount", "leave it out"
+        )
+
+
+def _map_ids(fd: int, entry: dict[str, Any], options: Options, linux: dict[str, Any], userns: int) -> None:
+    if options.id_map or entry.get("uidMappings") or entry.get("gidMappings"):
+        from rl.runtime import idmap
+
+        idmap.apply(fd, entry, options, linux, userns)
+
+
 def open_source(source: str, options: Options) -> int:
-    """A detached copy of what is mounted at *source*."""
-    flags = m.OPEN_TREE_CLONE | (m.AT_RECURSIVE if options.recursive else 0)
+    """A detached copy of what is mounted at *source*; with copy-symlink, for a symbolic link, just the link.
+
+    Raises PermissionError with EPERM where the caller may not copy mounts, else RlError.
+    """
     try:
+        if options.copy_symlink:
+            link = os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            if stat.S_ISLNK(os.fstat(link).st_mode):
+                return link
+            os.close(link)
+        flags = m.OPEN_TREE_CLONE | (m.AT_RECURSIVE if options.recursive else 0)
+        flags |= m.AT_SYMLINK_NOFOLLOW if options.source_nofollow else 0
         try:
-            fd = m.open_tree(source, flags)
+            return m.open_tree(source, flags)
         except OSError as error:
             # Mounts that came from a more privileged mount namespace may only be copied with all below them.
             if error.errno != errno.EINVAL or options.recursive:
                 raise
-            fd = m.open_tree(source, flags | m.AT_RECURSIVE)
-        return fd
+            return m.open_tree(source, flags | m.AT_RECURSIVE)
     except OSError as error:
+        if error.errno == errno.EPERM:
+            raise
         hint = "create it on the host first" if error.errno == errno.ENOENT else ""
         if error.errno == errno.EACCES:
             hint = "the path, or a directory above it, is closed to the user rl runs as"
@@ -155,7 +158,7 @@ def attach(fd: int, target: int, options: Options) -> None:
     m.move_mount(fd, "", target)
 
 
-def _set_attributes(fd: int, options: Options) -> None:
+def _set_attributes(fd: int, options: Options, keep_propagation: bool = False) -> None:
     recursive = options.recursive and bool(options.set & m.MOUNT_ATTR_RDONLY)
     for set_, clear, deep in (
         (options.set & ~m.MOUNT_ATTR_RDONLY if recursive else options.set, options.clear, False),
@@ -167,72 +170,215 @@ def _set_attributes(fd: int, options: Options) -> None:
             m.mount_setattr(fd, "", set_, clear, recursive=deep)
         except PermissionError:
             # What the host locked (nosuid, nodev, …) stays: only then clearing is refused.
-            m.mount_setattr(fd, "", set_, clear & ~_LOCKABLE & ~(0 if set_ & _ATIME else _ATIME), recursive=deep)
+            m.mount_setattr(fd, "", set_, clear & ~_LOCKABLE & ~(0 if set_ & ATIME else _TIMES), recursive=deep)
+    if keep_propagation and not options.propagation:
+        return
     propagation = options.propagation or m.MS_PRIVATE | m.MS_REC
     m.mount_setattr(fd, "", propagation=propagation & ~m.MS_REC, recursive=bool(propagation & m.MS_REC))
+
+
+def _old_flags(attributes: int) -> int:
+    return sum(flag for attribute, flag in _OLD_FLAGS if attributes & attribute)
 
 
 def _remount(fd: int, options: Options) -> None:
     """Attributes by mount(2), for kernels before 5.12; what is set already (and may be locked) is kept."""
     path = f"/proc/self/fd/{fd}"
-    flags = os.fstatvfs(fd).f_flag & _KEPT
-    for attribute, flag in _OLD_FLAGS:
-        if (options.set | options.recursive_set) & attribute:
-            flags |= flag
+    flags = os.fstatvfs(fd).f_flag & _KEPT | _old_flags(options.set | options.recursive_set)
     m.mount(None, path, None, m.MS_REMOUNT | m.MS_BIND | flags)
     m.mount(None, path, None, options.propagation or m.MS_PRIVATE | m.MS_REC)
 
 
-def mount_all(spec: dict[str, Any], root: int, sources: dict[int, int]) -> None:
-    """Perform all mounts, in order, under root directory *root*."""
-    for index, entry in enumerate(spec.get("mounts") or []):
-        destination = entry.get("destination", "")
+class Job:
+    """One mount on its way: the entry of config.json, its options, and the target it goes over."""
+
+    __slots__ = ("destination", "entry", "existed", "kind", "options", "setup", "source", "target")
+
+    def __init__(self, setup: Setup, entry: dict[str, Any], source: int) -> None:
+        self.setup = setup
+        self.entry = entry
+        self.options = mountoptions.of(entry)
+        self.source = source  # descriptor of a bind's source or -1
+        self.destination = "/" + entry["destination"].strip("/")
+        self.kind: str = "bind" if is_bind(entry) else entry.get("type") or "none"
+        self.target = -1
+        self.existed = False  # the target was there before
+
+    def place(self, fd: int) -> None:
+        """Give new mount *fd* what was asked and put it over the target; takes the descriptor.
+
+        A file system in which something may still have to be made becomes read-only by :func:`finish`.
+        """
+        late = False
         try:
-            _mount_one(entry, root, sources.get(index))
+            _map_ids(fd, self.entry, self.options, self.setup.linux, -1)
+            late = self.source < 0 and self.kind not in _FIXED and self.options.without_readonly()
+            attach(fd, self.target, self.options)
+            if late:
+                self.setup.late_readonly.append(fd)
+        except BaseException:
+            late = False
+            raise
+        finally:
+            if not late:
+                os.close(fd)
+
+
+def mount_all(setup: Setup) -> None:
+    """Perform all mounts of the spec, in order, under directory ``setup.root``."""
+    for index, entry in enumerate(setup.spec.get("mounts") or []):
+        job = Job(setup, entry, setup.sources.get(index, -1))
+        try:
+            _mount_one(job)
         except OSError as error:
-            raise RlError(
-                f"mount {entry.get('type') or 'bind'} on {destination}: {error.strerror}"
-                + (f" ({error.filename})" if error.filename and error.filename != destination else ""),
-                _hint(entry, error),
-            ) from None
+            where = error.filename or ""
+            where = "" if where in ("", job.destination) or where.startswith("/proc/self/fd/") else f" ({where})"
+            kind = UnsupportedError if error.errno == errno.EPERM else RlError
+            raise kind(f"mount {job.kind} on {job.destination}: {error.strerror}{where}", _hint(job, error)) from None
 
 
-def _hint(entry: dict[str, Any], error: OSError) -> str:
+def finish(setup: Setup) -> None:
+    """Make read-only what :meth:`Job.place` left writable, now that all below it exists."""
+    for fd in setup.late_readonly:
+        try:
+            m.mount_setattr(fd, "", m.MOUNT_ATTR_RDONLY)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            flags = os.fstatvfs(fd).f_flag & _KEPT
+            m.mount(None, f"/proc/self/fd/{fd}", None, m.MS_REMOUNT | m.MS_BIND | m.MS_RDONLY | flags)
+        os.close(fd)
+    setup.late_readonly = []
+
+
+def _hint(job: Job, error: OSError) -> str:
     if error.errno == errno.ELOOP:
         return "the image has a symbolic link there; mount somewhere else"
     if error.errno == errno.EROFS:
-        return "the mount point does not exist and the root file system is read-only: create it in the image"
-    if error.errno == errno.EPERM and entry.get("type") == "proc":
+        return "the mount point does not exist and what it would be made in is read-only: create it there first"
+    if error.errno == errno.EPERM and job.kind == "proc":
         return "/proc of this host is partly hidden, as inside a container: run that one with --security-opt unmask=ALL"
-    if error.errno == errno.ENOTDIR:
-        return "one of the two is a directory and the other is not"
+    if error.errno == errno.EPERM and job.source >= 0 and (job.options.set | job.options.recursive_set) & _TIMES:
+        return "in a user namespace the host's mounts keep their access-time modes: leave out noatime, strictatime, …"
+    if error.errno in (errno.ENOTDIR, errno.EISDIR):
+        return "a directory can be mounted over a directory only, a file over a file"
+    if error.errno == errno.ENODEV:
+        return "this kernel does not know the file system: see /proc/filesystems"
     return ""
 
 
-def _mount_one(entry: dict[str, Any], root: int, source: int | None) -> None:
-    options = Options(entry.get("options") or [])
-    kind = "bind" if source is not None else entry.get("type") or "none"
-    destination = "/" + entry["destination"].strip("/")
-    if source is not None and not stat.S_ISDIR(os.fstat(source).st_mode):
-        target = rootpath.ensure_file(root, destination)
-    else:
-        target = _directory(root, destination, kind)
+def _mount_one(job: Job) -> None:
+    if job.destination == "/":
+        raise _over_root(job)
+    if job.options.copy_up and job.kind != "tmpfs":
+        raise UnsupportedError(f"mount {job.kind} on {job.destination}: tmpcopyup is for a tmpfs", "leave it out")
+    if job.options.copy_symlink and job.source >= 0 and stat.S_ISLNK(os.fstat(job.source).st_mode):
+        _copy_symlink(job)
+        return
+    _check_proc_name(job, job.destination)
+    job.target = _target(job)
     try:
-        if source is not None:
-            attach(source, target, options)
+        _check_proc(job)
+        if job.options.remount:
+            _change(job)
+        elif job.source >= 0:
+            if stat.S_ISDIR(os.fstat(job.source).st_mode) != stat.S_ISDIR(os.fstat(job.target).st_mode):
+                number = errno.ENOTDIR if stat.S_ISDIR(os.fstat(job.source).st_mode) else errno.EISDIR
+                raise OSError(number, os.strerror(number), job.destination)
+            attach(job.source, job.target, job.options)
         else:
-            _KINDS.get(kind, _file_system)(entry, options, target, root)
+            _KINDS.get(job.kind, _file_system)(job)
     finally:
-        os.close(target)
+        os.close(job.target)
 
 
-def _directory(root: int, destination: str, kind: str) -> int:
-    target = rootpath.ensure_directory(root, destination)
-    if kind in ("proc", "sysfs"):
+def _target(job: Job) -> int:
+    root = job.setup.root
+    if job.options.remount:
+        return rootpath.resolve(root, job.destination)
+    is_file = job.source >= 0 and not stat.S_ISDIR(os.fstat(job.source).st_mode)
+    if job.options.target_nofollow:
+        return rootpath.ensure_nofollow(root, job.destination, not is_file)
+    if is_file:
+        return rootpath.ensure_file(root, job.destination)
+    if job.kind in ("proc", "sysfs"):
         # These must lie where they say: a link would make later writes to /proc go astray (CVE-2019-19921).
-        os.close(target)
-        target = rootpath.resolve(root, destination, os.O_PATH | os.O_DIRECTORY, fs.RESOLVE_NO_SYMLINKS)
-    return target
+        os.close(rootpath.ensure_directory(root, job.destination))
+        return rootpath.resolve(root, job.destination, os.O_PATH | os.O_DIRECTORY, fs.RESOLVE_NO_SYMLINKS)
+    target = rootpath.resolve_or_none(root, job.destination, os.O_PATH | os.O_DIRECTORY)
+    job.existed = target is not None
+    return rootpath.ensure_directory(root, job.destination) if target is None else target
+
+
+def _check_proc(job: Job) -> None:
+    """Nothing is put over or into /proc that could lead later writes astray, whatever links lead there.
+
+    Over it only procfs itself, into it only what :data:`_IN_PROC` lists (CVE-2019-16884, CVE-2019-19921).
+    """
+    root = os.readlink(f"/proc/self/fd/{job.setup.root}").rstrip("/")
+    path = os.readlink(f"/proc/self/fd/{job.target}")
+    if path == (root or "/"):
+        raise _over_root(job)
+    inside = path[len(root) :] if path.startswith(root + "/") else job.destination
+    if inside == "/proc":
+        on_procfs = job.source >= 0 and fs.fs_type(job.source) == fs.PROC_SUPER_MAGIC
+        if job.kind != "proc" and not on_procfs and not job.options.remount:
+            raise UnsupportedError(
+                f"mount {job.kind} on {job.destination}: only a procfs may be there", "use type proc or a bind of /proc"
+            )
+        return
+    _check_proc_name(job, inside)
+    if fs.fs_type(job.target) == fs.PROC_SUPER_MAGIC and inside not in _IN_PROC and job.kind != "proc":
+        raise _inside_proc(job)
+
+
+def _check_proc_name(job: Job, path: str) -> None:
+    if path.startswith("/proc/") and path not in _IN_PROC and not job.options.remount:
+        raise _inside_proc(job)
+
+
+def _over_root(job: Job) -> UnsupportedError:
+    return UnsupportedError(
+        f"mount {job.kind} on {job.destination}: it would cover the root", "give what is to be the root as root.path"
+    )
+
+
+def _inside_proc(job: Job) -> UnsupportedError:
+    return UnsupportedError(
+        f"mount {job.kind} on {job.destination}: it lies inside /proc",
+        f"only these may be covered: {', '.join(sorted(_IN_PROC))}; to hide others there is linux.maskedPaths",
+    )
+
+
+def _copy_symlink(job: Job) -> None:
+    """copy-symlink: what the source is, a symbolic link, is made at the destination."""
+    text = os.readlink("", dir_fd=job.source)
+    parent_path, name = os.path.split(job.destination)
+    parent = rootpath.ensure_directory(job.setup.root, parent_path)
+    try:
+        os.symlink(text, name, dir_fd=parent)
+    except FileExistsError:
+        if rootpath.link_text(parent, name) != text:
+            raise OSError(errno.EEXIST, "there is something else than that symbolic link", job.destination) from None
+    finally:
+        os.close(parent)
+
+
+def _change(job: Job) -> None:
+    """``remount``: other attributes for the mount that is there, and other options for its file system."""
+    if job.options.data or (job.options.superblock and not job.options.bind):
+        context = m.fspick(job.target)
+        try:
+            _configure(context, [*job.options.data, *job.options.superblock.values()])
+            m.fsconfig_reconfigure(context)
+        finally:
+            os.close(context)
+    try:
+        _set_attributes(job.target, job.options, keep_propagation=True)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        _remount(job.target, job.options)
 
 
 def new_mount(kind: str, source: str, data: list[str], attributes: int = 0) -> int:
@@ -240,96 +386,164 @@ def new_mount(kind: str, source: str, data: list[str], attributes: int = 0) -> i
     context = m.fsopen(kind)
     try:
         m.fsconfig_string(context, "source", source or kind)
-        for item in data:
-            key, equals, value = item.partition("=")
-            if equals:
-                m.fsconfig_string(context, key, value)
-            else:
-                m.fsconfig_flag(context, key)
+        _configure(context, data)
         m.fsconfig_create(context)
         return m.fsmount(context, attributes)
     finally:
         os.close(context)
 
 
-def _file_system(entry: dict[str, Any], options: Options, target: int, root: int) -> None:
-    fd = new_mount(entry.get("type") or "none", entry.get("source", ""), options.data)
+def _configure(context: int, data: list[str]) -> None:
+    for item in data:
+        key, equals, value = item.partition("=")
+        if equals:
+            m.fsconfig_string(context, key, value.strip('"') if key.endswith("context") else value)
+        else:
+            m.fsconfig_flag(context, key)
+
+
+def _file_system(job: Job) -> None:
+    data = _data(job)
+    if any(len(os.fsencode(item)) > 255 for item in data):
+        _by_old_call(job, data)
+        return
+    job.place(_new_labelled(job, data))
+
+
+def _data(job: Job) -> list[str]:
+    """Everything for the file system: its own options, those all have, and ``ro`` where it lies on a device."""
+    source = job.entry.get("source", "")
+    data = [*job.options.data, *job.options.superblock.values(), *_iversion(job)]
+    if job.options.set & m.MOUNT_ATTR_RDONLY and job.kind not in _KINDS and source.startswith("/"):
+        try:
+            if stat.S_ISBLK(os.stat(source).st_mode):
+                data.append("ro")  # a device that cannot be written, or a file system that never is
+        except OSError:
+            pass
+    return data
+
+
+def _iversion(job: Job) -> list[str]:
+    """``iversion`` is no option of fsconfig(2): ext4 has a word of its own, others count always or never."""
+    if not job.options.iversion or job.kind in ("xfs", "btrfs", "tmpfs"):
+        return []
+    if job.kind == "ext4":
+        return ["i_version"]
+    raise UnsupportedError(
+        f"mount {job.kind} on {job.destination}: option iversion is not known of this file system", "leave it out"
+    )
+
+
+def _new_labelled(job: Job, data: list[str]) -> int:
+    kind, source = job.entry.get("type") or "none", job.entry.get("source", "")
+    label = label_options(job.kind, job.setup.linux.get("mountLabel") or "", _has_selinux())
     try:
-        attach(fd, target, options)
-    finally:
-        os.close(fd)
+        return new_mount(kind, source, data + label)
+    except OSError:
+        if not label or job.kind != "mqueue":
+            raise
+        return new_mount(kind, source, data)  # older kernels do not label it
 
 
-def _tmpfs(entry: dict[str, Any], options: Options, target: int, root: int) -> None:
-    if not options.copy_up:
-        _file_system(entry, options, target, root)
+def _has_selinux() -> bool:
+    return os.path.exists("/sys/fs/selinux/enforce")
+
+
+def label_options(kind: str, label: str, selinux: bool) -> list[str]:
+    """linux.mountLabel as option of a new file system of *kind*, where the host has SELinux and the kind takes it."""
+    return [f"context={label}"] if label and selinux and kind not in _UNLABELLED else []
+
+
+def _by_old_call(job: Job, data: list[str]) -> None:
+    """mount(2), as fsconfig(2) takes 255 bytes at most: the long lowerdir of an overlay, …"""
+    options = job.options
+    if options.propagation not in (0, m.MS_PRIVATE, m.MS_PRIVATE | m.MS_REC) or options.id_map:
+        raise UnsupportedError(
+            f"mount {job.kind} on {job.destination}: with an option of more than 255 bytes it can be neither shared"
+            " nor id-mapped", "shorten the paths, for example by symbolic links",
+        )
+    flags = _old_flags(options.set | options.recursive_set)
+    flags |= sum(_OLD_SUPERBLOCK.get(word, 0) for word in options.superblock.values())
+    data = data + label_options(job.kind, job.setup.linux.get("mountLabel") or "", _has_selinux())
+    text = ",".join(item for item in data if item not in options.superblock.values() and item != "ro")
+    m.mount(job.entry.get("source") or job.kind, f"/proc/self/fd/{job.target}", job.kind, flags, text)
+
+
+def _tmpfs(job: Job) -> None:
+    given = {item.partition("=")[0] for item in job.options.data}
+    if not job.options.copy_up:
+        if "mode" not in given and job.existed:
+            job.options.data.append(f"mode={stat.S_IMODE(os.fstat(job.target).st_mode):o}")  # as runc and crun do
+        _file_system(job)
         return
     from rl.runtime import copyup
 
-    given = {item.partition("=")[0] for item in options.data}
-    old = os.open(f"/proc/self/fd/{target}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fd = new_mount("tmpfs", entry.get("source", ""), options.data)
+    old = os.open(f"/proc/self/fd/{job.target}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        copyup.copy_tree(old, fd, keep_owner="uid" not in given and "gid" not in given, keep_mode="mode" not in given)
-        attach(fd, target, options)
+        fd = _new_labelled(job, _data(job))
+        try:
+            copyup.copy_tree(
+                old, fd, keep_owner="uid" not in given and "gid" not in given, keep_mode="mode" not in given
+            )
+        except BaseException:
+            os.close(fd)
+            raise
     finally:
         os.close(old)
-        os.close(fd)
+    job.place(fd)
 
 
-def _devpts(entry: dict[str, Any], options: Options, target: int, root: int) -> None:
-    try:
-        _file_system(entry, options, target, root)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        # gid=5 (tty) has no counterpart in a single-id map; the terminal then belongs to its user's group.
-        options.data = [item for item in options.data if not item.startswith("gid=")]
-        _file_system(entry, options, target, root)
+def _devpts(job: Job) -> None:
+    if _TTY_GID in job.options.data and not any(first <= 5 < first + count for first, _, count in kp.id_map("gid")):
+        # tty has no counterpart in a single-id map; the terminal then belongs to its user's group.
+        job.options.data = [item for item in job.options.data if item != _TTY_GID]
+    _file_system(job)
 
 
-def _or_bind(path: str) -> Callable[[dict[str, Any], Options, int, int], None]:
+def _or_bind(path: str) -> Callable[[Job], None]:
     """Mount it; where the namespace it shows is not ours to mount, bind the host's *path*."""
 
-    def mount(entry: dict[str, Any], options: Options, target: int, root: int) -> None:
+    def mount(job: Job) -> None:
         try:
-            _file_system(entry, options, target, root)
+            _file_system(job)
         except PermissionError as error:
             try:
-                _bind(path, options, target)
+                _bind(path, job)
             except OSError:
                 raise error from None
 
     return mount
 
 
-def _bind(path: str, options: Options, target: int) -> None:
-    options.recursive = True
-    fd = m.open_tree(path, m.OPEN_TREE_CLONE | m.AT_RECURSIVE)
-    try:
-        attach(fd, target, options)
-    finally:
-        os.close(fd)
+def _bind(path: str, job: Job) -> None:
+    job.options.recursive = True
+    job.place(m.open_tree(path, m.OPEN_TREE_CLONE | m.AT_RECURSIVE))
 
 
-def _cgroup(entry: dict[str, Any], options: Options, target: int, root: int) -> None:
-    """cgroup v2 at the container's own cgroup; else the host's, else (cgroup v1) an empty directory."""
-    options.data = [item for item in options.data if item in ("nsdelegate", "memory_recursiveprot")]
+def _cgroup(job: Job) -> None:
+    """cgroup v2 at the container's own cgroup; else a bind of that one alone, else (cgroup v1) an empty directory."""
+    options, setup = job.options, job.setup
+    options.data = [item for item in options.data if item in _CGROUP_OPTIONS]
     try:
-        _file_system({**entry, "type": "cgroup2", "source": "cgroup"}, options, target, root)
+        job.place(new_mount("cgroup2", "cgroup", options.data))
         return
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EBUSY, errno.ENODEV, errno.EINVAL):
+        if error.errno not in cgroupmount.FALL_BACK:
             raise
     options.data = []
-    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-        _bind("/sys/fs/cgroup", options, target)
-        return
+    # In a cgroup namespace of its own the host's view of it cannot be told any more.
+    own = "" if setup.flags & ns.CLONE_NEWCGROUP or "cgroup" in setup.fds else cgroupmount.own_directory()
+    if own:
+        try:
+            _bind(own, job)
+            return
+        except OSError:
+            pass
     options.set |= m.MOUNT_ATTR_RDONLY
-    _file_system({"type": "tmpfs", "source": "tmpfs"}, options, target, root)
+    job.place(new_mount("tmpfs", "tmpfs", []))
 
 
-_KINDS: dict[str, Callable[[dict[str, Any], Options, int, int], None]] = {
+_KINDS: dict[str, Callable[[Job], None]] = {
     "tmpfs": _tmpfs,
     "devpts": _devpts,
     "sysfs": _or_bind("/sys"),

@@ -8,17 +8,16 @@ no_new_privs, bounding set, user, capabilities, no_new_privs, start, seccomp, co
 from __future__ import annotations
 
 import _signal
+import _socket
 import errno
 import fcntl
 import os
 import stat
-import struct
 
-from rl.errors import CommandNotFoundError, RlError, UnsupportedError
-from rl.kernel import libc as k
+from rl.errors import CommandNotFoundError, RlError
 from rl.kernel import process as kp
-from rl.runtime import capabilities, hooks, launch, rootpath, terminal, users
-from rl.runtime.seccomp import install
+from rl.runtime import capabilities, hooks, launch, launcher, rlimits, rootpath, terminal, users
+from rl.runtime.seccomp import NEW_LISTENER, install
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,15 +27,56 @@ if TYPE_CHECKING:
     from rl.runtime.sync import Setup
 
 
+def prepare(setup: Setup, profile: dict[str, Any] | None, state: dict[str, Any], warnings: list[str]) -> None:
+    """The part that is done outside, by the caller of create and exec, before anything is made.
+
+    Security labels, the seccomp agent of *profile* (the container's *state* is for it), unknown capabilities; and the
+    modules that the steps will need: once the root has changed, an import would search the container's files. Opens
+    ``setup.proc`` and ``setup.agent``, which the caller closes. Raises RlError; *warnings* get what is left out.
+    """
+    process = setup.process
+    warnings += capabilities.unknown(process.get("capabilities") or {})
+    if scheduling_asked_for(setup) or process.get("execCPUAffinity"):
+        from rl.runtime import scheduling  # noqa: F401
+    if process.get("apparmorProfile") or process.get("selinuxLabel"):
+        from rl.runtime import lsm
+
+        setup.labels = lsm.wanted(process, warnings)
+    notifies = bool(profile) and bool(setup.seccomp_flags & NEW_LISTENER)
+    if setup.labels or notifies:
+        from rl.runtime import lsm
+
+        setup.proc = lsm.open_proc()
+    if profile and notifies:
+        from rl.runtime.seccomp import listener
+
+        setup.agent = listener.connect(profile["listenerPath"])
+        setup.agent_state, setup.agent_metadata = state, profile.get("listenerMetadata") or ""
+
+
+def outside_proc(setup: Setup) -> None:
+    """What takes the caller's /proc, before its descriptor is closed: security labels, our number out there."""
+    if setup.labels is not None:
+        from rl.runtime import lsm
+
+        lsm.apply(setup.labels, setup.proc)
+    if setup.agent >= 0:
+        from rl.runtime.seccomp import listener
+
+        pid = int(os.readlink("self", dir_fd=setup.proc))
+        setup.agent_message = listener.message(setup.agent_state, setup.agent_metadata, pid)
+
+
 def standard_io(setup: Setup) -> None:
-    """fds 0-2, the preserved ones from 3 on; of ours only the socket and the terminal's master stay open."""
+    """fds 0-2, the preserved ones from 3 on; of ours only the sockets and the terminal's master stay open."""
     io, sync = setup.io, setup.sync
     first_free = 3 + len(io.preserve)
     # Moved out of the way first: a wanted fd may sit on another one's place.
-    above = first_free + 2
+    above = first_free + 4
     sync.move(fcntl.fcntl(sync.sock.fileno(), fcntl.F_DUPFD_CLOEXEC, above))
-    if setup.master >= 0:
-        setup.master = fcntl.fcntl(setup.master, fcntl.F_DUPFD_CLOEXEC, above)
+    for name in ("master", "listener", "agent"):
+        if getattr(setup, name) >= 0:
+            setattr(setup, name, fcntl.fcntl(getattr(setup, name), fcntl.F_DUPFD_CLOEXEC, above))
     keep = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in io.preserve]
     if setup.slave >= 0:
         terminal.take(setup.slave)
@@ -48,11 +88,11 @@ def standard_io(setup: Setup) -> None:
     for number, fd in enumerate(keep):
         os.dup2(fd, 3 + number, inheritable=True)
     sync.move(os.dup2(sync.sock.fileno(), first_free, inheritable=False))
-    if setup.master >= 0:
-        setup.master = os.dup2(setup.master, first_free + 1, inheritable=False)
-        _close_from(first_free + 2)
-    else:
-        _close_from(first_free + 1)
+    for name in ("master", "listener", "agent"):
+        if getattr(setup, name) >= 0:
+            first_free += 1
+            setattr(setup, name, os.dup2(getattr(setup, name), first_free, inheritable=False))
+    _close_from(first_free + 1)
 
 
 def _close_from(first: int) -> None:
@@ -87,100 +127,19 @@ def _own_pipes(setup: Setup) -> None:
 
 
 def resources(setup: Setup) -> None:
-    """Scheduling, I/O priority, affinity, personality, resource limits."""
+    """Scheduling, I/O priority, personality, resource limits."""
+    if scheduling_asked_for(setup):
+        from rl.runtime import scheduling  # imported by prepare() already
+
+        scheduling.apply(setup.process, setup.linux)
+    if setup.process.get("rlimits"):
+        rlimits.apply(setup.process["rlimits"])
+
+
+def scheduling_asked_for(setup: Setup) -> bool:
+    """Whether :mod:`rl.runtime.scheduling` has something to do in this process."""
     process = setup.process
-    if process.get("scheduler"):
-        _scheduler(process["scheduler"])
-    if process.get("ioPriority"):
-        _io_priority(process["ioPriority"])
-    affinity = (process.get("execCPUAffinity") or {}).get("final")
-    if affinity:
-        os.sched_setaffinity(0, _cpus(affinity))
-    personality = (setup.spec.get("linux") or {}).get("personality")
-    if personality:
-        _personality(personality)
-    if process.get("rlimits"):
-        _rlimits(process["rlimits"])
-
-
-_RLIMITS = ("CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING",
-            "MSGQUEUE", "NICE", "RTPRIO", "RTTIME")  # by number (asm-generic/resource.h)
-_UNLIMITED = 2**64 - 1
-
-
-def _rlimits(limits: list[dict[str, Any]]) -> None:
-    for limit in limits:
-        name = limit["type"]
-        if name.removeprefix("RLIMIT_") not in _RLIMITS:
-            raise UnsupportedError(f"resource limit {name} is not known here")
-        number = _RLIMITS.index(name.removeprefix("RLIMIT_"))
-        soft, hard = (int(limit[key]) & _UNLIMITED for key in ("soft", "hard"))
-        try:
-            kp.set_rlimit(number, soft, hard)
-        except OSError as error:
-            present = kp.get_rlimit(number)[1]
-            if hard > present:
-                raise RlError(
-                    f"set {name} to {soft}:{hard}: the caller's hard limit is {present}",
-                    "ask for no more than that, or have the limit raised in /etc/security/limits.conf",
-                ) from None
-            raise RlError(f"set {name} to {soft}:{hard}: {error.strerror}") from None
-
-
-_POLICIES = {"SCHED_OTHER": 0, "SCHED_FIFO": 1, "SCHED_RR": 2, "SCHED_BATCH": 3, "SCHED_ISO": 4, "SCHED_IDLE": 5,
-             "SCHED_DEADLINE": 6}
-_SCHEDULER_FLAGS = {"SCHED_FLAG_RESET_ON_FORK": 1, "SCHED_FLAG_RECLAIM": 2, "SCHED_FLAG_DL_OVERRUN": 4,
-                    "SCHED_FLAG_KEEP_POLICY": 8, "SCHED_FLAG_KEEP_PARAMS": 16, "SCHED_FLAG_UTIL_CLAMP_MIN": 32,
-                    "SCHED_FLAG_UTIL_CLAMP_MAX": 64}
-
-
-def _scheduler(wanted: dict[str, object]) -> None:
-    """sched_setattr(2) with config.md's ``process.scheduler``."""
-    def number(key: str) -> int:
-        return int(str(wanted.get(key) or 0))
-
-    policy = str(wanted.get("policy"))
-    if policy not in _POLICIES:
-        raise RlError(f"scheduler policy {policy!r} is not known")
-    flags = 0
-    for flag in wanted.get("flags") or ():  # type: ignore[attr-defined]
-        flags |= _SCHEDULER_FLAGS[flag]
-    attributes = struct.pack(
-        "=IIQiIQQQ", 48, _POLICIES[policy], flags, number("nice"), number("priority"),
-        number("runtime"), number("deadline"), number("period"),
-    )
-    try:
-        k.syscall(k.number_of("sched_setattr"), 0, attributes, 0)
-    except OSError as error:
-        raise RlError(f"set scheduler {policy}: {error.strerror}", "real-time policies need privileges") from None
-
-
-def _io_priority(wanted: dict[str, object]) -> None:
-    classes = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
-    name = str(wanted.get("class"))
-    if name not in classes:
-        raise RlError(f"I/O priority class {name!r} is not known")
-    try:
-        k.syscall(k.number_of("ioprio_set"), 1, 0, classes[name] << 13 | int(str(wanted.get("priority") or 0)))
-    except OSError as error:
-        raise RlError(f"set I/O priority {name}: {error.strerror}") from None
-
-
-def _cpus(text: str) -> set[int]:
-    found: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        found.update(range(int(first), int(last or first) + 1))
-    return found
-
-
-def _personality(wanted: dict[str, object]) -> None:
-    domains = {"LINUX": 0, "LINUX32": 8}
-    domain = str(wanted.get("domain"))
-    flags = wanted.get("flags")
-    if domain not in domains or flags:
-        raise UnsupportedError(f"personality {domain} with flags {flags} is not supported", "use LINUX or LINUX32")
-    k.check(k.libc.personality(domains[domain]))
+    return bool(process.get("scheduler") or process.get("ioPriority") or setup.linux.get("personality"))
 
 
 def working_directory(setup: Setup) -> None:
@@ -228,8 +187,20 @@ def _check_cwd(path: str) -> None:
 def early_seccomp(setup: Setup) -> None:
     """Without no_new_privs a filter needs CAP_SYS_ADMIN, which is about to be dropped."""
     if setup.seccomp and not setup.process.get("noNewPrivileges"):
-        install(setup.seccomp, setup.seccomp_flags)
+        _load(setup, setup.seccomp)
         setup.seccomp = None
+
+
+def _load(setup: Setup, program: bytes) -> None:
+    """Load the filter; with an agent, send it the listener at once: it may have to answer our very next call."""
+    if setup.agent < 0:
+        install(program, setup.seccomp_flags)
+        return
+    from rl.runtime.seccomp import listener
+
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, setup.agent)  # asks the kernel: not under the filter
+    listener.hand_over(sock, setup.agent_message, install(program, setup.seccomp_flags))
+    setup.agent = -1
 
 
 def identity(setup: Setup) -> None:
@@ -310,7 +281,9 @@ def environment(setup: Setup) -> None:
 
 def wait_for_start(setup: Setup) -> None:
     """Report that everything is ready, with the terminal's master; go on when told to."""
-    setup.sync.ready(setup.master)
+    setup.sync.ready(setup.master, setup.listener)
+    if setup.launcher is not None:
+        setup.sync.sit_at(setup.launcher.descriptor)
     if setup.master >= 0:
         os.close(setup.master)
         setup.master = -1
@@ -319,13 +292,15 @@ def wait_for_start(setup: Setup) -> None:
 def late_seccomp(setup: Setup) -> None:
     """With no_new_privs the filter comes last, so that it need not allow any of our own steps."""
     if setup.seccomp:
-        install(setup.seccomp, setup.seccomp_flags)
+        _load(setup, setup.seccomp)
 
 
 def start_hooks(setup: Setup) -> None:
     """startContainer hooks run inside the container, before its command."""
     if setup.hook_state is not None:
-        hooks.run(setup.spec, "startContainer", {**setup.hook_state, "pid": os.getpid()})
+        document = {**setup.hook_state, "pid": os.getpid()}
+        spawn = launch.spawn_protected if setup.exposed else launch.spawn
+        hooks.run(setup.spec, "startContainer", document, spawn)
 
 
 def signals(setup: Setup) -> None:
@@ -334,6 +309,12 @@ def signals(setup: Setup) -> None:
         if number not in (9, 19, 32, 33) and _signal.getsignal(number) != _signal.SIG_DFL:
             _signal.signal(number, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def protect_ourselves(setup: Setup) -> None:
+    """Get the launcher ready that keeps our interpreter out of the container's reach, where that is needed."""
+    if setup.exposed:
+        setup.launcher = launcher.prepare(setup.sync.sock.fileno())
 
 
 def find_command(setup: Setup) -> None:
@@ -347,7 +328,7 @@ def execute(setup: Setup) -> None:
     arguments = _arguments(setup)
     if not setup.candidates:
         setup.candidates = launch.find(arguments, setup.environment)
-    launch.execute(setup.candidates, arguments, setup.environment)
+    launch.execute(setup.candidates, arguments, setup.environment, setup.launcher)
 
 
 def _arguments(setup: Setup) -> list[str]:
@@ -358,7 +339,9 @@ def _arguments(setup: Setup) -> list[str]:
 
 
 STEPS: tuple[tuple[str, Callable[[Setup], None]], ...] = (
+    ("set security labels", outside_proc),
     ("connect standard input and output", standard_io),
+    ("protect the interpreter", protect_ourselves),
     ("enter the working directory", working_directory),
     ("prepare the environment", environment),
     ("set resource limits", resources),
@@ -366,8 +349,8 @@ STEPS: tuple[tuple[str, Callable[[Setup], None]], ...] = (
     ("change user and capabilities", identity),
     ("set no_new_privs", no_new_privs),
     ("follow the parent's death", parent_death),
-    ("wait for start", wait_for_start),
     ("find the command", find_command),
+    ("wait for start", wait_for_start),
     ("reset signals", signals),
     ("load the seccomp filter", late_seccomp),
     ("run startContainer hooks", start_hooks),

@@ -39,6 +39,27 @@ def ensure_file(root: int, path: str, mode: int = 0o644) -> int:
     return _ensure(root, path, False, mode, 0)
 
 
+def ensure_nofollow(root: int, path: str, directory: bool) -> int:
+    """As the above, but a symbolic link at the end of *path* is the target itself (dest-nofollow)."""
+    parent_path, name = os.path.split(path.rstrip("/"))
+    parent = ensure_directory(root, parent_path or "/")
+    try:
+        try:
+            return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        except FileNotFoundError:
+            return _ensure(root, path, directory, 0o755 if directory else 0o644, 0)
+    finally:
+        os.close(parent)
+
+
+def link_text(parent: int, name: str) -> str:
+    """What symbolic link *name* in directory *parent* says; "" for anything else."""
+    try:
+        return os.readlink(name, dir_fd=parent)
+    except OSError:
+        return ""
+
+
 def _ensure(root: int, path: str, directory: bool, mode: int, depth: int) -> int:
     flags = os.O_PATH | (os.O_DIRECTORY if directory else 0)
     try:

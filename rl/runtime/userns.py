@@ -288,6 +288,57 @@ def _fork_writer(kind: str, ranges: list[IdRange], mode: str, pid: int, ready_r:
         os._exit(code)
 
 
+def map_process(pid: int, kind: str, ranges: list[IdRange]) -> None:
+    """Write the id map of *kind* (uid, gid) of process *pid*'s new user namespace, which is a child of ours.
+
+    Directly where we have the capability; else, for a single id, in the way the kernel grants to anybody (setgroups
+    denied first, user_namespaces(7)); else by newuidmap and newgidmap. Raises RlError.
+    """
+    text = "".join(f"{inside} {outside} {count}\n" for inside, outside, count in ranges)
+    own = os.getuid() if kind == "uid" else os.getgid()
+    capability = 7 if kind == "uid" else 6  # CAP_SETUID, CAP_SETGID
+    try:
+        if process.capget()[0] >> capability & 1:
+            ns.write_proc(f"/proc/{pid}/{kind}_map", text)
+            return
+        if len(ranges) == 1 and ranges[0][1:] == (own, 1):
+            if kind == "gid":
+                ns.write_proc(f"/proc/{pid}/setgroups", "deny")
+            ns.write_proc(f"/proc/{pid}/{kind}_map", text)
+            return
+    except OSError as error:
+        raise RlError(
+            f"map {kind}s of the container's user namespace: {error.strerror}",
+            "the map reaches beyond the ids of the namespace around it: see /etc/subuid and /etc/subgid",
+        ) from None
+    _map_by_program(pid, kind, ranges)
+
+
+def _map_by_program(pid: int, kind: str, ranges: list[IdRange]) -> None:
+    program = find_program(f"new{kind}map")
+    if not program:
+        raise UnsupportedError(
+            f"map {kind}s of the container's user namespace: new{kind}map is not installed",
+            "install package uidmap or shadow-utils, or map your own id alone",
+        )
+    argv = [program, str(pid)]
+    for triple in ranges:
+        argv += [str(number) for number in triple]
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        actions = [(os.POSIX_SPAWN_DUP2, write_end, 2)]
+        child = os.posix_spawn(program, argv, os.environ, file_actions=actions)
+    finally:
+        os.close(write_end)
+    with open(read_end, "rb") as pipe:
+        said = pipe.read().decode(errors="replace").strip()
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        raise RlError(
+            f"map {kind}s of the container's user namespace: {said.splitlines()[0] if said else program + ' failed'}",
+            f"the ids must be in your ranges of /etc/sub{kind}",
+        )
+
+
 def _cannot_create(error: OSError) -> RlError:
     """The reason why unshare(CLONE_NEWUSER) failed and the setting that allows it."""
     what = f"create a user namespace: {error.strerror}"
@@ -299,7 +350,7 @@ def _cannot_create(error: OSError) -> RlError:
         ("/proc/sys/user/max_user_namespaces", "0", "sudo sysctl user.max_user_namespaces=28633"),
     ):
         try:
-            with open(path, encoding="ascii") as file:
+            with open(path, encoding="utf-8") as file:
                 if file.read().strip() == bad:
                     return UnsupportedError(what, hint)
         except OSError:

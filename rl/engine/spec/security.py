@@ -50,7 +50,7 @@ def capability(name: str, flag: str) -> str:
 def host_capabilities() -> tuple[str, ...]:
     """What this kernel knows: all names up to /proc/sys/kernel/cap_last_cap."""
     try:
-        with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        with open("/proc/sys/kernel/cap_last_cap", encoding="utf-8") as file:
             last = int(file.read())
     except (OSError, ValueError):
         last = len(ALL_CAPABILITIES) - 1

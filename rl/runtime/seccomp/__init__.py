@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 #: Part of the cache key: raise it with every change of the programs the compiler makes (a test reminds of it).
-COMPILER_VERSION = 1
+COMPILER_VERSION = 2
+
+NEW_LISTENER = 8  # SECCOMP_FILTER_FLAG_NEW_LISTENER
 
 _DIGEST_SIZE = 32
 

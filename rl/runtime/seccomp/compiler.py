@@ -43,6 +43,7 @@ ACTIONS = {
     "SCMP_ACT_ALLOW": 0x7FFF0000,
 }
 WITH_ERRNO = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
+NOTIFY = "SCMP_ACT_NOTIFY"
 KILL_PROCESS = ACTIONS["SCMP_ACT_KILL_PROCESS"]
 
 OPERATORS = (
@@ -53,10 +54,11 @@ FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1,
     "SECCOMP_FILTER_FLAG_LOG": 2,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
-    "SECCOMP_FILTER_FLAG_NEW_LISTENER": 8,
-    "SECCOMP_FILTER_FLAG_TSYNC_ESRCH": 16,
     "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 32,
 }
+#: Not for profiles to name. A listener and TSYNC together need TSYNC_ESRCH: both would be the call's answer (5.7).
+NEW_LISTENER = 8
+TSYNC_ESRCH = 16
 
 ARCHITECTURES = {  # name of the specification: ours; "" is known and never runs on the machines below
     "SCMP_ARCH_X86_64": "x86_64", "SCMP_ARCH_X86": "x86", "SCMP_ARCH_X32": "x32",
@@ -76,6 +78,10 @@ MACHINES = {
     "riscv64": ("riscv64", ()),
 }
 AUDIT_ARCH = {"x86_64": 0xC000003E, "x86": 0x40000003, "aarch64": 0xC00000B7, "arm": 0x40000028, "riscv64": 0xC00000F3}
+
+#: Arguments of 32 bits. A 64-bit program that comes by the 32-bit gate can leave anything in the upper halves of its
+#: registers: a filter sees it, the call does not, so a comparison of 64 bits could be evaded.
+NARROW = ("x86", "arm")
 
 X32_BIT = 0x40000000
 NO_CALL = 0xFFFFFFFF  # what a tracer writes to skip a call
@@ -139,12 +145,23 @@ def flags_of(profile: dict[str, Any]) -> int:
         if flag not in FLAGS:
             raise wrong(f"flags[{index}]", f"unknown flag {flag!r}, use one of {' '.join(FLAGS)}")
         result |= FLAGS[flag]
+    if profile.get("defaultAction") == NOTIFY:
+        raise wrong("defaultAction", f"{NOTIFY} is for single calls: the container could not even start")
     rules = _array(profile, "syscalls", "")
-    if any(isinstance(rule, dict) and rule.get("action") == "SCMP_ACT_NOTIFY" for rule in rules):
-        if not profile.get("listenerPath"):
-            raise wrong("listenerPath", "missing, and a rule has the action SCMP_ACT_NOTIFY")
-        result |= FLAGS["SECCOMP_FILTER_FLAG_NEW_LISTENER"]
-    return result
+    listening = [index for index, rule in enumerate(rules) if isinstance(rule, dict) and rule.get("action") == NOTIFY]
+    for index in listening:
+        if "sendmsg" in _array(rules[index], "names", f"syscalls[{index}]."):
+            problem = "sendmsg cannot be sent to the agent: it is the call that hands the listener over"
+            raise wrong(f"syscalls[{index}].names", problem)
+    if not listening:
+        # Says how a call waits for the agent, and the kernel refuses it without one.
+        return result & ~FLAGS["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]
+    if not profile.get("listenerPath"):
+        raise wrong("listenerPath", f"missing, and a rule has the action {NOTIFY}")
+    for key in ("listenerPath", "listenerMetadata"):
+        if not isinstance(profile.get(key, ""), str):
+            raise wrong(key, "must be a string")
+    return result | NEW_LISTENER | (TSYNC_ESRCH if result & FLAGS["SECCOMP_FILTER_FLAG_TSYNC"] else 0)
 
 
 def machine_architectures(machine: str) -> tuple[str, tuple[str, ...]]:
@@ -263,7 +280,9 @@ def decide(architecture: str, rules: list[Rule], default: int) -> dict[int, Deci
                 _add(result, table[name], rule.alternatives, rule.value)
             if architecture == "x86" and name in MULTIPLEXED and not rule.alternatives:
                 call, first = MULTIPLEXED[name]
-                _add(result, table[call], [((0, "SCMP_CMP_EQ", first, 0),)], rule.value)
+                # ipc(2) keeps a version above the call's 16 bits and goes on whatever it is.
+                mask = 0xFFFF if call == "ipc" else LOW
+                _add(result, table[call], [((0, "SCMP_CMP_MASKED_EQ", mask, first),)], rule.value)
     return result
 
 
@@ -276,7 +295,7 @@ def _add(result: dict[int, Decision], number: int, alternatives: list[tuple[Cond
 
 def _block(assembler: bpf.Assembler, name: str, with_x32: bool, rules: list[Rule], default: int) -> int:
     """The code for one architecture word; returns its first position."""
-    position = _search(assembler, decide(name, rules, default), default)
+    position = _search(assembler, decide(name, rules, default), default, name in NARROW)
     if name == "x86_64":
         if with_x32:
             beyond = _search(assembler, decide("x32", rules, default), default)
@@ -286,7 +305,7 @@ def _block(assembler: bpf.Assembler, name: str, with_x32: bool, rules: list[Rule
     return assembler.load(OFFSET_NUMBER, position)
 
 
-def _search(assembler: bpf.Assembler, decisions: dict[int, Decision], default: int) -> int:
+def _search(assembler: bpf.Assembler, decisions: dict[int, Decision], default: int, narrow: bool = False) -> int:
     """Binary search of the number in A over the ranges of equal decision."""
     ranges: list[tuple[int, Decision]] = [(0, default)]  # (first number, decision), each up to the next
     following = 0
@@ -305,7 +324,7 @@ def _search(assembler: bpf.Assembler, decisions: dict[int, Decision], default: i
 
     def tree(first: int, last: int) -> int:
         if first == last:
-            return _leaf(assembler, ranges[first][1], default, shared)
+            return _leaf(assembler, ranges[first][1], default, shared, narrow)
         middle = (first + last + 1) // 2
         right = tree(middle, last)
         left = tree(first, middle - 1)
@@ -314,7 +333,9 @@ def _search(assembler: bpf.Assembler, decisions: dict[int, Decision], default: i
     return tree(0, len(ranges) - 1)
 
 
-def _leaf(assembler: bpf.Assembler, decision: Decision, default: int, shared: dict[Decision, int]) -> int:
+def _leaf(
+    assembler: bpf.Assembler, decision: Decision, default: int, shared: dict[Decision, int], narrow: bool
+) -> int:
     if isinstance(decision, int):
         return assembler.give(decision)
     if decision not in shared:
@@ -323,13 +344,16 @@ def _leaf(assembler: bpf.Assembler, decision: Decision, default: int, shared: di
             otherwise = position
             position = assembler.give(value)
             for condition in reversed(conditions):
-                position = _test(assembler, condition, position, otherwise)
+                position = _test(assembler, condition, position, otherwise, narrow)
         shared[decision] = position
     return shared[decision]
 
 
-def _test(assembler: bpf.Assembler, condition: Condition, true: int, false: int) -> int:
-    """Go to *true* if a 64-bit argument meets *condition*, else to *false*; two 32-bit words, upper first."""
+def _test(assembler: bpf.Assembler, condition: Condition, true: int, false: int, narrow: bool) -> int:
+    """Go to *true* if an argument meets *condition*, else to *false*; two 32-bit words, upper first.
+
+    *narrow*: the upper word counts as 0, whatever it is.
+    """
     index, operator, value, second = condition
     low = OFFSET_ARGS + 8 * index  # all machines we know are little-endian
     high = low + 4
@@ -338,12 +362,18 @@ def _test(assembler: bpf.Assembler, condition: Condition, true: int, false: int)
         true, false = false, true
     if operator == "SCMP_CMP_MASKED_EQ":
         position = _masked(assembler, low, second & value & LOW, value & LOW, true, false)
+        if narrow:
+            return false if (second & value) >> 32 else position
         return _masked(assembler, high, (second & value) >> 32, value >> 32, position, false)
     if operator == "SCMP_CMP_EQ":
         position = _masked(assembler, low, value & LOW, LOW, true, false)
+        if narrow:
+            return false if value >> 32 else position
         return _masked(assembler, high, value >> 32, LOW, position, false)
     compare = bpf.JGT if operator == "SCMP_CMP_GT" else bpf.JGE
     position = assembler.load(low, assembler.jump(compare, value & LOW, true, false))
+    if narrow:
+        return false if value >> 32 else position
     position = assembler.jump(bpf.JEQ, value >> 32, position, false)
     return assembler.load(high, assembler.jump(bpf.JGT, value >> 32, true, position))
 

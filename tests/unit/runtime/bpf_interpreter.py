@@ -65,7 +65,7 @@ def decision_by_name(profile: dict[str, Any], name: str, args: tuple[int, ...], 
         if arch == "x86" and not arguments:
             if name == "socketcall" and any(compiler.MULTIPLEXED.get(n) == (name, args[0]) for n in rule["names"]):
                 conditional.append(value)
-            if name == "ipc" and any(compiler.MULTIPLEXED.get(n) == (name, args[0]) for n in rule["names"]):
+            if name == "ipc" and any(compiler.MULTIPLEXED.get(n) == (name, args[0] & 0xFFFF) for n in rule["names"]):
                 conditional.append(value)
         if name not in rule["names"]:
             continue
@@ -88,5 +88,7 @@ def decision(profile: dict[str, Any], arch: str, number: int, args: tuple[int, .
         if "x32" not in listed:
             return KILL_PROCESS
         arch = "x32"
+    if arch in ("x86", "arm"):
+        args = tuple(value & 0xFFFFFFFF for value in args)  # what of a register reaches the call
     names = {value: name for name, value in compiler.numbers(arch).items()}
     return decision_by_name(profile, names.get(number, "?"), args, arch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -9,16 +10,20 @@ import select
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rl.errors import RlError, from_wire, to_wire
+from rl.kernel import process as kp
 from rl.runtime import container, userns
 from rl.runtime.sync import Io
+from support import users
+from support.users import User
 
 CAPABILITIES = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP"]
 NEW = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup", "network")]
@@ -82,14 +87,32 @@ class Result:
 
 
 class Lab:
-    """A bundle directory with a root, and running things in it."""
+    """A bundle directory with a root, and running things in it.
 
-    def __init__(self, base: Path) -> None:
+    With a *user* the monitor is this ordinary user; with *shared* False it stays in the first user namespace, as
+    `rl-runtime` does for real root.
+    """
+
+    def __init__(self, base: Path, user: User | None = None, shared: bool = True) -> None:
+        self.user, self.shared = user, shared
         self.bundle = base / "bundle"
         self.root = self.bundle / "rootfs"
         self.run_dir = base / "run"
         self.run_dir.mkdir()
         make_root(self.root)
+        if user is not None:
+            for path in (base, *base.rglob("*")):
+                os.lchown(path, user.uid, user.gid)
+
+    def enter(self) -> str:
+        """In a forked child: the id mode."""
+        if self.user is not None:
+            os.setgroups([])
+            os.setresgid(self.user.gid, self.user.gid, self.user.gid)
+            os.setresuid(self.user.uid, self.user.uid, self.user.uid)
+            os.environ.update(self.user.env())
+            kp.prctl(kp.PR_SET_DUMPABLE, 1)  # as after the exec that a user's process comes from
+        return userns.enter(str(self.run_dir)) if self.shared else "none"
 
     def run(
         self, spec: dict[str, Any] | list[str] | str, *, preserve: list[int] | None = None, seconds: float = 20,
@@ -133,7 +156,7 @@ class Lab:
         self, spec: dict[str, Any], out: int, preserve: list[int], talk: Callable[[int], bytes] | None,
         inside: Callable[[dict[str, Any]], None] | None,
     ) -> dict[str, Any]:
-        mode = userns.enter(str(self.run_dir))
+        mode = self.enter()
         if inside is not None:
             inside(spec)
         null = os.open("/dev/null", os.O_RDONLY)
@@ -143,6 +166,7 @@ class Lab:
         pid = created.pid
         parent = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]
         container.start(created)
+        warnings = created.warnings
         said = b""
         if created.master >= 0:
             said = talk(created.master) if talk else b""
@@ -151,7 +175,7 @@ class Lab:
         os.close(created.pidfd)
         leaked = len(os.listdir("/proc/self/fd")) - len(before) + 1  # out was closed
         ours = int(parent) == os.getpid()
-        return {"code": code, "terminal": said.hex(), "leaked": leaked, "mode": mode, "child": ours}
+        return {"code": code, "terminal": said.hex(), "leaked": leaked, "mode": mode, "child": ours, "warnings": warnings}
 
 
 def _read_all(fd: int, seconds: float) -> bytes:
@@ -189,3 +213,21 @@ def make_lab(base: Path) -> Lab:
     except RlError as error:
         pytest.skip(f"no user namespace here: {error.message}")
     return Lab(base)
+
+
+#: An ordinary user in the shared user namespace; root in one; real root in the first user namespace.
+KINDS = ("user", "shared", "root")
+
+
+@contextlib.contextmanager
+def lab_of(kind: str) -> Iterator[Lab]:
+    """A lab of one of `KINDS`, or "lone": a user without subordinate ids."""
+    if os.getuid():
+        pytest.skip("only root can become others")
+    base = Path(tempfile.mkdtemp(prefix=f"{users.PREFIX}-lab-", dir="/var/tmp"))
+    base.chmod(0o755)
+    try:
+        user = users.ensure(f"rltest{kind}", subids=kind == "user") if kind in ("user", "lone") else None
+        yield Lab(base, user, kind != "root")
+    finally:
+        shutil.rmtree(base, ignore_errors=True)

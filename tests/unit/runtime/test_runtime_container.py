@@ -380,6 +380,20 @@ def test_a_failing_hook_fails_the_container(lab: Lab, kind: str) -> None:
     assert error is not None and kind in error.message and "exit status 1" in error.message
 
 
+def test_start_hooks_are_not_run_by_our_interpreter(lab: Lab) -> None:
+    """CVE-2019-5736 by a startContainer hook, whose program is the container's."""
+    (lab.root / "bin/inner").write_text("#!/proc/self/exe\n")
+    (lab.root / "bin/inner").chmod(0o755)
+    spec = sh("true")
+    spec["hooks"] = {"startContainer": [{"path": "/bin/inner"}]}
+    error = lab.run(spec).error
+    assert error is not None and "refused" in error.message
+    for content, text in (("#!/no/interpreter", "No such file"), ("\x7fELX", "format")):
+        (lab.root / "bin/inner").write_text(content)
+        error = lab.run(spec).error
+        assert error is not None and text in error.message
+
+
 def test_a_hook_that_hangs_is_ended(lab: Lab) -> None:
     spec = sh("true")
     spec["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "60"], "timeout": 1}]}
@@ -400,7 +414,8 @@ def test_a_hook_that_hangs_is_ended(lab: Lab) -> None:
         (lambda s: s["linux"]["namespaces"].append({"type": "time", "path": "/no/ns"}), RlError, "/no/ns"),
         (lambda s: s.update(hostname="x" * 65), RlError, "host name"),
         (lambda s: s["root"].update(path="nothing"), RlError, "root file system"),
-        (lambda s: s["process"].update(apparmorProfile="strict"), UnsupportedError, "apparmor"),
+        (lambda s: s["linux"].update(intelRdt={"closID": "x"}), UnsupportedError, "linux.intelRdt"),
+        (lambda s: s["linux"].update(timeOffsets={"boottime": {"secs": 1}}), RlError, "linux.timeOffsets"),
     ],
 )
 def test_what_cannot_be_done_is_said(lab: Lab, change: Any, kind: type[RlError], text: str) -> None:

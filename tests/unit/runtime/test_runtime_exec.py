@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rl.errors import CommandNotExecutableError, CommandNotFoundError, StateError
-from rl.runtime import container, userns
+from rl.runtime import container
 from rl.runtime import exec as runtime_exec
 from rl.runtime.sync import Io
 from unit.runtime.container_lab import Lab, make_lab, read_until, specification
@@ -24,7 +24,7 @@ class Running:
         self.monitor = os.fork()
         if self.monitor == 0:
             try:
-                userns.enter(str(lab.run_dir))
+                lab.enter()
                 created = container.create(str(lab.bundle), specification(["sleep", "60"]), Io(0, 2, 2))
                 container.start(created)
                 os.write(write_end, b"%d" % created.pid)

@@ -1,14 +1,9 @@
-"""Control groups, version 2, by plain files in the subtree the caller may write; or the reason why there is none.
+"""One cgroup, version 2, as plain files: limits, freezer, kill, events, removal. Whoever made it.
 
-Called by the runtime when it creates a container (:func:`detect`, :func:`create`, :meth:`Cgroup.apply`), by the
-engine for pause, kill and clean-up (``Cgroup(path)``), and by ``rl info``.
+Called through :mod:`rl.runtime.cgroup` by the managers, and by the engine for pause, kill and clean-up
+(``Cgroup(path)``).
 
-A cgroup that hands controllers to its children must not hold processes itself ("no internal processes"). So the
-containers' cgroups are made below the caller's own, and when the first limit is asked for, the processes in there,
-the caller's shell among them, step aside into a leaf of it, :data:`LEAF`; a later rl that starts in that leaf uses
-the one above. Nothing outside the caller's own cgroup is touched.
-
-Source: kernel Documentation/admin-guide/cgroup-v2.rst, "Delegation"; cgroups(7).
+Source: kernel Documentation/admin-guide/cgroup-v2.rst; cgroups(7).
 """
 
 from __future__ import annotations
@@ -18,9 +13,9 @@ import os
 import select
 import time
 
-from rl.errors import RlError, StateError, UnsupportedError, UsageError
+from rl.errors import RlError, StateError
 from rl.kernel import process
-from rl.runtime.cgrouplimits import MAX, Setting, settings
+from rl.runtime.cgroup.limits import MAX, Setting, settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,84 +24,11 @@ if TYPE_CHECKING:
 ROOT = "/sys/fs/cgroup"
 #: where the processes of a cgroup go that starts to hand out controllers
 LEAF = "rl-caller"
-PREFIX = "rl-"
 
-_WORTH_ENABLING = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc")
-
-
-class Support:
-    """What this host offers: ``mode`` cgroupfs or none; with none, ``reason`` and ``hint`` say why and what to do.
-
-    ``base`` is the directory the containers' cgroups are made in, ``own`` the caller's cgroup as the kernel
-    names it, ``controllers`` what can limit something here (with an explaining ``reason`` when it is little).
-    """
-
-    __slots__ = ("base", "controllers", "hint", "mode", "own", "reason", "root")
-
-    def __init__(
-        self, mode: str, root: str, own: str, base: str = "", controllers: tuple[str, ...] = (),
-        reason: str = "", hint: str = "",
-    ) -> None:  # fmt: skip
-        self.mode = mode
-        self.root = root
-        self.own = own
-        self.base = base
-        self.controllers = controllers
-        self.reason = reason
-        self.hint = hint
+WORTH_ENABLING = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc")
 
 
-def detect(root: str = ROOT) -> Support:
-    """Look where this process is and what it may do there; a few file accesses, no writes."""
-    own = own_path()
-    if not os.path.exists(f"{root}/cgroup.controllers"):
-        if not os.path.isdir(root) or not os.listdir(root):
-            return Support(
-                "none", root, own,
-                reason=f"no cgroup file system is mounted on {root}", hint=f"sudo mount -t cgroup2 cgroup2 {root}",
-            )  # fmt: skip
-        return Support(
-            "none", root, own,
-            reason="this host uses cgroup v1, or v1 and v2 side by side; limits without root need v2 alone",
-            hint="boot with systemd.unified_cgroup_hierarchy=1 on the kernel command line",
-        )  # fmt: skip
-    if not own.startswith("/") or own.startswith("/.."):
-        return Support(
-            "none", root, own,
-            reason=f"the cgroup of this process ({own or 'none'}) is outside of what {root} shows",
-            hint="start rl in the cgroup namespace whose file system is mounted there",
-        )  # fmt: skip
-    base = root + own.rstrip("/")
-    if base.endswith("/" + LEAF):
-        base = base[: -len(LEAF) - 1]
-    for name in ("", "/cgroup.procs", "/cgroup.subtree_control"):
-        if not os.access(base + name, os.W_OK):
-            return _not_ours(root, own, base)
-    controllers = tuple(read(f"{base}/cgroup.controllers").split())
-    if controllers:
-        return Support("cgroupfs", root, own, base, controllers)
-    return Support(
-        "cgroupfs", root, own, base,
-        reason=f"no controller is delegated to {own}",
-        hint="printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' | sudo install -D /dev/stdin"
-        " /etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload, and log in again",
-    )  # fmt: skip
-
-
-def _not_ours(root: str, own: str, base: str) -> Support:
-    if os.path.isdir(base) and os.statvfs(base).f_flag & os.ST_RDONLY:
-        reason = f"{base} is mounted read-only"
-        hint = "inside a container, start that one with a writable /sys/fs/cgroup"
-    else:
-        uid = _outer_uid()
-        reason = f"the cgroup of this process ({own}) is not delegated to uid {uid}"
-        hint = f"sudo chown {uid} {base} {base}/cgroup.procs {base}/cgroup.subtree_control"
-        if os.path.exists(f"/run/user/{uid}/systemd/private"):
-            hint = "start it as: systemd-run --user --scope -p Delegate=yes rl …"
-    return Support("none", root, own, reason=reason, hint=hint)
-
-
-def _outer_uid() -> int:
+def outer_uid() -> int:
     """This process's uid as the host knows it, from inside the shared user namespace too."""
     uid = os.getuid()
     for inside, outside, count in process.id_map("uid"):
@@ -145,12 +67,7 @@ def write(path: str, value: str) -> None:
         os.close(fd)
 
 
-def unmet(support: Support, resources: dict[str, Any]) -> list[str]:
-    """What of *resources* cannot be had where there is no cgroup at all: every limit, with the reason."""
-    return [f"{setting.what}: {support.reason}" for setting in settings(resources) if not _is_no_limit(setting)]
-
-
-def _is_no_limit(setting: Setting) -> bool:
+def is_no_limit(setting: Setting) -> bool:
     """A setting that asks for what is the case without it."""
     return not setting.problem and (setting.value == MAX or (setting.file == "memory.swap.max" and not _has_swap()))
 
@@ -160,36 +77,6 @@ def _has_swap() -> bool:
         return read("/proc/swaps").count("\n") > 1
     except OSError:
         return False
-
-
-def create(support: Support, container_id: str, parent: str = "") -> Cgroup:
-    """Make the cgroup of a container; one left behind under its name is taken over if it is empty.
-
-    *parent* (``--cgroup-parent``): relative to the base, or absolute in the hierarchy. Controllers are enabled where
-    that takes nothing more; :meth:`Cgroup.apply` does more for a limit. Raises UnsupportedError with mode none, RlError
-    where it cannot be made.
-    """
-    if support.mode == "none":
-        raise UnsupportedError(f"create a cgroup: {support.reason}", support.hint)
-    if ".." in parent.split("/"):
-        raise UsageError(f"cgroup parent {parent}: must not contain ..")
-    above = base = support.base
-    if parent.startswith("/"):
-        above = base = support.root + parent.rstrip("/")
-    elif parent:
-        above = f"{base}/{parent.rstrip('/')}"
-    path = f"{above}/{PREFIX}{container_id}"
-    try:
-        os.makedirs(path, exist_ok=True)
-        if read(f"{path}/cgroup.procs").strip():
-            raise StateError(f"create cgroup {path}: it exists and holds processes", "end them, or use another name")
-    except OSError as error:
-        raise RlError(
-            f"create cgroup {path}: {error.strerror}", f"{above} must be writable by uid {_outer_uid()}"
-        ) from None
-    cgroup = Cgroup(path, base, movable=base == support.base)
-    cgroup.enable([name for name in support.controllers if name in _WORTH_ENABLING], may_move=False)
-    return cgroup
 
 
 class Cgroup:
@@ -225,7 +112,7 @@ class Cgroup:
         failed = []
         for setting in wanted:
             problem = setting.problem or self._set(setting)
-            if problem and not _is_no_limit(setting):
+            if problem and not is_no_limit(setting):
                 failed.append(f"{setting.what}: {problem}")
         return failed
 
@@ -239,7 +126,7 @@ class Cgroup:
                 return self._set(setting.without)
             available = read(f"{self.path}/cgroup.controllers").split()
             if setting.controller and setting.controller not in available:
-                return f"controller {setting.controller} is not available in {os.path.dirname(self.path)}"
+                return f"controller {setting.controller} is not available"
             return f"this kernel has no {setting.file}"
         except OSError as error:
             return f"write {setting.value} to {path}: {error.strerror}"
@@ -341,11 +228,26 @@ class Cgroup:
                 continue
         self.thaw()
 
+    def stats(self) -> dict[str, Any]:
+        """The ``data`` of `runc events --stats`."""
+        from rl.runtime.cgroup.stats import stats
+
+        return stats(self.path)
+
     def remove(self, timeout: float = 2.0) -> None:
         """Remove this cgroup and those below. What has just been killed may need a moment: up to *timeout* seconds.
 
-        Raises StateError while processes live in it.
+        The systemd scope whose leaf it is goes with it, unless others live there. Raises StateError while processes
+        live in it.
         """
+        self._remove_directories(timeout)
+        above = os.path.dirname(self.path)
+        if above.endswith(".scope") and os.path.isdir(above):
+            from rl.runtime.cgroup import systemd
+
+            systemd.collect(above)
+
+    def _remove_directories(self, timeout: float) -> None:
         end = time.monotonic() + timeout
         pause = 0.001
         while True:
@@ -394,7 +296,10 @@ def _enable(path: str, controllers: list[str], may_move: bool) -> None:
     if not missing:
         return
     if _try_write(control, " ".join("+" + name for name in missing)) == errno.EBUSY and may_move:
-        _step_aside(path)
+        try:
+            step_aside(path, LEAF)
+        except OSError:
+            pass  # the controller stays off, and apply() says so
     for name in missing:  # one by one: one that is refused does not cost the others
         if name not in read(control).split():
             _try_write(control, "+" + name)
@@ -409,16 +314,12 @@ def _try_write(path: str, value: str) -> int:
     return 0
 
 
-def _step_aside(path: str) -> None:
-    """Move the processes of *path* into its leaf; new ones may be forked meanwhile, so look until there is none."""
-    leaf = f"{path}/{LEAF}"
-    try:
-        os.makedirs(leaf, exist_ok=True)
-        for _ in range(20):
-            pids = read(f"{path}/cgroup.procs").split()
-            if not pids:
-                return
-            for pid in pids:
-                _try_write(f"{leaf}/cgroup.procs", pid)  # ESRCH: it has ended
-    except OSError:
-        return  # the controller stays off, and apply() says so
+def step_aside(path: str, leaf: str) -> None:
+    """Move the processes of *path* into cgroup *leaf* below it; new ones may be forked meanwhile, so look again."""
+    os.makedirs(f"{path}/{leaf}", exist_ok=True)
+    for _ in range(20):
+        pids = read(f"{path}/cgroup.procs").split()
+        if not pids:
+            return
+        for pid in pids:
+            _try_write(f"{path}/{leaf}/cgroup.procs", pid)  # ESRCH: it has ended
