@@ -78,16 +78,27 @@ def _volume(engine: Engine, name: str, size: bool) -> dict[str, Any]:
 
 def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:
     """Podman's container document. Raises NoSuchContainerError, AmbiguousNameError, CorruptRecordError."""
-    paths = engine.paths
-    container_id = containers.find(paths, name)
-    config = containers.read_config(paths, container_id)
-    state = containers.read_state(paths, container_id)
+    container_id = containers.find(engine.paths, name)
+    config = containers.read_config(engine.paths, container_id)
     if "limits" in config:
-        config["limits"] = containers.limits(paths, config)
+        config["limits"] = containers.limits(engine.paths, config)
+    found = document(engine, config, containers.read_state(engine.paths, container_id))
+    if size:
+        from rl.engine.ps import container_sizes
+
+        measured = container_sizes(engine, [config])[0]
+        found["SizeRw"], found["SizeRootFs"] = measured["rwSize"], measured["rootFsSize"]
+    return found
+
+
+def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> dict[str, Any]:
+    """The document of a container by its records; it need not be on disk yet."""
+    container_id = config["id"]
+    paths = engine.paths
     directory, run = paths.container(container_id), paths.container_run(container_id)
     command = config.get("command") or [""]
     caps = _capabilities(config)
-    document: dict[str, Any] = {
+    return {
         "Id": container_id,
         "Created": config["created"],
         "Path": command[0],
@@ -125,12 +136,6 @@ def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:
         "Config": _config(config),
         "HostConfig": _host_config(config, caps, state),
     }
-    if size:
-        from rl.engine.ps import container_sizes
-
-        measured = container_sizes(engine, [config])[0]
-        document["SizeRw"], document["SizeRootFs"] = measured["rwSize"], measured["rootFsSize"]
-    return document
 
 
 _KINDS: dict[str, Callable[[Engine, str, bool], dict[str, Any]]] = {

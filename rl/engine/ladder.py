@@ -22,7 +22,7 @@ _STORAGE_HINTS = {
     "overlay": "Linux 5.11 or later, and --root on a local file system (not on overlay, NFS or eCryptfs)",
     "fuse-overlayfs": "install package fuse-overlayfs; if /dev/fuse is missing: sudo modprobe fuse",
 }
-LOG_DRIVERS = ("k8s-file", "json-file", "none", "passthrough")
+LOG_DRIVERS = ("k8s-file", "journald", "json-file", "none", "passthrough")
 
 
 def ladder(engine: Engine) -> dict[str, Any]:
@@ -137,7 +137,9 @@ def _systemd(plain: cgroupfs.Support) -> tuple[str, tuple[str, tuple[str, ...]]]
 
 
 def _logs(engine: Engine) -> dict[str, Any]:
+    from rl.monitor.logs_journald import problem
+
     return {
         "inUse": LOG_DRIVERS[0], "reason": "the default; --log-driver chooses another", "hint": "",
-        "rungs": [_rung(name, "") for name in LOG_DRIVERS],
+        "rungs": [_rung(name, problem() if name == "journald" else "") for name in LOG_DRIVERS],
     }  # fmt: skip
