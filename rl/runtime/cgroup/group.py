@@ -304,8 +304,8 @@ def _enable(path: str, controllers: list[str], may_move: bool) -> None:
 def _holds_processes(path: str) -> bool:
     """Whether processes stand in the way of handing out controllers; in the root of the hierarchy they do not.
 
-    The kernel would still hand out cpu and pids, by making the cgroup the root of a threaded subtree: then no process can
-    enter the cgroups below, which are "domain invalid" (EOPNOTSUPP).
+    The kernel would still hand out cpu and pids, by making the cgroup the root of a threaded subtree: then no process
+    can enter the cgroups below, which are "domain invalid" (EOPNOTSUPP).
     """
     try:
         return os.path.exists(f"{path}/cgroup.type") and bool(read(f"{path}/cgroup.procs").strip())
