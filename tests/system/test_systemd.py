@@ -141,7 +141,8 @@ def test_exec_from_a_login_session_enters_the_container_s_cgroup(lab: Lab) -> No
 @pytest.mark.parametrize("mode", ["enabled", "no-conmon"])
 def test_every_runtime(lab: Lab, runtime: str, mode: str) -> None:
     """The container sees its own cgroup as the root, with nobody else in it."""
-    command = ("rl", "--runtime", runtime, "run", "--network=none", "--cgroups", mode, "--name", "c", "-d", "busybox", "sleep", "1000")
+    show = "grep SigBlk /proc/self/status; echo up; exec sleep 1000"
+    command = ("rl", "--runtime", runtime, "run", "--network=none", "--cgroups", mode, "--name", "c", "-d", "busybox", "sh", "-c", show)
     # In a scope of its own: with no-conmon the monitor would end with the login session.
     identity = lab.ok("systemd-run", "--user", "--scope", "--quiet", *command)
     place = f"{MANAGER}/user.slice/rl-{identity}.scope"
@@ -149,6 +150,8 @@ def test_every_runtime(lab: Lab, runtime: str, mode: str) -> None:
     assert cgroup_of(lab, int(str(seen["Pid"]))) == seen["CgroupPath"] == f"{place}/container"
     assert (f"{place}/supervisor" == cgroup_of(lab, int(str(seen["ConmonPid"])))) == (mode == "enabled")
     assert lab.ok("rl", "exec", "c", "grep", "^0::", "/proc/1/cgroup") == "0::/"
+    until_up(lab, "c")
+    assert lab.ok("rl", "logs", "c").split()[1] == "0" * 16  # the monitor's blocked signals are not the container's
 
 
 def test_disabled(lab: Lab) -> None:
@@ -199,6 +202,19 @@ def test_cgroup_parent(lab: Lab) -> None:
     identity = lab.ok("rl", "run", "-d", "--network=none", "--cgroup-parent=batch-night.slice", "--name", "c", "busybox", "sleep", "1000")
     assert state(lab, "c")["CgroupPath"] == f"{MANAGER}/batch.slice/batch-night.slice/rl-{identity}.scope/container"
     assert json.loads(lab.ok("rl", "inspect", "c"))[0]["HostConfig"]["CgroupParent"] == "batch-night.slice"
+
+
+def test_plain_cgroups_by_name(lab: Lab) -> None:
+    """--cgroup-manager=cgroupfs: in the caller's own subtree, which a login session is not."""
+    own = ("systemd-run", "--user", "--scope", "--quiet", "--unit=own", "--property=Delegate=yes")
+    command = ("rl", "--cgroup-manager=cgroupfs", "run", "-d", "--network=none", "--name", "c", "busybox", "sleep", "1000")
+    identity = lab.ok(*own, *command)
+    seen = state(lab, "c")
+    assert seen["CgroupPath"] == cgroup_of(lab, int(str(seen["Pid"]))) == f"{MANAGER}/app.slice/own.scope/rl-{identity}"
+    lab.ok("rl", "rm", "-f", "-t", "0", "c")
+    assert "/supervisor" not in " ".join(cgroups(lab))
+    done = lab.run("rl", "--cgroup-manager=cgroupfs", "run", "--rm", "--network=none", "--cgroup-parent=a.slice", "busybox", "true")
+    assert done.returncode == 125 and "no systemd is used" in done.stderr
 
 
 def test_limits_without_controllers(lab: Lab) -> None:
