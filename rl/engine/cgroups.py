@@ -86,7 +86,7 @@ def _begin(scope: Scope) -> None:
 class Placement:
     """Brings the container, this monitor and its helpers into their cgroups: ``begin``, ``finish``, ``adopt``.
 
-    *refused* is called with what cannot be had and a hint, for each limit; *scope* is one begun :func:`early`.
+    *refused* is called once with all limits that cannot be had and a hint; *scope* is one begun :func:`early`.
     ``place`` is then what the runtime has to call with the pid of the waiting process, if the cgroup is made around
     that; ``group`` the container's cgroup, None where there is none (yet).
     """
@@ -224,8 +224,9 @@ class Placement:
 
     def _limit(self, hint: str) -> None:
         assert self.group is not None
-        for refused in self.group.apply(self._limits) if self._limits else []:
-            self._refused(f"limit not enforced: {refused}", hint)
+        refused = self.group.apply(self._limits) if self._limits else []
+        if refused:
+            self._refused(f"limit not enforced: {'; '.join(refused)}", hint)
 
     def _refuse_all(self, reason: str, hint: str) -> None:
         if self._limits:

@@ -427,7 +427,7 @@ class Launch:
                 "listen_fd": self.attach_fd,
                 "client_fd": self.sock.detach() if attached else -1,
                 "client": self.message.get("streams", {}),
-                "log": self.config["log"],
+                "log": {**self.config["log"], "id": self.id, "name": self.config["name"]},
                 "stdin_open": self.config["stdin_open"],
                 "terminal": self.config["terminal"],
                 "helpers": self.helpers,

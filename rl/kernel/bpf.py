@@ -7,6 +7,7 @@ user namespace. Source: bpf(2), include/uapi/linux/bpf.h (union bpf_attr).
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 
@@ -51,9 +52,9 @@ def load_device_filter(program: bytes, name: str) -> int:
 
     try:
         return _bpf(_PROG_LOAD, attributes(0))
-    except PermissionError:
-        raise
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            raise
         # Once more for the reason; a verifier log costs time where nothing is wrong.
         try:
             return _bpf(_PROG_LOAD, attributes(_LOG))

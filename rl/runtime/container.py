@@ -299,7 +299,11 @@ def until_ready(created: Created) -> None:
         elif letter == b"D":
             from rl.runtime import netdevices
 
-            netdevices.move(created.spec["linux"], created.pid)
+            namespace = struct.unpack("=i", ancillary[0][2][:4])[0]
+            try:
+                netdevices.move(created.spec["linux"], namespace)
+            finally:
+                os.close(namespace)
             created.sock.send(b"d")
         elif letter == b"H":
             document = created.hook_state("creating")

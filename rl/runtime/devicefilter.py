@@ -2,7 +2,7 @@
 
 cgroup v2 has no file for it: the kernel asks an eBPF program attached to the cgroup. Only real root may attach one;
 for a user nothing is lost: without CAP_MKNOD in the initial user namespace no device can be made, and what is bound
-into /dev opens with the user's own rights. Called by :mod:`rl.runtime.program` and the cgroup drivers.
+into /dev opens with the user's own rights. Called by :mod:`rl.runtime.program.groups`.
 Source: OCI runtime specification, config-linux.md "Allowed Device list"; include/uapi/linux/bpf.h (struct
 bpf_cgroup_dev_ctx); Documentation/bpf/standardization/instruction-set.rst.
 """
@@ -37,7 +37,7 @@ _NAME = "rl_devices"
 _TYPES = {"b": 1, "c": 2, "u": 2, "a": 0}  # BPF_DEVCG_DEV_BLOCK, BPF_DEVCG_DEV_CHAR
 _ACCESS = {"m": 1, "r": 2, "w": 4}  # BPF_DEVCG_ACC_*
 _ALL = 7
-_CAP_NET_ADMIN, _CAP_SYS_ADMIN, _CAP_BPF = 12, 21, 39
+_CAP_NET_ADMIN, _CAP_SYS_ADMIN, _CAP_SYS_RESOURCE, _CAP_MKNOD, _CAP_BPF = 12, 21, 24, 27, 39
 _RLIMIT_MEMLOCK = 8
 
 # Operations: class | source | code.
@@ -142,6 +142,22 @@ def possible() -> bool:
     return True
 
 
+def enforce(cgroup_dir: str, rules: list[dict[str, Any]]) -> str:
+    """:func:`apply` where it matters and can be done; else the reason for a warning, "" for a caller who needs none.
+
+    *cgroup_dir* is "" where the container has no cgroup of its own. Raises as :func:`apply`.
+    """
+    if not ns.is_initial_user_namespace() or not kp.capget()[0] >> _CAP_MKNOD & 1:
+        compile_rules(rules)  # a wrong rule is wrong for everybody
+        return ""
+    if not cgroup_dir:
+        return "the container has no cgroup"
+    if not possible():
+        return "this kernel or an outer container does not let us load a device filter"
+    apply(cgroup_dir, rules)
+    return ""
+
+
 def apply(cgroup_dir: str, rules: list[dict[str, Any]]) -> None:
     """Let *rules* (``linux.resources.devices``) and the default devices hold for cgroup v2 directory *cgroup_dir*.
 
@@ -157,7 +173,9 @@ def apply(cgroup_dir: str, rules: list[dict[str, Any]]) -> None:
             )
         try:
             new = _load(program)
-        except PermissionError:
+        except OSError as error:
+            if error.errno != errno.EPERM:
+                raise
             raise UnsupportedError(
                 f"device filter of {cgroup_dir}: loading an eBPF program is not permitted",
                 "it needs real root; without it leave out linux.resources.devices",
@@ -195,10 +213,10 @@ def _load(program: bytes) -> int:
     """Load it; before Linux 5.11 its memory counts against RLIMIT_MEMLOCK, which root may raise."""
     try:
         return bpf.load_device_filter(program, _NAME)
-    except PermissionError:
+    except OSError as error:
         soft, hard = kp.get_rlimit(_RLIMIT_MEMLOCK)
         unlimited = 2**64 - 1
-        if soft == unlimited:
+        if error.errno != errno.EPERM or soft == unlimited or not kp.capget()[0] >> _CAP_SYS_RESOURCE & 1:
             raise
         kp.set_rlimit(_RLIMIT_MEMLOCK, unlimited, unlimited)
         try:

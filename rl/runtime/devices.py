@@ -15,6 +15,7 @@ import os
 import stat
 
 from rl.errors import RlError
+from rl.kernel import fs
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
 from rl.runtime import mounts, rootpath
@@ -87,6 +88,8 @@ def _open_host_node(path: str, device: dict[str, Any]) -> int:
 
 
 def _open_node(path: str, major: int, minor: int) -> int:
+    # The copy is a peer of the host's mount where that is shared: whoever attaches it makes it private (mounts.attach),
+    # else what the container mounts over its /dev/null would lie over the host's too.
     try:
         fd = m.open_tree(path, m.OPEN_TREE_CLONE)
     except OSError as error:
@@ -138,7 +141,7 @@ def populate(setup: Setup) -> None:
             finally:
                 if parent != dev:
                     os.close(parent)
-        _links(dev)
+        _links(dev, wanted(setup.spec))
     except OSError as error:
         raise RlError(
             f"create {error.filename or 'a device'} in /dev: {error.strerror}",
@@ -165,7 +168,7 @@ def _put(setup: Setup, parent: int, name: str, path: str, device: dict[str, Any]
         _is_it(parent, name, path, device)  # covered all the same: it may lie on a mount where nodes have no meaning
     target = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        m.move_mount(node, "", target)
+        mounts.attach(node, target, mounts.Options([]))
     finally:
         os.close(target)
         os.close(node)
@@ -212,15 +215,26 @@ def _is_it(parent: int, name: str, path: str, device: dict[str, Any]) -> bool:
     raise RlError(f"device {path}: there is something else in the image", "remove it, or use another path")
 
 
-def _links(dev: int) -> None:
+def _links(dev: int, nodes: dict[str, dict[str, Any]]) -> None:
     for name, target in _LINKS:
         try:
             os.symlink(target, name, dir_fd=dev)
         except FileExistsError:
-            # An image's own ptmx would be the host's, not that of the container's devpts.
-            if name == "ptmx" and rootpath.link_text(dev, name) not in (target, f"/dev/{target}"):
+            # An image's own ptmx would be the host's, not that of the container's devpts; one that was asked for stays.
+            if name != "ptmx" or "/dev/ptmx" in nodes:
+                continue
+            if rootpath.link_text(dev, name) not in (target, f"/dev/{target}") and not _is_mount(dev, name):
                 os.unlink(name, dir_fd=dev)
                 os.symlink(target, name, dir_fd=dev)
+
+
+def _is_mount(directory: int, name: str) -> bool:
+    """Whether something is mounted over *name*."""
+    try:
+        os.close(fs.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, 0, fs.RESOLVE_NO_XDEV))
+    except OSError as error:
+        return error.errno == errno.EXDEV
+    return False
 
 
 class _Cover:
@@ -234,7 +248,7 @@ class _Cover:
 
     def put(self, target: int) -> None:
         if not self.attached:
-            m.move_mount(self.fd, "", target)
+            mounts.attach(self.fd, target, mounts.Options([]))
             self.attached = True
             return
         copy = m.open_tree("", m.OPEN_TREE_CLONE | m.AT_EMPTY_PATH, self.fd)

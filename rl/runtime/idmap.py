@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from rl.runtime.mountoptions import Options
 
 
-def wanted(entry: dict[str, Any], options: Options) -> bool:
-    """Whether the mount is to be id-mapped: by option, or by mappings of its own."""
-    return bool(options.id_map or entry.get("uidMappings") or entry.get("gidMappings"))
-
-
 def apply(fd: int, entry: dict[str, Any], options: Options, linux: dict[str, Any], joined: int = -1) -> None:
     """Map the ids of detached mount *fd*; *joined* is the user namespace the container joins, if it does.
 

@@ -83,8 +83,7 @@ def open_sources(spec: dict[str, Any], bundle: str, userns: int = -1) -> dict[in
     try:
         for index, entry in enumerate(spec.get("mounts") or []):
             options = mountoptions.of(entry)
-            if options.copy_up:
-                from rl.runtime import copyup  # noqa: F401  # now: the child's ids may not reach our files
+            _import(entry, options)
             if not is_bind(entry) or options.remount:
                 continue
             if not entry.get("source"):
@@ -100,6 +99,18 @@ def open_sources(spec: dict[str, Any], bundle: str, userns: int = -1) -> dict[in
     return found
 
 
+def _import(entry: dict[str, Any], options: Options) -> None:
+    """The modules a mount needs, now: the ids of the child may not reach our files any more."""
+    if options.copy_up:
+        from rl.runtime import copyup  # noqa: F401
+    if _wants_id_map(entry, options):
+        from rl.runtime import idmap  # noqa: F401
+
+
+def _wants_id_map(entry: dict[str, Any], options: Options) -> bool:
+    return bool(options.id_map or entry.get("uidMappings") or entry.get("gidMappings"))
+
+
 def _check_bind_options(entry: dict[str, Any], options: Options) -> None:
     """A bind mount shows a file system that is mounted already: what is only for a new one cannot be honoured."""
     wrong = [*options.data, *(["tmpcopyup"] if options.copy_up else [])]
@@ -110,7 +121,7 @@ def _check_bind_options(entry: dict[str, Any], options: Options) -> None:
 
 
 def _map_ids(fd: int, entry: dict[str, Any], options: Options, linux: dict[str, Any], userns: int) -> None:
-    if options.id_map or entry.get("uidMappings") or entry.get("gidMappings"):
+    if _wants_id_map(entry, options):
         from rl.runtime import idmap
 
         idmap.apply(fd, entry, options, linux, userns)
@@ -262,6 +273,8 @@ def _hint(job: Job, error: OSError) -> str:
         return "in a user namespace the host's mounts keep their access-time modes: leave out noatime, strictatime, …"
     if error.errno in (errno.ENOTDIR, errno.EISDIR):
         return "a directory can be mounted over a directory only, a file over a file"
+    if error.errno == errno.EINVAL and job.options.remount:
+        return "a remount needs a mount that is there: name its mount point as the destination"
     if error.errno == errno.ENODEV:
         return "this kernel does not know the file system: see /proc/filesystems"
     return ""

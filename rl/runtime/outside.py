@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 
-from rl.errors import RlError
+from rl.errors import RlError, UnsupportedError
 from rl.runtime import devices, mounts
 
 TYPE_CHECKING = False
@@ -28,8 +28,14 @@ def open_outside(setup: Setup) -> None:
 
 def open_inside(setup: Setup) -> None:
     """The child's step: the same, where the caller could not."""
-    if not setup.opened:
+    if setup.opened:
+        return
+    try:
         _open(setup)
+    except PermissionError as error:
+        raise UnsupportedError(
+            f"bind mount of {error.filename}: {error.strerror}", "an outer container forbids copying mounts (open_tree)"
+        ) from None
 
 
 def _open(setup: Setup) -> None:

@@ -7,7 +7,7 @@ without an error packet means that the command runs.
 |---|---|---|
 | ``C`` / ``c`` | child / parent | put me into my cgroup / done |
 | ``M`` / ``m`` | child / parent | write my id maps / done |
-| ``D`` / ``d`` | child / parent | move the network devices to me / done |
+| ``D`` [fd] / ``d`` | child / parent | move the network devices into this network namespace / done |
 | ``H`` / ``h`` | child / parent | run the hooks that run outside / done |
 | ``R`` [fd] | child | ready, waiting for start; the descriptor is the terminal's master |
 | ``S`` | parent | start |
@@ -85,9 +85,15 @@ class Sync:
         except OSError:
             os._exit(1)
 
-    def ask(self, letter: bytes) -> None:
-        """Send a packet and wait for its answer."""
-        self.tell(letter)
+    def ask(self, letter: bytes, fd: int = -1) -> None:
+        """Send a packet, with descriptor *fd* where one is given, and wait for its answer."""
+        if fd < 0:
+            self.tell(letter)
+        else:
+            try:
+                self.sock.sendmsg([letter], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("=i", fd))])
+            except OSError:
+                os._exit(1)
         self._await()
 
     def _await(self) -> None:

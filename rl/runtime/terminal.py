@@ -56,8 +56,11 @@ def set_size(fd: int, size: dict[str, int]) -> None:
 
 
 def bind_console(root: int, slave: int) -> None:
-    """Make /dev/console the terminal *slave*. Needs the caller's /proc, so it runs before pivot_root."""
-    target = rootpath.ensure_file(root, "/dev/console")
+    """Make /dev/console the terminal *slave*. Needs the caller's /proc, so it runs before pivot_root.
+
+    A symbolic link of the image there is itself covered: it leads the mount nowhere (CVE-2025-52565).
+    """
+    target = rootpath.ensure_nofollow(root, "/dev/console", directory=False)
     try:
         copy = m.open_tree(f"/proc/self/fd/{slave}", m.OPEN_TREE_CLONE)
         try:

@@ -10,6 +10,7 @@ import time
 from rl.config.jsonio import dumps, loads, read_json
 from rl.errors import RlError, StateError, UnsupportedError, UsageError
 from rl.runtime import cgroup, validate
+from rl.runtime.program import groups
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,9 +81,11 @@ def update(program: Program, options: dict[str, Any], operands: list[str]) -> in
         status = record.status
         if status not in ("created", "running", "paused"):
             raise StateError(f"container {record.id} is {status}: its limits cannot be changed")
-        refused = _group(record, "update").apply(resources)
+        group = _group(record, "update")
+        refused = group.apply(resources)
         if refused:
             raise UnsupportedError(f"update container {record.id}: {'; '.join(refused)}")
+        groups.limit_devices(program, group.path, resources)
     finally:
         record.release()
     return 0

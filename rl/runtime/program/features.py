@@ -8,14 +8,13 @@ from __future__ import annotations
 import rl
 from rl.kernel import process as kp
 from rl.runtime import capabilities, mountoptions, schema
-from rl.runtime.seccomp import compiler
+from rl.runtime.seccomp import NEW_LISTENER, compiler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 OLDEST, NEWEST = "1.0.0", "1.3.0"
-
 
 
 def document() -> dict[str, Any]:
@@ -52,6 +51,5 @@ def document() -> dict[str, Any]:
 
 def _kernel_knows(flag: int) -> bool:
     # This one goes with a listener only (seccomp(2)).
-    listener = compiler.NEW_LISTENER
-    needs_listener = flag == compiler.FLAGS["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]
-    return kp.knows_seccomp_flags(flag | listener if needs_listener else flag)
+    alone = flag != compiler.FLAGS["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]
+    return kp.knows_seccomp_flags(flag if alone else flag | NEW_LISTENER)

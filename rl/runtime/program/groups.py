@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rl.errors import UnsupportedError
-from rl.runtime import cgroup
+from rl.runtime import cgroup, devicefilter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,6 +69,15 @@ def apply(program: Program, manager: Manager, resources: dict[str, Any]) -> None
         )
     for text in refused:
         program.warn(f"limit not enforced: {text}")
+    limit_devices(program, manager.path, resources)
+
+
+def limit_devices(program: Program, path: str, resources: dict[str, Any]) -> None:
+    """The device filter of cgroup *path*, where rules are given."""
+    if resources.get("devices"):
+        reason = devicefilter.enforce(path, resources["devices"])
+        if reason:
+            program.warn(f"linux.resources.devices is not enforced: {reason}")
 
 
 def remove(path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from rl.errors import RlError, UnsupportedError
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
-from rl.runtime import cgroupmount, devices, mountoptions, mounts
+from rl.kernel import process as kp
+from rl.runtime import cgroupmount, devices, mountoptions, mounts, seccomp
 from unit.runtime.container_lab import Lab
 from unit.runtime.mount_lab import RootLab, SharedLab, UserLab, become, give, labs, mountinfo, sh
 
@@ -132,6 +134,34 @@ def test_sources_reached_by_the_caller_only(user_lab: UserLab) -> None:
     for name in ("dev", "proc", "sys"):
         os.chown(user_lab.root / name, first, first)
     assert "/srv" in mountinfo(output(user_lab, spec))
+
+
+def test_sources_of_a_container_in_a_joined_user_namespace(user_lab: UserLab) -> None:
+    """The child enters the namespace, makes a mount namespace there, and opens them then."""
+
+    def other(spec: dict[str, Any]) -> None:
+        ready, done = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            uid, gid = os.getuid(), os.getgid()
+            ns.unshare(ns.CLONE_NEWUSER)
+            kp.prctl(kp.PR_SET_DUMPABLE, 1)
+            for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+                ns.write_proc(f"/proc/self/{name}", text)
+            os.write(done, b"x")
+            kp.close_range(3)
+            kp.prctl(kp.PR_SET_PDEATHSIG, 9)
+            time.sleep(20)
+            os._exit(0)
+        os.read(ready, 1)
+        spec["linux"]["namespaces"][-1] = {"type": "user", "path": f"/proc/{pid}/ns/user"}
+        del spec["linux"]["uidMappings"], spec["linux"]["gidMappings"]
+
+    data_directory(user_lab)
+    spec = sh("cat /data/file; echo a > /dev/full")
+    spec["mounts"].append(bind("/data", "data"))
+    text = output(user_lab, spec, inside=other)
+    assert text.startswith("from the host\n") and "No space left" in text
 
 
 def test_a_missing_source_is_an_error(lab: Lab) -> None:
@@ -254,7 +284,7 @@ def test_file_system_wide_options(lab: Lab) -> None:
     cases = [
         (["sync"], {"sync"}, set()), (["sync", "async"], set(), {"sync"}), (["dirsync"], {"dirsync"}, set()),
         (["lazytime"], {"lazytime"}, set()), (["lazytime", "nolazytime"], set(), {"lazytime"}),
-        (["mand", "nomand"], set(), {"mand"}), (["iversion"], set(), set()), (["noiversion"], set(), set()),
+        (["mand", "nomand"], set(), {"mand"}), (["mand"], set(), set()), (["iversion"], set(), set()), (["noiversion"], set(), set()),
         (["mode=711,size=64k"], {"mode=711", "size=64k"}, set()),
     ]  # fmt: skip
     spec = sh(SHOW)
@@ -302,6 +332,9 @@ def test_remount(lab: Lab) -> None:
     text = output(lab, spec)
     found = mountinfo(text)["/dev/shm"]
     assert "ro" in found[0] and "nosuid" in found[0] and "size=128k" in found[2] and "Read-only" in text
+    spec["mounts"][-1]["destination"] = "/srv"
+    spec["mounts"][-1]["options"] = ["remount", "ro"]
+    assert "a mount that is there" in error(lab, spec).hint
 
 
 def test_split_keeps_commas_that_belong_to_a_value() -> None:
@@ -357,14 +390,9 @@ def test_a_slave_root_receives_mounts_and_a_private_one_does_not(root_lab: Lab) 
                 for _ in range(200):
                     if signal.exists():
                         break
-                    os.sched_yield()
-                    import time
-
                     time.sleep(0.02)
                 m.mount("tmpfs", str(root_lab.root / "srv"), "tmpfs")
                 (root_lab.root / "tmp/done").write_text("")
-                import time
-
                 time.sleep(2)
             finally:
                 os._exit(0)
@@ -429,6 +457,49 @@ def test_a_read_only_bind_is_not_written_for_a_mount_below(lab: Lab) -> None:
     found = error(lab, spec)
     assert "Read-only" in found.message and "create it there first" in found.hint
     assert not (path / "below").exists()
+
+
+def test_kernels_without_mount_setattr(lab: Lab) -> None:
+    """Before Linux 5.12 mount(2) does it, in the same order."""
+    missing = seccomp.program_for({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mount_setattr"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}],
+    })
+
+    def older(spec: dict[str, Any]) -> None:
+        kp.prctl(kp.PR_SET_NO_NEW_PRIVS, 1)
+        assert missing is not None
+        seccomp.install(missing)
+
+    data_directory(lab)
+    spec = sh(f"cat /ro/below/file; {SHOW}")
+    spec["root"]["readonly"] = True
+    spec["mounts"].append({"destination": "/ro", "type": "tmpfs", "source": "x", "options": ["ro", "nosuid"]})
+    spec["mounts"].append(bind("/ro/below", "data", "bind", "ro", "nodev"))
+    spec["mounts"].append({"destination": "/dev/shm", "type": "tmpfs", "source": "x", "options": ["remount", "ro"]})
+    text = output(lab, spec, inside=older)
+    found = mountinfo(text)
+    assert text.startswith("from the host\n")
+    for point, options in (("/ro", {"ro", "nosuid"}), ("/ro/below", {"ro", "nodev"}), ("/", {"ro"}), ("/proc/sys", {"ro"}),
+                           ("/dev/shm", {"ro", "nosuid"})):
+        assert options <= found[point][0], (point, found[point])
+
+
+def test_where_mounts_cannot_be_copied(lab: Lab) -> None:
+    """An outer container's seccomp profile: EPERM outside and inside, told once, as what it is."""
+    forbidden = seccomp.program_for({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["open_tree"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
+    })
+
+    def inside(spec: dict[str, Any]) -> None:
+        kp.prctl(kp.PR_SET_NO_NEW_PRIVS, 1)
+        assert forbidden is not None
+        seccomp.install(forbidden)
+
+    found = error(lab, sh("true"), inside=inside)
+    assert isinstance(found, UnsupportedError) and "/dev/null: Operation not permitted" in found.message
+    assert "outer container" in found.hint
 
 
 # Symbolic links, on purpose and not
