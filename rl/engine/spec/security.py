@@ -114,7 +114,8 @@ def security_options(items: Iterable[str]) -> SecurityOptions:
         else:
             raise UsageError(
                 f"--security-opt: {item!r} is not known",
-                "use no-new-privileges, seccomp=FILE|unconfined, mask=PATH, unmask=PATH|ALL, apparmor=PROFILE, label=disable",
+                "use no-new-privileges, seccomp=FILE|unconfined, mask=PATH, unmask=PATH|ALL, apparmor=PROFILE or"
+                " label=disable",
             )
     return result
 
