@@ -21,6 +21,8 @@ FICLONE = 0x40049409
 PROC_SUPER_MAGIC = 0x9FA0
 CGROUP2_SUPER_MAGIC = 0x63677270
 
+_fstatfs = k.libc.fstatfs  # looked up once, not in each container's child
+
 
 def openat2(dirfd: int, path: str, flags: int, mode: int = 0, resolve: int = 0) -> int:
     """openat2(2), Linux 5.6, close-on-exec. Raises OSError naming *path*."""
@@ -48,5 +50,5 @@ def fs_type(fd: int) -> int:
     import ctypes
 
     buffer = ctypes.create_string_buffer(256)
-    k.check(k.libc.fstatfs(fd, buffer))
+    k.check(_fstatfs(fd, buffer))
     return int(struct.unpack_from("@l", buffer.raw)[0])
