@@ -48,7 +48,7 @@ def _guarded(argv: list[str]) -> int:
 
 def report(error: BaseException) -> int:
     """Print *error* as the user should see it; returns its exit code."""
-    from rl.errors import RlError
+    from rl.errors import RlError, limit_hint
 
     if os.environ.get("RL_DEBUG"):
         import traceback
@@ -59,10 +59,11 @@ def report(error: BaseException) -> int:
         if error.hint:
             text += f"hint: {error.hint}\n"
     elif isinstance(error, MemoryError):
-        text, code = "Error: out of memory\n", 125
+        text, code = f"Error: out of memory\nhint: {limit_hint(error)}\n", 125
     elif isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename else ""
-        text, code = f"Error: {name}{error.strerror or error}\nhint: RL_DEBUG=1 shows where\n", 125
+        hint = limit_hint(error) or "RL_DEBUG=1 shows where"
+        text, code = f"Error: {name}{error.strerror or error}\nhint: {hint}\n", 125
     else:
         text = f"Error: internal error: {type(error).__name__}: {error}\n"
         text, code = text + "hint: this is a bug in rl; RL_DEBUG=1 shows the traceback to report\n", 125

@@ -31,6 +31,18 @@ def disk_hint(error: OSError) -> str:
     return "free disk space: `rl rmi` and `rl rm` remove what is not needed" if full else ""
 
 
+def limit_hint(error: BaseException) -> str:
+    """What to do about a limit of processes, memory or descriptors that is too small; "" for another *error*."""
+    import errno
+
+    number = error.errno if isinstance(error, OSError) else errno.ENOMEM if isinstance(error, MemoryError) else 0
+    if number == errno.EAGAIN:
+        return "a limit of processes is reached: ulimit -u, --ulimit nproc, --pids-limit, or that of an outer cgroup"
+    if number == errno.ENOMEM:
+        return "a limit of memory is too small: ulimit -v, --ulimit as, --memory, or that of an outer cgroup"
+    return "the limit of open files is too small: ulimit -n, --ulimit nofile" if number == errno.EMFILE else ""
+
+
 class UsageError(RlError):
     """The request itself is wrong: a bad flag value, contradicting flags."""
 
@@ -125,7 +137,11 @@ def to_wire(error: BaseException) -> dict[str, str]:
     """The error as a JSON object, to cross a process boundary; see :func:`from_wire`."""
     if isinstance(error, RlError):
         return {"class": type(error).__name__, "message": error.message, "hint": error.hint}
-    return {"class": "RlError", "message": f"{type(error).__name__}: {error}", "hint": ""}
+    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        what = error.filename or ("start a process" if isinstance(error, BlockingIOError) else "")
+        message = (f"{what}: " if what else "") + (error.strerror or message)
+    return {"class": "RlError", "message": message, "hint": limit_hint(error)}
 
 
 def from_wire(data: dict[str, str]) -> RlError:

@@ -78,7 +78,14 @@ def make_engine(given: dict[str, Any], level: str, handle: Handle | None) -> Eng
     if level not in ("error", "fatal", "panic"):
         engine.warn = warn
     engine.prefork = handle
+    engine.render = _render
     return engine
+
+
+def _render(template: str, document: Any) -> str:
+    from rl.cli.template import Template, tagged
+
+    return Template(template).render(tagged(document))
 
 
 def abandon(handle: Handle | None) -> None:

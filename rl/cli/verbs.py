@@ -26,6 +26,7 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("container.start", ("start", "container start"), "Start containers"),
     ("container.stop", ("stop", "container stop"), "Stop running containers"),
     ("container.top", ("top", "container top"), "Show the processes of a container"),
+    ("container.update", ("update", "container update"), "Change the limits of a container"),
     ("container.wait", ("wait", "container wait"), "Wait for containers to end and print their exit codes"),
     ("image.exists", ("image exists",), "Tell by the exit code whether an image exists"),
     ("image.images", ("images", "image ls", "image list"), "List images"),

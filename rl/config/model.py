@@ -35,11 +35,14 @@ class MountSpec(TypedDict, total=False):
 
 
 class LogConfig(TypedDict, total=False):
-    driver: str  # k8s-file | json-file | none | passthrough
+    driver: str  # k8s-file | json-file | journald | none | passthrough
     path: str
     max_size: int  # bytes, 0: no limit
     max_file: int
-    tag: str
+    tag: str  # journald only, as are:
+    labels: dict[str, str]  # further fields of each entry
+    id: str  # the container's, and its name: known to the monitor alone
+    name: str
 
 
 class NetworkRequest(TypedDict, total=False):

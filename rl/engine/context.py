@@ -19,10 +19,11 @@ class Engine:
 
     ``options`` are the global flags that were given (``storage_driver``, ``runtime``, …); ``prefork``
     is the monitor-to-be that ``rl run`` forked before it imported anything else; ``warn`` is called with
-    each message a user should see though the verb goes on.
+    each message a user should see though the verb goes on; ``render`` is the command line's template language,
+    where that is the caller: (template, document) → text.
     """
 
-    __slots__ = ("options", "paths", "prefork", "warn")
+    __slots__ = ("options", "paths", "prefork", "render", "warn")
 
     def __init__(
         self, paths: Paths, options: dict[str, Any] | None = None, warn: Callable[[str], None] | None = None
@@ -31,6 +32,7 @@ class Engine:
         self.options = options or {}
         self.prefork: Handle | None = None
         self.warn = warn or _ignore
+        self.render: Callable[[str, Any], str] | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, **options: Any) -> Engine:

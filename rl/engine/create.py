@@ -10,8 +10,8 @@ import os
 import sys
 
 from rl.config.jsonio import write_json
-from rl.engine import containers
-from rl.engine.spec import environment, idmaps, limits, mounts, security, values
+from rl.engine import cgroups, containers
+from rl.engine.spec import environment, idmaps, limits, logs, mounts, security, values
 from rl.errors import ConflictError, NoSuchImageError, NotFoundError, RlError, UsageError, disk_hint
 from rl.image import content
 from rl.runtime import userns
@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rl.config.model import ContainerConfig, ImageRecord, LogConfig, NetworkRequest
+    from rl.config.model import ContainerConfig, ImageRecord, NetworkRequest
     from rl.engine.context import Engine
 
 _LEFT = ("amber", "brave", "calm", "clever", "daring", "eager", "fair", "gentle", "happy", "jolly", "keen", "kind",
@@ -305,6 +305,7 @@ def _security(engine: Engine, config: ContainerConfig, options: dict[str, Any]) 
     config["sysctl"] = values.pairs(options.get("sysctl", []), "--sysctl", strict=True)
     security.check_sysctls(config["sysctl"], config["network"].get("mode", ""), config["ipc_mode"])
     config["limits"] = limits.resources(options)
+    cgroups.check(options)
 
 
 def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
@@ -315,33 +316,7 @@ def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any
     config["stop_signal"] = parse_signal(options.get("stop_signal") or image.get("StopSignal") or "TERM")
     config["stop_timeout"] = values.integer(options.get("stop_timeout", 10), "--stop-timeout", 0)
     config["detach_keys"] = options.get("detach_keys", "ctrl-p,ctrl-q")
-    config["log"] = _log(engine, config, options)
-
-
-_LOG_DRIVERS = ("k8s-file", "json-file", "none", "passthrough")
-_LOG_SIZE = 10 << 20  # rotation is on by default: 10 MiB and one older file
-
-
-def _log(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> LogConfig:
-    driver = options.get("log_driver", "k8s-file")
-    if driver not in _LOG_DRIVERS:
-        raise UsageError(f"--log-driver: {driver!r} is not available", f"use {', '.join(_LOG_DRIVERS)}")
-    log: LogConfig = {
-        "driver": driver, "path": f"{engine.paths.container(config['id'])}/ctr.log", "max_size": _LOG_SIZE,
-        "max_file": 2, "tag": "",
-    }
-    for key, value in values.pairs(options.get("log_opt", []), "--log-opt").items():
-        if key == "max-size":
-            log["max_size"] = 0 if value == "-1" else values.size(value, "--log-opt max-size")
-        elif key == "max-file":
-            log["max_file"] = values.integer(value, "--log-opt max-file", 1)
-        elif key == "path":
-            log["path"] = os.path.abspath(value)
-        else:
-            raise UsageError(f"--log-opt: {key!r} is not known", "use max-size=, max-file= or path=")
-    if driver == "passthrough" and options.get("tty"):
-        raise UsageError("--log-driver=passthrough cannot be used with --tty: the caller's own terminal is passed on")
-    return log
+    config["log"] = logs.log_config(f"{engine.paths.container(config['id'])}/ctr.log", options)
 
 
 def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
@@ -359,6 +334,7 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
     try:
         held = containers.hold_staging(staging)
         _take_name(engine, config, bool(options.get("replace")))
+        logs.render(engine, config)
         state = {"status": "created", "pid": 0, "started": "", "finished": "", "exit_code": 0}
         with content.records_lock(paths, exclusive=False):  # `rl rmi` must not take the image away just now
             if config["image_id"] and not os.path.exists(f"{paths.blobs}/{config['image_id']}"):

@@ -76,13 +76,12 @@ def _host(engine: Engine, rungs: dict[str, Any]) -> dict[str, Any]:
     from rl.image.archive import this_platform
 
     uname = os.uname()
-    support = cgroup.detect()
     v2 = os.path.exists(f"{cgroup.ROOT}/cgroup.controllers")
     network = rungs["network"]["inUse"]
     return {
         "arch": this_platform()[1],
-        "cgroupControllers": list(support.controllers),
-        "cgroupManager": "cgroupfs" if support.mode == "cgroupfs" else "disabled",
+        "cgroupControllers": rungs["limits"].get("controllers", []),
+        "cgroupManager": {"none": "disabled"}.get(rungs["limits"]["inUse"], rungs["limits"]["inUse"]),
         "cgroupVersion": "v2" if v2 else "v1",
         "cpuUtilization": hostfacts.cpu_utilization(),
         "cpus": os.cpu_count() or 1,

@@ -78,14 +78,27 @@ def _volume(engine: Engine, name: str, size: bool) -> dict[str, Any]:
 
 def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:
     """Podman's container document. Raises NoSuchContainerError, AmbiguousNameError, CorruptRecordError."""
+    container_id = containers.find(engine.paths, name)
+    config = containers.read_config(engine.paths, container_id)
+    if "limits" in config:
+        config["limits"] = containers.limits(engine.paths, config)
+    found = document(engine, config, containers.read_state(engine.paths, container_id))
+    if size:
+        from rl.engine.ps import container_sizes
+
+        measured = container_sizes(engine, [config])[0]
+        found["SizeRw"], found["SizeRootFs"] = measured["rwSize"], measured["rootFsSize"]
+    return found
+
+
+def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> dict[str, Any]:
+    """The document of a container by its records; it need not be on disk yet."""
+    container_id = config["id"]
     paths = engine.paths
-    container_id = containers.find(paths, name)
-    config = containers.read_config(paths, container_id)
-    state = containers.read_state(paths, container_id)
     directory, run = paths.container(container_id), paths.container_run(container_id)
     command = config.get("command") or [""]
     caps = _capabilities(config)
-    document: dict[str, Any] = {
+    return {
         "Id": container_id,
         "Created": config["created"],
         "Path": command[0],
@@ -123,12 +136,6 @@ def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:
         "Config": _config(config),
         "HostConfig": _host_config(config, caps, state),
     }
-    if size:
-        from rl.engine.ps import container_sizes
-
-        measured = container_sizes(engine, [config])[0]
-        document["SizeRw"], document["SizeRootFs"] = measured["rwSize"], measured["rootFsSize"]
-    return document
 
 
 _KINDS: dict[str, Callable[[Engine, str, bool], dict[str, Any]]] = {
@@ -162,7 +169,7 @@ def _state(config: ContainerConfig, state: ContainerState, run: str) -> dict[str
         "StartedAt": state.get("started") or NEVER_TEXT,
         "FinishedAt": state.get("finished") or NEVER_TEXT,
         "Health": {"Status": "", "FailingStreak": 0, "Log": None},
-        "CgroupPath": state.get("cgroup", "") if alive else "",
+        "CgroupPath": state.get("cgroup", "").removeprefix("/sys/fs/cgroup") if alive else "",
         "CheckpointedAt": NEVER_TEXT,
         "RestoredAt": NEVER_TEXT,
         "StoppedByUser": state.get("stopped_by_user", False),
@@ -306,17 +313,38 @@ def _config(config: ContainerConfig) -> dict[str, Any]:
     return document
 
 
-_BLOCK_LIMITS = ("BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps",
-                 "BlkioDeviceWriteIOps")
+#: Podman's key, OCI's key, what a device's value is called
+_BLOCK_LIMITS = (
+    ("BlkioWeightDevice", "weightDevice", "weight"), ("BlkioDeviceReadBps", "throttleReadBpsDevice", "rate"),
+    ("BlkioDeviceWriteBps", "throttleWriteBpsDevice", "rate"),
+    ("BlkioDeviceReadIOps", "throttleReadIOPSDevice", "rate"),
+    ("BlkioDeviceWriteIOps", "throttleWriteIOPSDevice", "rate"),
+)  # fmt: skip
+
+
+def _device_limits(entries: list[dict[str, int]] | None, key: str) -> list[dict[str, Any]] | None:
+    """Limits of devices, which the record knows by number; the kernel tells their names."""
+    if not entries:
+        return None
+    found = []
+    for entry in entries:
+        number = f"{entry['major']}:{entry['minor']}"
+        try:
+            path = "/dev/" + os.path.basename(os.readlink(f"/sys/dev/block/{number}"))
+        except OSError:
+            path = number
+        found.append({"Path": path, key.capitalize(): entry[key]})
+    return found
 
 
 def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState) -> dict[str, Any]:
     options, log = config.get("options", {}), config.get("log", {})
     request, limits = config.get("network", {}), config.get("limits", {})
     memory, cpu = limits.get("memory") or {}, limits.get("cpu") or {}
+    block = limits.get("blockIO") or {}
     return {
         "Binds": [_bind(spec) for spec in config.get("mounts", []) if spec.get("type") in ("bind", "volume")],
-        "CgroupManager": "cgroupfs",
+        "CgroupManager": state.get("cgroup_manager") or "cgroupfs",
         "CgroupMode": config.get("cgroupns_mode", "private"),
         "ContainerIDFile": options.get("cidfile", ""),
         "LogConfig": {
@@ -339,7 +367,7 @@ def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState
         "GroupAdd": config.get("group_add", []),
         "IpcMode": config.get("ipc_mode", "private"),
         "Cgroup": "",
-        "Cgroups": "default",
+        "Cgroups": {"enabled": "default"}.get(options.get("cgroups", "enabled"), options.get("cgroups")),
         "Links": None,
         "OomScoreAdj": options.get("oom_score_adj", 0),
         "PidMode": config.get("pid_mode", "private"),
@@ -358,10 +386,10 @@ def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState
         "Isolation": "",
         "CpuShares": cpu.get("shares", 0),
         "Memory": memory.get("limit", 0),
-        "NanoCpus": int(options.get("cpus", 0) * 10**9),
-        "CgroupParent": "",
-        "BlkioWeight": 0,
-        **dict.fromkeys(_BLOCK_LIMITS),
+        "NanoCpus": _nano_cpus(cpu),
+        "CgroupParent": options.get("cgroup_parent", ""),
+        "BlkioWeight": block.get("weight", 0),
+        **{name: _device_limits(block.get(key), rate) for name, key, rate in _BLOCK_LIMITS},
         "CpuPeriod": cpu.get("period", 0),
         "CpuQuota": cpu.get("quota", 0),
         "CpuRealtimePeriod": 0,
@@ -382,8 +410,14 @@ def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState
         "CpuPercent": 0,
         "IOMaximumIOps": 0,
         "IOMaximumBandwidth": 0,
-        "CgroupConf": None,
+        "CgroupConf": limits.get("unified"),
     }
+
+
+def _nano_cpus(cpu: dict[str, Any]) -> int:
+    quota: int = max(0, cpu.get("quota", 0))
+    period: int = cpu.get("period") or 100_000
+    return quota * 10**9 // period
 
 
 def _default_capabilities() -> tuple[str, ...]:

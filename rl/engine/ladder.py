@@ -5,8 +5,11 @@ Called by `rl info`. Every rung is asked of the part that climbs it; an error of
 
 from __future__ import annotations
 
+import os
+
 from rl.errors import RlError
 from rl.runtime import cgroup, userns
+from rl.runtime.cgroup import cgroupfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ _STORAGE_HINTS = {
     "overlay": "Linux 5.11 or later, and --root on a local file system (not on overlay, NFS or eCryptfs)",
     "fuse-overlayfs": "install package fuse-overlayfs; if /dev/fuse is missing: sudo modprobe fuse",
 }
-LOG_DRIVERS = ("k8s-file", "json-file", "none", "passthrough")
+LOG_DRIVERS = ("k8s-file", "journald", "json-file", "none", "passthrough")
 
 
 def ladder(engine: Engine) -> dict[str, Any]:
@@ -95,15 +98,48 @@ def _network(engine: Engine) -> dict[str, Any]:
     }  # fmt: skip
 
 
+#: What a user manager should have been given to hand on.
+_USEFUL_CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids")
+
+
 def _limits(engine: Engine) -> dict[str, Any]:
-    support = cgroup.detect()
-    reason = support.reason or f"controllers {' '.join(support.controllers)} in {support.base}"
-    rungs = [_rung("cgroupfs", support.reason if support.mode == "none" else ""), _rung("none", "")]
-    return {"inUse": support.mode, "reason": reason, "hint": support.hint, "rungs": rungs}
+    """systemd is asked what it may hand on: that is what limits are possible."""
+    plain = cgroupfs.detect()
+    no_scope, found = _systemd(plain)
+    rungs = [_rung("systemd", no_scope), _rung("cgroupfs", plain.reason if plain.mode == "none" else ""),
+             _rung("none", "")]
+    if no_scope:
+        reason = plain.reason or f"controllers {' '.join(plain.controllers)} in {plain.base}"
+        answer = {"inUse": plain.mode, "reason": reason, "hint": plain.hint, "controllers": list(plain.controllers)}
+    else:
+        path, controllers = found
+        reason = f"controllers {' '.join(controllers)} in {path}"
+        if not controllers:
+            reason = f"no controller is delegated to {path}: containers have cgroups, limits cannot be set"
+        hint = "" if set(_USEFUL_CONTROLLERS) <= set(controllers) else cgroup.DELEGATE_HINT
+        answer = {"inUse": "systemd", "reason": reason, "hint": hint, "controllers": list(controllers)}
+    return {**answer, "rungs": rungs}
+
+
+def _systemd(plain: cgroupfs.Support) -> tuple[str, tuple[str, tuple[str, ...]]]:
+    """(why not, (cgroup of the manager, its controllers))."""
+    nothing: tuple[str, tuple[str, ...]] = ("", ())
+    if not os.path.exists(f"{cgroup.ROOT}/cgroup.controllers"):
+        return plain.reason, nothing
+    from rl.runtime.cgroup import systemd
+
+    if not systemd.is_there():
+        return f"no systemd manages this user: {systemd.private_socket(os.getuid())} does not exist", nothing
+    try:
+        return "", systemd.delegated()
+    except RlError as error:
+        return error.message, nothing
 
 
 def _logs(engine: Engine) -> dict[str, Any]:
+    from rl.monitor.logs_journald import problem
+
     return {
         "inUse": LOG_DRIVERS[0], "reason": "the default; --log-driver chooses another", "hint": "",
-        "rungs": [_rung(name, "") for name in LOG_DRIVERS],
+        "rungs": [_rung(name, problem() if name == "journald" else "") for name in LOG_DRIVERS],
     }  # fmt: skip

@@ -13,7 +13,7 @@ import time
 from rl.config.jsonio import write_json
 from rl.engine import cgroups, containers, oci, prefork, volumes
 from rl.engine.spec import security
-from rl.errors import RlError, UnsupportedError, UsageError, disk_hint, to_wire
+from rl.errors import RlError, UnsupportedError, UsageError, disk_hint, limit_hint, to_wire
 from rl.kernel import mount, process
 from rl.monitor import handover
 from rl.network import namespace
@@ -56,7 +56,7 @@ def launch(
                 step(work)
             except OSError as error:
                 what = f"{name}: {error.filename + ': ' if error.filename else ''}{error.strerror}"
-                raise RlError(what, disk_hint(error)) from None
+                raise RlError(what, disk_hint(error) or limit_hint(error)) from None
             prefork.send_progress(sock, {"step": name, "start": began, "end": time.monotonic_ns()})
         work.become_monitor()
     except BaseException as error:
@@ -102,7 +102,8 @@ class Launch:
         self.driver = containers.read_state(self.paths, self.id).get("driver") or self.config["driver"]
         self.attach_fd = handover.listen(self.paths.container_run(self.id))
         self.limits = containers.limits(self.paths, self.config)
-        self.placement = cgroups.Placement(self.config, self.limits, self._limit_refused, self.scope)
+        manager = self.message.get("cgroup_manager", "")
+        self.placement = cgroups.Placement(self.config, self.limits, self._limit_refused, self.scope, manager)
         self.undo.append(self.placement.undo)
         self.placement.begin()
 
@@ -427,7 +428,7 @@ class Launch:
                 "listen_fd": self.attach_fd,
                 "client_fd": self.sock.detach() if attached else -1,
                 "client": self.message.get("streams", {}),
-                "log": self.config["log"],
+                "log": {**self.config["log"], "id": self.id, "name": self.config["name"]},
                 "stdin_open": self.config["stdin_open"],
                 "terminal": self.config["terminal"],
                 "helpers": self.helpers,

@@ -54,8 +54,9 @@ def _forget_launch(paths: Paths, container_id: str) -> None:
     lock = take_lock(paths, container_id)
     try:
         from rl.runtime import cgroup
+        from rl.runtime.cgroup import cgroupfs
 
-        support = cgroup.detect()
+        support = cgroupfs.detect()  # a scope of systemd's goes by itself
         if support.mode != "none":
             cgroup.Cgroup(f"{support.base}/{cgroup.PREFIX}{container_id}").remove()
         runtime_state = f"{paths.run}/runtime/{container_id}"

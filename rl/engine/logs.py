@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rl.engine.context import Engine
+    from rl.monitor.logread_journal import JournalReader
 
 _UNITS = {"h": 3600.0, "ms": 0.001, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "m": 60.0, "s": 1.0}
 _EVENTS = inotify.IN_MODIFY | inotify.IN_MOVED_TO | inotify.IN_CREATE
@@ -56,37 +57,55 @@ def moment(text: str) -> int:
 class _Source:
     """One container's log, and what tells of its growth and its end."""
 
-    __slots__ = ("changes", "live", "name", "reader", "watch")
+    __slots__ = ("_watched", "changes", "live", "name", "reader", "watch")
 
     def __init__(self, engine: Engine, name: str, tail: int, follow: bool) -> None:
         container_id = containers.find(engine.paths, name)
         config = containers.read_config(engine.paths, container_id)
         log = config.get("log", {})
         driver, path = log.get("driver", ""), log.get("path", "")
-        if driver not in ("k8s-file", "json-file") or not path:
+        if driver != "journald" and (driver not in ("k8s-file", "json-file") or not path):
             raise UnsupportedError(
                 f"this container is using the {driver!r} log driver, cannot read logs: {name}",
                 "create the container with --log-driver=k8s-file",
             )
         self.name = config["name"]
-        self.changes = -1
         self.watch: ExitWatch | None = None
+        # Watching begins before reading: nothing falls between.
         if follow:
-            # Watching begins before reading: nothing falls between.
             self.watch = ExitWatch(engine.paths.container_run(container_id))
-            self.changes = _watch(os.path.dirname(path))
         self.live = self.watch is not None and self.watch.fd >= 0
-        self.reader = LogReader(path, driver)
+        self._watched = -1
+        self.reader: LogReader | JournalReader
+        if driver == "journald":
+            from rl.monitor.logread_journal import JournalReader
+
+            self.reader = JournalReader(container_id, self.live)
+            self.changes = self.reader.changes
+        else:
+            self.changes = self._watched = _watch(os.path.dirname(path)) if follow else -1
+            self.reader = LogReader(path, driver)
         if tail >= 0:
             self.reader.tail(tail)
+
+    def drain(self) -> None:
+        """Forget that there were changes, before they are read."""
+        if self._watched >= 0:
+            inotify.drain(self._watched)
+
+    def end(self) -> None:
+        """The container has ended: what is there at the next reading is all."""
+        self.live = False
+        if self._watched < 0:
+            time.sleep(0.05)  # the journal has received the last entry, and needs a moment to file it
 
     def close(self) -> None:
         self.reader.close()
         if self.watch:
             self.watch.close()
-        if self.changes >= 0:
-            os.close(self.changes)
-            self.changes = -1
+        if self._watched >= 0:
+            os.close(self._watched)
+            self._watched = -1
 
 
 def _watch(directory: str) -> int:
@@ -157,9 +176,9 @@ def _sleep(going: list[_Source], last: int) -> bool:
     ready = {fd for fd, _ in poll.poll(left)} if left is None or left > 0 else set()
     for source in going:
         if source.changes in ready:
-            inotify.drain(source.changes)
+            source.drain()
         if source.watch and source.watch.fd in ready and source.watch.ended():
-            source.live = False
+            source.end()
     return bool(ready)
 
 

@@ -193,7 +193,9 @@ def _requested(spec: Any, context: Context) -> dict[str, Any]:
     if spec["type"] == "bind":
         if not any(option.endswith(("shared", "slave", "private", "unbindable")) for option in options):
             options = [*options, "rprivate"]
-        return {"destination": spec["destination"], "type": "bind", "source": spec["source"], "options": options}
+        # podman-run(1), "--volume": no setuid programs and no devices, unless "suid" or "dev" is among the options.
+        return {"destination": spec["destination"], "type": "bind", "source": spec["source"],
+                "options": ["nosuid", "nodev", *options]}
     if "U" in spec.get("options", []):
         options += [f"uid={context.uid}", f"gid={context.gid}"]
     return {"destination": spec["destination"], "type": "tmpfs", "source": "tmpfs", "options": options}

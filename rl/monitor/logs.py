@@ -1,8 +1,8 @@
 """Log files as the monitor writes them: records, size limit, rotation without loss.
 
 Called by `rl.monitor.loop` for every chunk that the container wrote. One file per driver keeps what is in
-memory small: this one is k8s-file and the rotation, `rl.monitor.logs_json` is json-file; `none` and `passthrough`
-have no file at all. `rl.monitor.logread` is the reader.
+memory small: this one is k8s-file and the rotation, `rl.monitor.logs_json` is json-file, `rl.monitor.logs_journald`
+is journald; `none` and `passthrough` keep nothing. `rl.monitor.logread` is the reader.
 
 k8s-file is CRI's format (`<RFC 3339 with nanoseconds, local offset> stdout|stderr F|P <text>`): P marks a line whose
 end is yet to come, so that a prompt shows up in `logs -f` at once and nothing is held back in memory.
@@ -22,14 +22,19 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rl.config.model import LogConfig
+    from rl.monitor.logs_journald import Journal
 
-DRIVERS = ("k8s-file", "json-file", "none", "passthrough")
+DRIVERS = ("k8s-file", "json-file", "journald", "none", "passthrough")
 NAMES = {1: b" stdout ", 2: b" stderr "}
 
 
-def open_log(config: LogConfig) -> LogFile | None:
-    """The writer that *config* asks for, None for drivers that keep no file."""
+def open_log(config: LogConfig) -> LogFile | Journal | None:
+    """The writer that *config* asks for, None for drivers that keep nothing."""
     driver = config.get("driver", "k8s-file")
+    if driver == "journald":
+        from rl.monitor.logs_journald import Journal
+
+        return Journal(config)
     if driver not in ("k8s-file", "json-file") or not config.get("path"):
         return None
     if driver == "json-file":

@@ -1,7 +1,8 @@
 """What systemd gives to a service, passed on into the container: sockets (LISTEN_FDS) and readiness (NOTIFY_SOCKET).
 
 For a runtime that is started by a unit itself or by an engine in one. The runtime's program calls :func:`adapt` on
-the specification before it creates, and :class:`Notify` carries the container's messages to the service manager.
+the specification before it creates, and :class:`Notify`, made by whoever starts the container, carries its messages to
+the service manager. Imported only where one of these variables is set.
 The container gets a socket of its own, bind mounted at ``/run/notify``: the manager's is not reachable from in there,
 and a message of another process would not be believed.
 Source: sd_listen_fds(3), sd_notify(3).
@@ -28,16 +29,6 @@ _LARGEST = 4096  # bytes of a message; systemd takes no more
 _MESSAGES = 1000  # in one go
 
 
-class Activation:
-    """What :func:`adapt` found: the descriptors to preserve first, from 3 on, and the socket for readiness."""
-
-    __slots__ = ("notify", "preserve")
-
-    def __init__(self, preserve: list[int], notify: Notify | None) -> None:
-        self.preserve = preserve
-        self.notify = notify
-
-
 def listen_fds(environ: Mapping[str, str]) -> int:
     """How many sockets the service manager gave us; 0 when they are for another process, or for none.
 
@@ -56,11 +47,11 @@ def listen_fds(environ: Mapping[str, str]) -> int:
     return int(text)
 
 
-def adapt(spec: dict[str, Any], environ: Mapping[str, str], directory: str = "") -> Activation:
-    """Change *spec* (config.json) so that the container gets what *environ* offers us.
+def adapt(spec: dict[str, Any], environ: Mapping[str, str], directory: str = "") -> list[int]:
+    """Change *spec* (config.json) so that the container gets what *environ* offers us; the descriptors to preserve.
 
-    *directory* is the container's state directory, which exists: the socket for readiness is made below it. Without
-    one (exec), readiness is left out. The descriptors to preserve come before those of ``--preserve-fds``.
+    *directory* is the container's state directory, which exists: the place for the readiness socket is made below it.
+    Without one (exec), readiness is left out. The descriptors come before those of ``--preserve-fds``.
     """
     process = spec.get("process") or {}
     count = listen_fds(environ)
@@ -68,16 +59,14 @@ def adapt(spec: dict[str, Any], environ: Mapping[str, str], directory: str = "")
         # 1: the container's first process. As other runtimes, also where the pid namespace is not new.
         given = {"LISTEN_FDS": str(count), "LISTEN_PID": "1", "LISTEN_FDNAMES": environ.get("LISTEN_FDNAMES", "")}
         _set_environment(process, {name: value for name, value in given.items() if value})
-    notify = None
-    address = environ.get("NOTIFY_SOCKET", "")
-    if address and directory:
-        notify = Notify(directory, address)
+    if environ.get("NOTIFY_SOCKET") and directory:
         source = f"{directory}/notify"
-        options = ["bind", "nosuid", "noexec", "nodev"]
+        os.makedirs(source, 0o755, exist_ok=True)
+        options = ["bind", "ro", "nosuid", "noexec", "nodev"]  # a socket can be spoken to all the same
         mount = {"destination": DIRECTORY, "type": "bind", "source": source, "options": options}
         spec["mounts"] = [*(spec.get("mounts") or []), mount]
         _set_environment(process, {"NOTIFY_SOCKET": f"{DIRECTORY}/{NAME}"})
-    return Activation(list(range(FIRST, FIRST + count)), notify)
+    return list(range(FIRST, FIRST + count))
 
 
 def _set_environment(process: dict[str, Any], values: dict[str, str]) -> None:
@@ -88,19 +77,15 @@ def _set_environment(process: dict[str, Any], values: dict[str, str]) -> None:
 class Notify:
     """The container's notification socket, and the way from there to the service manager.
 
-    ``fd`` is readable when a message waits: a foreground runtime polls it and calls :meth:`relay`. One that leaves
-    after the start (`rl-runtime start`) calls :meth:`wait_ready`.
+    ``fd`` is readable when a message waits. A runtime that leaves after the start calls :meth:`wait_ready`, one that
+    stays polls ``fd`` and calls :meth:`relay`. The directory of the socket is what is mounted: it may be made later.
     """
 
     __slots__ = ("address", "path", "sock")
 
-    def __init__(self, directory: str, address: str, sock: _socket.socket | None = None) -> None:
+    def __init__(self, directory: str, address: str) -> None:
         self.address = address
         self.path = f"{directory}/notify/{NAME}"
-        if sock is not None:
-            self.sock = sock
-            return
-        os.makedirs(f"{directory}/notify", 0o755, exist_ok=True)
         self.sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
         parent = os.open(f"{directory}/notify", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -116,6 +101,14 @@ class Notify:
             raise RlError(f"make the socket {self.path} for NOTIFY_SOCKET: {error.strerror}") from None
         finally:
             os.close(parent)
+
+    @classmethod
+    def of(cls, directory: str, environ: Mapping[str, str]) -> Notify | None:
+        """The socket for the container of this state *directory*; None where nobody wants to know, or :func:`adapt`
+        has prepared nothing.
+        """
+        address = environ.get("NOTIFY_SOCKET", "")
+        return cls(directory, address) if address and os.path.isdir(f"{directory}/notify") else None
 
     @property
     def fd(self) -> int:

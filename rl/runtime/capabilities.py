@@ -35,8 +35,8 @@ def mask_of(names: list[str]) -> int:
 def unknown(capabilities: dict[str, Any]) -> list[str]:
     """Warnings for the names in an OCI ``process.capabilities`` that this table or this kernel does not know."""
     left_out: dict[str, None] = {}
-    for kind in capabilities:
-        for name in capabilities[kind] or ():
+    for kind in Sets.__slots__:
+        for name in capabilities.get(kind) or ():
             number = _NUMBER.get(name.upper())
             if number is None or (number > _LAST_OLD and not _kernel_knows(number)):
                 left_out[name] = None

@@ -135,6 +135,9 @@ def oom_score(setup: Setup) -> None:
     try:
         ns.write_proc("/proc/self/oom_score_adj", str(wanted))
     except PermissionError:
+        with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+            if file.read().strip() == str(wanted):
+                return  # by the parent: in a user namespace that we have just entered the file is not ours
         setup.sync.tell(b"W", f"oom_score_adj {wanted} is not set: lowering it needs privileges on the host".encode())
     except OSError as error:
         raise RlError(f"set process.oomScoreAdj {wanted}: {error.strerror}", "it goes from -1000 to 1000") from None
@@ -178,7 +181,10 @@ def names(setup: Setup) -> None:
     if setup.flags & ns.CLONE_NEWNET:
         ns.loopback_up()
     if setup.linux.get("netDevices"):
-        setup.sync.ask(b"D")  # before sysctls: net.ipv4.conf.DEVICE is there then
+        # Before sysctls: net.ipv4.conf.DEVICE is there then. By descriptor: our /proc/PID/ns is closed to the parent.
+        fd = ns.open_namespace("self", "net")
+        setup.sync.ask(b"D", fd)
+        os.close(fd)
 
 
 def root_file_system(setup: Setup) -> None:

@@ -88,6 +88,8 @@ def _open_host_node(path: str, device: dict[str, Any]) -> int:
 
 
 def _open_node(path: str, major: int, minor: int) -> int:
+    # The copy is a peer of the host's mount where that is shared: whoever attaches it makes it private (mounts.attach),
+    # else what the container mounts over its /dev/null would lie over the host's too.
     try:
         fd = m.open_tree(path, m.OPEN_TREE_CLONE)
     except OSError as error:
@@ -166,7 +168,7 @@ def _put(setup: Setup, parent: int, name: str, path: str, device: dict[str, Any]
         _is_it(parent, name, path, device)  # covered all the same: it may lie on a mount where nodes have no meaning
     target = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        m.move_mount(node, "", target)
+        mounts.attach(node, target, mounts.Options([]))
     finally:
         os.close(target)
         os.close(node)
@@ -246,7 +248,7 @@ class _Cover:
 
     def put(self, target: int) -> None:
         if not self.attached:
-            m.move_mount(self.fd, "", target)
+            mounts.attach(self.fd, target, mounts.Options([]))
             self.attached = True
             return
         copy = m.open_tree("", m.OPEN_TREE_CLONE | m.AT_EMPTY_PATH, self.fd)

@@ -62,28 +62,17 @@ def _valid(name: str, what: str, template: bool) -> None:
         raise UsageError(f"{what}: {name!r} is not a name for a network device", hint)
 
 
-def move(linux: dict[str, Any], pid: int) -> None:
-    """Move them into the network namespace of *pid*. Raises RlError; a device moved before stays there."""
+def move(linux: dict[str, Any], namespace: int) -> None:
+    """Move them into the network *namespace*. Raises RlError; a device moved before stays there."""
     from pyroute2 import IPRoute, NetlinkError
 
-    with IPRoute() as here:
-        target = ns.open_namespace(pid, "net")
-        there = None
-        try:
-            there = _socket_in(target, IPRoute)
-            for device, new in wanted(linux):
-                what = f"move network device {device} (linux.netDevices.{device})"
-                try:
-                    _move(here, there, target, device, new, what)
-                except NetlinkError as error:
-                    raise RlError(f"{what}: {os.strerror(error.code)}", _hint(error.code, new)) from None
-        except OSError as error:
-            what = "enter the container's network namespace"
-            raise RlError(f"{what}: {error.strerror}", _hint(errno.EPERM, "")) from None
-        finally:
-            os.close(target)
-            if there is not None:
-                there.close()
+    with IPRoute() as here, _socket_in(namespace, IPRoute) as there:
+        for device, new in wanted(linux):
+            what = f"move network device {device} (linux.netDevices.{device})"
+            try:
+                _move(here, there, namespace, device, new, what)
+            except NetlinkError as error:
+                raise RlError(f"{what}: {os.strerror(error.code)}", _hint(error.code, new)) from None
 
 
 def _hint(number: int, new: str) -> str:
@@ -98,7 +87,12 @@ def _socket_in(target: int, make: Any) -> Any:
     """A netlink socket that speaks to namespace *target*: a socket stays where it was made."""
     here = ns.open_namespace("self", "net")
     try:
-        ns.setns(target, ns.CLONE_NEWNET)
+        try:
+            ns.setns(here, ns.CLONE_NEWNET)  # whether we may come back
+            ns.setns(target, ns.CLONE_NEWNET)
+        except OSError as error:
+            what = "move network devices (linux.netDevices): enter the container's network namespace"
+            raise RlError(f"{what}: {error.strerror}", _hint(errno.EPERM, "")) from None
         try:
             return make()
         finally:

@@ -7,7 +7,7 @@ without an error packet means that the command runs.
 |---|---|---|
 | ``C`` / ``c`` | child / parent | put me into my cgroup / done |
 | ``M`` / ``m`` | child / parent | write my id maps / done |
-| ``D`` / ``d`` | child / parent | move the network devices to me / done |
+| ``D`` [fd] / ``d`` | child / parent | move the network devices into this network namespace / done |
 | ``H`` / ``h`` | child / parent | run the hooks that run outside / done |
 | ``R`` [fd] | child | ready, waiting for start; the descriptor is the terminal's master |
 | ``S`` | parent | start |
@@ -28,7 +28,7 @@ import os
 import struct
 
 from rl.config.jsonio import dumps
-from rl.errors import RlError, to_wire
+from rl.errors import RlError, limit_hint, to_wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,9 +86,15 @@ class Sync:
         except OSError:
             os._exit(1)
 
-    def ask(self, letter: bytes) -> None:
-        """Send a packet and wait for its answer."""
-        self.tell(letter)
+    def ask(self, letter: bytes, fd: int = -1) -> None:
+        """Send a packet, with descriptor *fd* where one is given, and wait for its answer."""
+        if fd < 0:
+            self.tell(letter)
+        else:
+            try:
+                self.sock.sendmsg([letter], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("=i", fd))])
+            except OSError:
+                os._exit(1)
         self._await()
 
     def _await(self) -> None:
@@ -132,11 +138,11 @@ class Sync:
         """Tell the parent why it will not be."""
         if isinstance(error, OSError):
             where = f" ({error.filename})" if error.filename else ""
-            wire = to_wire(RlError(f"{step}: {error.strerror or error}{where}"))
+            wire = to_wire(RlError(f"{step}: {error.strerror or error}{where}", limit_hint(error)))
         elif isinstance(error, RlError):
             wire = to_wire(error)
         else:
-            wire = to_wire(RlError(f"{step}: {type(error).__name__}: {error}"))
+            wire = to_wire(RlError(f"{step}: {type(error).__name__}: {error}", limit_hint(error)))
         wire["step"] = step
         data = dumps(wire).encode()
         if len(data) >= PACKET:

@@ -19,11 +19,32 @@ if TYPE_CHECKING:
 
     from rl.runtime.sync import Setup
 
+#: The part of kernel.* that belongs to the IPC namespace (ipc/ipc_sysctl.c).
 _IPC = frozenset(
-    ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced", "msg_next_id", "sem_next_id",
-     "shm_next_id", "auto_msgmni")
+    ("auto_msgmni", "msg_next_id", "msgmax", "msgmnb", "msgmni", "sem", "sem_next_id", "shm_next_id", "shm_rmid_forced",
+     "shmall", "shmmax", "shmmni")
 )
+#: In the UTS namespace. Their files are for root of the first user namespace only, the calls are not.
+_NAMES = {"kernel/hostname": ns.sethostname, "kernel/domainname": ns.setdomainname}
 _FILES = {"network": "net", "ipc": "ipc", "uts": "uts"}
+
+
+def namespace_of(key: str) -> str:
+    """The type of namespace that sysctl *key* (net.ipv4.ip_forward, net/ipv4/ip_forward) belongs to; "": to none."""
+    parts = _path(key).split("/")
+    if len(parts) < 2 or not {"", ".", ".."}.isdisjoint(parts):
+        return ""
+    if parts[0] == "net":
+        return "network"
+    if parts[0] == "kernel" and len(parts) == 2:
+        return "ipc" if parts[1] in _IPC else "uts" if "/".join(parts) in _NAMES else ""
+    return "ipc" if parts[:2] == ["fs", "mqueue"] and len(parts) > 2 else ""
+
+
+def _path(key: str) -> str:
+    """The path below /proc/sys. As sysctl(8): if the first separator is a dot, dots and slashes change places."""
+    first = next((character for character in key if character in "./"), "")
+    return key.translate({ord("."): "/", ord("/"): "."}) if first == "." else key
 
 
 def check(setup: Setup, new: Iterable[str]) -> None:
@@ -36,30 +57,15 @@ def check(setup: Setup, new: Iterable[str]) -> None:
         if kind in setup.fds and not os.path.samestat(os.fstat(setup.fds[kind]), os.stat(f"/proc/self/ns/{name}")):
             own.add(kind)
     for key in setup.linux.get("sysctl") or {}:
-        parts = _path(key).split("/")
-        if parts == ["kernel", "hostname"] and "uts" in own:
-            raise UsageError(f"set sysctl {key} (linux.sysctl.{key}): it contradicts hostname", "use hostname for it")
-        if not _is_own(parts, own):
+        kind = namespace_of(key)
+        if kind not in own:
             raise RlError(
                 f"set sysctl {key} (linux.sysctl.{key}): it does not belong to a namespace of the container's own",
                 "net.* (not with --network=host), fs.mqueue.* and those of System V IPC (not with --ipc=host) can be",
             )
-
-
-def _path(key: str) -> str:
-    """The path below /proc/sys. As sysctl(8): if the first separator is a dot, dots and slashes change places."""
-    first = next((character for character in key if character in "./"), "")
-    return key.translate({ord("."): "/", ord("/"): "."}) if first == "." else key
-
-
-def _is_own(parts: list[str], own: set[str]) -> bool:
-    if "" in parts or ".." in parts or "." in parts:
-        return False
-    if parts[0] == "net":
-        return len(parts) > 1 and "network" in own
-    if parts[0] == "kernel" and len(parts) == 2:
-        return "ipc" in own if parts[1] in _IPC else parts[1] == "domainname" and "uts" in own
-    return parts[:2] == ["fs", "mqueue"] and len(parts) > 2 and "ipc" in own
+        name = _path(key).rpartition("/")[2]
+        if kind == "uts" and setup.spec.get(name):
+            raise UsageError(f"set sysctl {key} (linux.sysctl.{key}): {name} sets this already", "leave out one")
 
 
 def apply(setup: Setup) -> None:
@@ -67,8 +73,8 @@ def apply(setup: Setup) -> None:
     for key, value in (setup.linux.get("sysctl") or {}).items():
         what = f"set sysctl {key}={value} (linux.sysctl.{key})"
         try:
-            if _path(key) == "kernel/domainname":
-                ns.setdomainname(str(value))  # the file is for root of the first user namespace only
+            if _path(key) in _NAMES:
+                _NAMES[_path(key)](str(value))
                 continue
             ns.write_proc(f"/proc/sys/{_path(key)}", str(value))
         except OSError as error:

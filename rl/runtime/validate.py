@@ -8,7 +8,7 @@ that walks it, the rules for strings, and what fields must agree on: :data:`CROS
 
 from __future__ import annotations
 
-from rl.errors import NotFoundError, UsageError
+from rl.errors import UsageError
 from rl.runtime import schema
 
 TYPE_CHECKING = False
@@ -62,37 +62,9 @@ def check_id(container_id: str) -> None:
         )
 
 
-def load(path: str) -> Any:
-    """The JSON document in file *path*, not yet checked. Raises NotFoundError, or UsageError when it is not JSON."""
-    from rl.config.jsonio import read_json
-
-    try:
-        return read_json(path)
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"{path} does not exist", "is this the directory of a bundle? `rl-runtime spec` writes a config.json"
-        ) from None
-    except OSError as error:
-        raise UsageError(f"read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8: byte {error.start}", "save it as UTF-8") from None
-    except RecursionError:
-        raise UsageError(f"{path} is nested too deeply") from None
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}") from None
-
-
 def warnings(spec: dict[str, Any]) -> list[str]:
-    """What is odd in a *spec* that :func:`check` has passed, but no error (runtime.md, "Warnings")."""
-    from rl.runtime.capabilities import NAMES
-
+    """What is odd in a *spec* that :func:`check` has passed, but no error."""
     found = []
-    known = {f"CAP_{name}" for name in NAMES}
-    unknown: dict[str, None] = {}
-    for names in ((spec.get("process") or {}).get("capabilities") or {}).values():
-        unknown.update(dict.fromkeys(name for name in names or () if name not in known))
-    if unknown:
-        found.append(f"process.capabilities: {', '.join(map(_show, unknown))}: not known here, left out")
     for index, entry in enumerate(spec.get("mounts") or ()):
         if not entry["destination"].startswith("/"):
             found.append(
@@ -221,7 +193,7 @@ def _is_version(text: str) -> bool:
 
 def _is_cpu_list(text: str) -> bool:
     """A list like ``0-3,7``; empty is none."""
-    for part in text.split(",") if text.strip() else ():
+    for part in text.split(",") if text else ():
         first, dash, last = part.strip().partition("-")
         ends = (first, last) if dash else (first,)
         if not all(end.isascii() and end.isdigit() and len(end) < 6 and int(end) < _CPUS for end in ends):
@@ -334,6 +306,8 @@ def _mounts(spec: dict[str, Any]) -> None:
         path = f".mounts[{index}]"
         kind, options = entry.get("type"), entry.get("options") or ()
         bind = kind in ("bind", "rbind") or "bind" in options or "rbind" in options
+        if "remount" in options:
+            continue  # of what is there already
         if not bind and kind in (None, "", "none"):
             raise _Wrong("missing, and it is not a bind mount", f"{path}.type", 'add "rbind" to options for one')
         if bind and not entry.get("source"):
@@ -372,45 +346,33 @@ def _net_devices(spec: dict[str, Any]) -> None:
         raise _Wrong("needs a network namespace", ".linux.netDevices", 'add {"type": "network"} to linux.namespaces')
     names: dict[str, str] = {}
     for device, entry in devices.items():
-        name = (entry or {}).get("name") or device
-        if name in names:
+        name = entry.get("name") or device
+        if name in names and "%" not in name:  # eth%d: the kernel chooses the number
             raise _Wrong(f"{_show(names[name])} gets this name too", f".linux.netDevices[{_show(device)}].name")
         names[name] = device
 
 
-#: The part of kernel.* that belongs to the IPC namespace (ipc/ipc_sysctl.c).
-IPC_SYSCTLS = frozenset(
-    ("auto_msgmni", "msg_next_id", "msgmax", "msgmnb", "msgmni", "sem", "sem_next_id", "shm_next_id", "shm_rmid_forced",
-     "shmall", "shmmax", "shmmni")
-)
-
-
-def sysctl_namespace(key: str) -> str:
-    """The type of namespace that sysctl *key* (net.ipv4.ip_forward, net/ipv4/ip_forward) belongs to; "": to none."""
-    parts = (key if "/" in key else key.replace(".", "/")).split("/")
-    if len(parts) < 2 or not {"", ".", ".."}.isdisjoint(parts):
-        return ""
-    if parts[0] == "net":
-        return "network"
-    if parts[0] == "kernel" and len(parts) == 2:
-        return "ipc" if parts[1] in IPC_SYSCTLS else "uts" if parts[1] in ("hostname", "domainname") else ""
-    return "ipc" if parts[:2] == ["fs", "mqueue"] and len(parts) > 2 else ""
-
-
 def _sysctls(spec: dict[str, Any]) -> None:
+    sysctls = spec["linux"].get("sysctl")
+    if not sysctls:
+        return
+    from rl.runtime.sysctl import namespace_of
+
     found = _namespaces(spec)
-    for key in spec["linux"].get("sysctl") or ():
-        path, kind = f".linux.sysctl[{_show(key)}]", sysctl_namespace(key)
+    for key in sysctls:
+        kind = namespace_of(key)
         if not kind:
             raise _Wrong(
-                "does not belong to a namespace, it would change the host", path,
+                "does not belong to a namespace, it would change the host", f".linux.sysctl[{_show(key)}]",
                 "net.*, fs.mqueue.*, kernel.domainname and those of System V IPC (kernel.shmmax, …) can be set",
             )
         if kind not in found:
-            raise _Wrong(f"needs a namespace of type {kind}", path, f'add {{"type": "{kind}"}} to linux.namespaces')
-        name = key.rpartition("/" if "/" in key else ".")[2]
-        if kind == "uts" and spec.get(name):
-            raise _Wrong(f"{name} sets this already", path, "leave out one of the two")
+            raise _Wrong(
+                f"needs a namespace of type {kind}", f".linux.sysctl[{_show(key)}]",
+                f'add {{"type": "{kind}"}} to linux.namespaces',
+            )
+        if kind == "uts" and spec.get("domainname"):
+            raise _Wrong("domainname sets this already", f".linux.sysctl[{_show(key)}]", "leave out one of the two")
 
 
 def _personality(spec: dict[str, Any]) -> None:

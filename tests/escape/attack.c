@@ -134,7 +134,11 @@ static int grab(char **a) {
         snprintf(path, sizeof path, "/proc/%d/%s", pid, files[i]);
         say(files[i], open(path, O_RDONLY | O_NONBLOCK));
     }
-    struct iovec here = {buffer, 8}, there = {(void *)0x400000, 8};
+    unsigned long address = 0x400000;
+    snprintf(path, sizeof path, "/proc/%d/maps", pid);
+    FILE *maps = fopen(path, "r");
+    if (maps && fscanf(maps, "%lx", &address) != 1) address = 0;
+    struct iovec here = {buffer, 8}, there = {(void *)address, 8};
     say("process_vm_readv", process_vm_readv(pid, &here, 1, &there, 1, 0));
     say("ptrace", ptrace(PTRACE_SEIZE, pid, 0, 0));
     int pidfd = syscall(SYS_pidfd_open, pid, 0);
@@ -240,7 +244,7 @@ static int mounts(char **a) {
     return 0;
 }
 
-/* nested COMMAND…: in a user and mount namespace of its own, as its root. */
+/* nested WHAT ARGUMENT…: in a user and mount namespace of its own, as its root. */
 static int enter(char **a) {
     char line[64];
     int uid = getuid(), gid = getgid();
@@ -269,12 +273,19 @@ static int inject(char **a) {
     return 0;
 }
 
+/* ids: real and effective user. */
+static int ids(char **a) {
+    printf("%d %d\n", getuid(), geteuid());
+    return 0;
+}
+
+/* reset: the machine. */
 static int reset(char **a) {
     say("reboot", reboot(RB_AUTOBOOT));
     return 0;
 }
 
-/* wait-and-see PATH SECONDS: until PATH appears. */
+/* clocks: the host's time and name. */
 static int clocks(char **a) {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
@@ -290,6 +301,7 @@ int main(int argc, char **argv) {
         {"flip", flip, 3}, {"peek", peek, 2}, {"devices", devices, 0}, {"keys", keys, 1}, {"secret", secret, 1},
         {"abstract", abstract, 1}, {"grab", grab, 1}, {"syscalls", syscalls, 0}, {"mounts", mounts, 0},
         {"nested", enter, 1}, {"inject", inject, 0}, {"reset", reset, 0}, {"clocks", clocks, 0},
+        {"ids", ids, 0},
     };
     for (unsigned i = 0; argc > 1 && i < sizeof table / sizeof *table; i++)
         if (!strcmp(argv[1], table[i].name) && argc - 2 >= table[i].arguments) return table[i].run(argv + 2);

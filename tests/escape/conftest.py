@@ -124,12 +124,22 @@ Install = Callable[..., Installation]
 
 @pytest.fixture(scope="session")
 def install(archive: Path) -> Iterator[Install]:
-    """install(name, patches): a copy in the home of a user of its own; *patches*: file → (text, replacement) pairs."""
+    """install(name, patches): a copy in the home of a user of its own; *patches*: file → (text, replacement) pairs.
+
+    With a name that begins with "root" it is real root's.
+    """
     made: dict[str, Installation] = {}
 
     def make(name: str, patches: dict[str, list[tuple[str, str]]] | None = None) -> Installation:
         if name not in made:
-            user = unique_user(f"rltest-{name}")
+            if name.startswith("root"):
+                base = Path(f"/var/tmp/{users.PREFIX}-{name}")
+                base.mkdir(mode=0o755, exist_ok=True)
+                user = users.root(base)
+                users.wipe(user)
+                user.prepare()
+            else:
+                user = unique_user(f"rltest-{name}")
             _copy(user.home / "venv", patches or {})
             subprocess.run(["chown", "-R", f"{user.uid}:{user.gid}", user.home / "venv"], check=True)
             user.environment["PATH"] = f"{user.home}/venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"

@@ -6,11 +6,20 @@ container has.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from escape.conftest import Install, Installation
+from support import users
+from support.bundles import Lab
+from system.conftest import Rl, eventually
+
+BOX = ("run", "--rm", "--network=none")
 
 NO_LOOK = {"rl/runtime/launch.py": [("        _refuse_ourselves(candidate)\n", "        pass\n")]}
 NO_LAUNCHER = {"rl/runtime/process.py": [("    if setup.exposed:\n        setup.launcher", "    if False:\n        setup.launcher")]}
@@ -57,6 +66,67 @@ def test_control_without_both(install: Install) -> None:
     assert rl.state() == (0o777, content, owner) and mode == 0o755  # the host's file was changed from inside
 
 
+def test_real_root(install: Install) -> None:
+    """Without a user namespace root in the container is the host's: any interpreter is within its reach."""
+    rl = install("root-nolook", NO_LOOK)
+    before = rl.state()
+    for code, text in _run_and_exec(rl, "/evil/script"):
+        assert code == 126 and "inode" not in text, text
+    assert rl.state() == before
+    control = install("root-nothing", {**NO_LOOK, **NO_LAUNCHER})
+    assert f"inode {control.interpreter.stat().st_ino}" in _run_and_exec(control, "/evil/script")[0][1]
+    assert control.state()[0] == 0o777
+
+
+def test_system_interpreter_needs_no_launcher(rl: Rl) -> None:
+    """The usual case costs nothing: root's interpreter cannot be written by an ordinary user, nor by its containers."""
+    done = rl.user.run("strace", "-f", "-qq", "-e", "trace=memfd_create,execveat", "rl", *BOX, "attack", "true", check=True)
+    assert "execveat" not in done.stderr
+    done = rl.user.run("strace", "-f", "-qq", "-e", "trace=memfd_create,execveat", "rl", *BOX, "attack", "/evil/script")
+    assert done.returncode == 126
+
+
+def test_launcher_is_used_where_it_is_needed(install: Install) -> None:
+    rl = install("own")
+    done = rl.user.run("strace", "-f", "-qq", "-e", "trace=execveat", "rl", *BOX, "attack", "true", check=True)
+    assert "AT_EMPTY_PATH) = 0" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "flags", [(), ("--user", "1000"), ("--user", "1000", "--cap-add", "NET_RAW"), ("--cap-drop", "all"), ("--privileged",),
+              ("--security-opt", "no-new-privileges"), ("--ulimit", "nofile=20:30")]
+)
+def test_command_is_the_same_through_the_launcher(rl: Rl, install: Install, flags: tuple[str, ...]) -> None:
+    """Capabilities, ids, signals, filter, limits, descriptors: nothing more and nothing less."""
+    script = "grep -E '^(Uid|Gid|Groups|Cap|NoNew|Seccomp:|Sig[BIC])' /proc/self/status; ls /proc/self/fd; cat /proc/self/limits; env | sort"
+    same = [installed.ok(*BOX, "--hostname=h", *flags, "attack", "sh", "-c", script) for installed in (rl, install("own"))]
+    assert same[0] == same[1] and "CapEff" in same[0]
+
+
+def test_container_ends_with_its_monitor(install: Install) -> None:
+    """The parent-death signal survives both executions."""
+    rl = install("own")
+    identity = rl.ok("run", "-d", "--network=none", "attack", "sleep", "60")
+    init = int(rl.ok("inspect", "-f", "{{.State.Pid}}", identity))
+    os.kill(int((rl.run_dir / f"containers/{identity}/lock").read_text()), 9)
+    eventually(lambda: not os.path.exists(f"/proc/{init}"))
+
+
+@pytest.mark.parametrize("action", ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS"])
+@pytest.mark.parametrize("names", [["execveat"], ["memfd_create", "execveat", "mknod"]])
+def test_filters_that_forbid_what_the_launcher_needs(install: Install, names: list[str], action: str) -> None:
+    """Then the look before is what is left; the container runs."""
+    rl = install("own")
+    profile = rl.user.home / "profile.json"
+    rules = [{"names": names, "action": action}]
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}))
+    for flags in ((), ("--security-opt", "no-new-privileges")):
+        where = ("--security-opt", f"seccomp={profile}", *flags)
+        assert rl.ok(*BOX, *where, "attack", "echo", "there") == "there"
+        assert rl(*BOX, *where, "attack", "/evil/script").returncode == 126
+        assert rl(*BOX, *where, "attack", "/no/such").returncode == 127
+
+
 def _race(rl: Installation, seconds: float) -> int:
     """A process of the container exchanges a harmless script and an evil one while exec starts it; rounds made."""
     rl.ok("run", "-d", "--name", "box", "--network=none", "attack", "sh", "-c",
@@ -88,8 +158,8 @@ def test_control_race_is_won_without_the_launcher(install: Install) -> None:
 def _peek(rl: Installation, *flags: str) -> dict[str, int]:
     """What a process in the container gets at of the runtime's processes while `rl exec` starts others beside it."""
     rl.ok("run", "-d", "--name", "box", "--network=none", *flags, "attack", "attack", "peek",
-          str(rl.interpreter.stat().st_ino), "4")
-    for _ in range(12):
+          str(rl.interpreter.stat().st_ino), "3")
+    for _ in range(8):
         rl("exec", "box", "true")
     rl.ok("wait", "box")
     words = rl.ok("logs", "box").split()
@@ -108,3 +178,25 @@ def test_processes_of_the_runtime_are_closed(install: Install, flags: tuple[str,
 def test_control_dumpable_processes_are_open(install: Install) -> None:
     found = _peek(install("dumpable", DUMPABLE), "--cap-add", "SYS_PTRACE")
     assert found["exe"] and found["environ"], found
+
+
+def test_runtime_program_starts_through_the_launcher(tmp_path: Path) -> None:
+    """`rl-runtime create` and `start` as root: the socket that start comes from is where the launcher reports to."""
+    lab = Lab(users.root(tmp_path / "home"), tmp_path / "lab")
+    (lab.bundle / "rootfs/bin/broken").write_bytes(b"\x7fELF, not quite")
+    (lab.bundle / "rootfs/bin/broken").chmod(0o755)
+    for command, code, text in ((["/bin/broken"], 1, "exec format error"), (["sh", "-c", "exit 3"], 0, "")):
+        lab.write(command)
+        lab.ok("create", "c1")
+        try:
+            init = lab.state("c1")["pid"]
+            tracer = subprocess.Popen(
+                ["strace", "-qq", "-e", "trace=execveat,execve,write", "-p", str(init)], stderr=subprocess.PIPE, text=True
+            )
+            attached = f"\nTracerPid:\t{tracer.pid}\n"
+            eventually(lambda seen=attached, pid=init: seen in Path(f"/proc/{pid}/status").read_text())
+            done = lab("start", "c1")
+            assert (done.returncode, text in done.stderr) == (code, True), done
+            assert "AT_EMPTY_PATH) = 0" in tracer.communicate(timeout=20)[1]
+        finally:
+            lab("delete", "--force", "c1")

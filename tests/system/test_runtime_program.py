@@ -257,6 +257,75 @@ def test_preserved_descriptors(lab: Lab) -> None:
     assert done.returncode == 1 and "descriptor 5 is not open" in done.stderr
 
 
+def test_sockets_and_readiness_of_a_unit(lab: Lab) -> None:
+    """LISTEN_FDS and NOTIFY_SOCKET, as systemd gives them to a service that is the runtime."""
+    lab.write("cat <&3; echo $LISTEN_FDS $LISTEN_PID; ls $NOTIFY_SOCKET; cat <&4")
+    path = f"{lab.bundle}/manager"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        os.chmod(path, 0o777)
+        manager.settimeout(10)
+        script = f'exec 3</etc/hostname 4</etc/shells; exec {PROGRAM} --root {lab.root} run --preserve-fds 1 one'
+        assert lab.lane
+        done = lab.lane.run("sh", "-c", script, cwd=lab.bundle, env={"LISTEN_FDS": "1", "NOTIFY_SOCKET": path})
+        hostname, shells = Path("/etc/hostname").read_text(), Path("/etc/shells").read_text()
+        assert done.stdout == f"{hostname}1 1\n/run/notify/notify.sock\n{shells}", done.stderr
+        sender = lab.bundle / "rootfs/bin/ready"
+        build_static(sender, READY)
+        lab.write(["/bin/ready"])
+        lab.ok("run", "one", env={"NOTIFY_SOCKET": path})
+        message = manager.recv(4096).decode()
+        assert "READY=1" in message.split("\n") and "STATUS=from inside" in message.split("\n")
+        assert "MAINPID=7" not in message and "MAINPID=" in message
+        # created and started by two programs: start returns when the container is ready
+        lab.ok("create", "two", env={"NOTIFY_SOCKET": path})
+        lab.ok("start", "two", env={"NOTIFY_SOCKET": path})
+        assert "READY=1" in manager.recv(4096).decode()
+        lab.ok("delete", "--force", "two")
+    os.unlink(path)
+
+
+READY = r"""
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+int main(void) {
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    const char *text = "READY=1\nSTATUS=from inside\nMAINPID=7\n";
+    strncpy(to.sun_path, getenv("NOTIFY_SOCKET"), sizeof to.sun_path - 1);
+    return sendto(socket(AF_UNIX, SOCK_DGRAM, 0), text, strlen(text), 0, (void *)&to, sizeof to) < 0;
+}
+"""
+
+
+def build_static(target: Path, source: str) -> None:
+    subprocess.run(["gcc", "-static", "-O1", "-x", "c", "-", "-o", str(target)], input=source, text=True, check=True)
+
+
+def test_device_rules(lab: Lab) -> None:
+    """Root: a device that the rules do not allow cannot be opened, though its node can be made."""
+    if lab.user.uid:  # a device filter takes real root, and so does making nodes
+        assert "Operation not permitted" in lab.run("mknod /kmsg c 1 11").stderr
+        return
+
+    def with_mknod(spec: dict[str, Any]) -> None:
+        for kind in ("bounding", "effective", "permitted"):
+            spec["process"]["capabilities"][kind].append("CAP_MKNOD")
+
+    script = "mknod /kmsg c 1 11 && head -c 1 /kmsg; head -c 1 /dev/zero | wc -c"
+    done = lab.run(script, with_mknod)
+    assert "Operation not permitted" in done.stderr and done.stdout == "1\n", (done.stdout, done.stderr)
+
+    def allowed(spec: dict[str, Any]) -> None:
+        with_mknod(spec)
+        spec["linux"]["resources"]["devices"].append(
+            {"allow": True, "type": "c", "major": 1, "minor": 11, "access": "r"}
+        )
+
+    assert "Operation not permitted" not in lab.run(script, allowed).stderr
+
+
 def test_hooks_run_in_order_and_poststop_goes_on(lab: Lab) -> None:
     trace = lab.base / "bundle/trace"
     trace.write_text("")

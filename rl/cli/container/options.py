@@ -15,6 +15,8 @@ env_file, label_file   list[str] of paths
 http_proxy             default true: pass http_proxy, https_proxy, ftp_proxy, no_proxy (and capitals) on
 image_volume           anonymous (also: bind) | tmpfs | ignore
 memory… shm_size       str such as 512m, 1g, -1
+cgroups cgroup_parent  see rl.engine.cgroups; cgroup_conf: list[str], KEY=VALUE
+blkio… device_read…    list[str]: DEVICE:VALUE
 network                list[str]; each pasta[:opts], slirp4netns[:opts], host, none, private, container:ID, ns:PATH
 platform               OS/ARCH[/VARIANT], excludes arch, os, variant
 publish                list[str]: [[IP:][HOST]:]CONTAINER[-RANGE][/udp]
@@ -35,7 +37,30 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rl.cli.parse import Table
 
-CREATE: Table = (
+#: The limits that `rl update` can change, too.
+LIMITS: Table = (
+    ("--blkio-weight", "value", "N", "Share of block I/O relative to others, 10 to 1000; 0: the default", "uint"),
+    ("--blkio-weight-device", "list", "DEVICE:N", "Share of the I/O of a block device"),
+    ("--cpu-period", "value", "USEC", "CPU bandwidth period in microseconds", "uint"),
+    ("--cpu-quota", "value", "USEC", "CPU bandwidth per period in microseconds", "int"),
+    ("--cpu-rt-period", "value", "USEC", "Only cgroup v1 has it: refused unless 0", "uint"),
+    ("--cpu-rt-runtime", "value", "USEC", "Only cgroup v1 has it: refused unless 0", "uint"),
+    ("-c --cpu-shares", "value", "N", "CPU weight relative to others (default 1024)", "uint"),
+    ("--cpus", "value", "N", "Number of CPUs the container may keep busy, such as 1.5", "float"),
+    ("--cpuset-cpus", "value", "LIST", "CPUs to run on, such as 0-3,7"),
+    ("--cpuset-mems", "value", "LIST", "Memory nodes to allocate from"),
+    ("--device-read-bps", "list", "DEVICE:RATE", "Bytes per second to read from a block device, such as /dev/sda:10mb"),
+    ("--device-read-iops", "list", "DEVICE:RATE", "Reads per second from a block device"),
+    ("--device-write-bps", "list", "DEVICE:RATE", "Bytes per second to write to a block device"),
+    ("--device-write-iops", "list", "DEVICE:RATE", "Writes per second to a block device"),
+    ("-m --memory", "value", "SIZE", "Memory limit, such as 512m"),
+    ("--memory-reservation", "value", "SIZE", "Memory soft limit"),
+    ("--memory-swap", "value", "SIZE", "Limit of memory and swap together; -1: unlimited swap"),
+    ("--memory-swappiness", "value", "N", "Only cgroup v1 has it: refused unless -1", "int"),
+    ("--pids-limit", "value", "N", "Number of processes allowed; -1: unlimited", "int"),
+)
+
+_OTHERS: Table = (
     ("--add-host", "list", "HOST:IP", "Add a line to the container's /etc/hosts"),
     ("--annotation", "list", "KEY=VALUE", "Add an annotation"),
     ("--arch", "value", "ARCH", "Choose the image for this architecture instead of the machine's"),
@@ -43,17 +68,12 @@ CREATE: Table = (
     ("--authfile", "value", "PATH", "Credentials file for the pull (default $REGISTRY_AUTH_FILE, then auth.json)"),
     ("--cap-add", "list", "CAP", "Add a capability, or ALL"),
     ("--cap-drop", "list", "CAP", "Drop a capability, or ALL"),
+    ("--cgroup-conf", "list", "KEY=VALUE", "Write VALUE to file KEY of the container's cgroup, such as memory.high"),
     ("--cgroup-parent", "value", "PATH", "Where the container's cgroup is made: a slice of systemd, or a path"),
     ("--cgroupns", "value", "MODE", "Cgroup namespace: private, host, container:ID, ns:PATH"),
     ("--cgroups", "value", "MODE", "Make cgroups: enabled (default), disabled, no-conmon, split",
      ("enabled", "disabled", "no-conmon", "split")),
     ("--cidfile", "value", "PATH", "Write the container's id to this new file"),
-    ("--cpu-period", "value", "USEC", "CPU bandwidth period in microseconds", "uint"),
-    ("--cpu-quota", "value", "USEC", "CPU bandwidth per period in microseconds", "int"),
-    ("-c --cpu-shares", "value", "N", "CPU weight relative to others (default 1024)", "uint"),
-    ("--cpus", "value", "N", "Number of CPUs the container may keep busy, such as 1.5", "float"),
-    ("--cpuset-cpus", "value", "LIST", "CPUs to run on, such as 0-3,7"),
-    ("--cpuset-mems", "value", "LIST", "Memory nodes to allocate from"),
     ("--device", "list", "HOST[:CTR[:RWM]]", "Add a device of the host"),
     ("--dns", "list", "IP", "Name server to use; none: write no resolv.conf"),
     ("--dns-option --dns-opt", "list", "OPTION", "Option for resolv.conf"),
@@ -72,23 +92,21 @@ CREATE: Table = (
     ("--init-path", "value", "PATH", "The init of --init (default: catatonit, tini or dumb-init of the host)"),
     ("-i --interactive", "flag", "", "Keep stdin open even if not attached"),
     ("--ipc", "value", "MODE", "IPC namespace: private, shareable, host, none, container:ID, ns:PATH"),
+    ("--kernel-memory", "value", "SIZE", "Only cgroup v1 has it: refused unless 0"),
     ("-l --label", "array", "KEY=VALUE", "Set metadata on the container"),
     ("--label-file", "list", "PATH", "Read labels from a file, one per line"),
-    ("--log-driver", "value", "NAME", "Where the output goes: k8s-file, json-file, passthrough, none",
-     ("k8s-file", "json-file", "passthrough", "none")),
-    ("--log-opt", "array", "NAME=VALUE", "Option of the log: path=, max-size=, max-file="),
-    ("-m --memory", "value", "SIZE", "Memory limit, such as 512m"),
-    ("--memory-reservation", "value", "SIZE", "Memory soft limit"),
-    ("--memory-swap", "value", "SIZE", "Limit of memory and swap together; -1: unlimited swap"),
+    ("--log-driver", "value", "NAME", "Where the output goes: k8s-file, journald, json-file, passthrough, none",
+     ("k8s-file", "journald", "json-file", "passthrough", "none")),
+    ("--log-opt", "array", "NAME=VALUE", "Option of the log: path=, max-size=, max-file=, tag=, label=KEY=VALUE"),
     ("--mount", "array", "SPEC", "Add a mount: type=bind|volume|tmpfs,source=…,destination=…[,OPTION…]"),
     ("--name", "value", "NAME", "Name of the container"),
     ("--network --net", "array", "MODE", "Network: pasta, slirp4netns, host, none, private, container:ID, ns:PATH"),
     ("--no-hosts", "flag", "", "Keep the image's /etc/hosts"),
+    ("--oom-kill-disable", "flag", "", "Only cgroup v1 has it: refused"),
     ("--oom-score-adj", "value", "N", "Preference of the kernel when memory runs out, -1000 to 1000", "int"),
     ("--os", "value", "OS", "Choose the image for this operating system"),
     ("--pid", "value", "MODE", "PID namespace: private, host, container:ID, ns:PATH"),
     ("--pidfile", "value", "PATH", "Write the process id of the container to this file"),
-    ("--pids-limit", "value", "N", "Number of processes allowed; -1: unlimited", "int"),
     ("--platform", "value", "OS/ARCH", "Choose the image for this platform"),
     ("--privileged", "flag", "", "All capabilities, all devices, no seccomp filter, nothing masked"),
     ("-p --publish", "list", "PORT", "Publish a port: [[IP:][HOST]:]CONTAINER[-RANGE][/udp]"),
@@ -121,6 +139,9 @@ CREATE: Table = (
     ("-v --volume", "array", "[SOURCE:]DIR[:OPTIONS]", "Mount a directory of the host or a volume"),
     ("-w --workdir", "value", "DIR", "Working directory of the process"),
 )
+
+#: In the order of the alphabet, as help shows them.
+CREATE: Table = tuple(sorted((*LIMITS, *_OTHERS), key=lambda row: str(row[0][row[0].index("--") :])))
 
 RUN: Table = (
     ("-d --detach", "flag", "", "Run in the background and print the container's id"),

@@ -126,7 +126,7 @@ class Cgroup:
                 return self._set(setting.without)
             available = read(f"{self.path}/cgroup.controllers").split()
             if setting.controller and setting.controller not in available:
-                return f"controller {setting.controller} is not available in {os.path.dirname(self.path)}"
+                return f"controller {setting.controller} is not available"
             return f"this kernel has no {setting.file}"
         except OSError as error:
             return f"write {setting.value} to {path}: {error.strerror}"

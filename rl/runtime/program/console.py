@@ -19,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from rl.runtime.activation import Notify
+
 _TIOCGWINSZ = 0x5413
 _TIOCSWINSZ = 0x5414
 _CHUNK = 1 << 15
@@ -113,15 +115,19 @@ def _write_all(fd: int, data: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
-def supervise(pid: int, pidfd: int, relay: Relay | None) -> int:
-    """Pass the terminal on until child *pid* ends; its exit code, negative for a signal."""
+def supervise(pid: int, pidfd: int, relay: Relay | None, notify: Notify | None = None) -> int:
+    """Pass on the terminal and notifications until child *pid* ends; its exit code, negative for a signal."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
+    if notify is not None:
+        poll.register(notify.fd, select.POLLIN)
     if relay is not None:
         poll.register(relay.master, select.POLLIN)
         poll.register(0, select.POLLIN)
     while True:
         ready = {fd for fd, _ in poll.poll()}
+        if notify is not None and notify.fd in ready:
+            notify.relay(pid)
         if relay is not None and relay.master in ready and not relay.output():
             poll.unregister(relay.master)
         elif pidfd in ready:

@@ -37,7 +37,8 @@ def exec_(program: Program, options: dict[str, Any], operands: list[str]) -> int
     created = runtime.spawn(
         pid, pidfd, {**spec, "process": process}, io, cgroup_procs=_cgroup(record, options.get("cgroup", "")),
         seccomp_program=seccomp.program_for(profile, lifecycle.cache_directory()) if profile else None,
-        seccomp_flags=seccomp.flags_of(profile) if profile else 0,
+        seccomp_flags=seccomp.flags_of(profile) if profile else 0, profile=profile,
+        state=lifecycle.hook_state(record, spec, "running"),
     )
     os.close(pidfd)
     for warning in created.warnings:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import rl
 from rl.kernel import process as kp
 from rl.runtime import capabilities, mountoptions, schema
-from rl.runtime.seccomp import compiler
+from rl.runtime.seccomp import NEW_LISTENER, compiler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,14 +16,11 @@ if TYPE_CHECKING:
 
 OLDEST, NEWEST = "1.0.0", "1.3.0"
 
-#: Flags that the compiler sets by itself: config.json has no business with them (config-linux.md, "Seccomp").
-_OWN_FLAGS = ("SECCOMP_FILTER_FLAG_NEW_LISTENER", "SECCOMP_FILTER_FLAG_TSYNC_ESRCH")
-
 
 def document() -> dict[str, Any]:
     """The features structure."""
     linux = schema.LINUX[1]
-    flags = [name for name in sorted(compiler.FLAGS) if name not in _OWN_FLAGS]
+    flags = sorted(compiler.FLAGS)
     return {
         "ociVersionMin": OLDEST,
         "ociVersionMax": NEWEST,
@@ -54,6 +51,5 @@ def document() -> dict[str, Any]:
 
 def _kernel_knows(flag: int) -> bool:
     # This one goes with a listener only (seccomp(2)).
-    listener = compiler.FLAGS["SECCOMP_FILTER_FLAG_NEW_LISTENER"]
-    needs_listener = flag == compiler.FLAGS["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]
-    return kp.knows_seccomp_flags(flag | listener if needs_listener else flag)
+    alone = flag != compiler.FLAGS["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]
+    return kp.knows_seccomp_flags(flag if alone else flag | NEW_LISTENER)

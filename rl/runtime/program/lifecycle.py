@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from rl.runtime.activation import Notify
     from rl.runtime.program.main import Program
     from rl.runtime.program.store import Record
 
@@ -66,13 +67,21 @@ class _Creation:
         validate.check_id(container_id)  # before the bundle is looked at
         self.program = program
         self.options = options
-        self.io = Io(preserve=preserved(options.get("preserve-fds", 0)))
+        # What systemd passed to us stands before what --preserve-fds means.
+        sockets = 0
+        if "LISTEN_FDS" in os.environ:
+            from rl.runtime import activation
+
+            sockets = activation.listen_fds(os.environ)
+        self.io = Io(preserve=preserved(options.get("preserve-fds", 0) + sockets))
         self.bundle, self.spec = read_bundle(options.get("bundle", ""))
         terminal = bool((self.spec.get("process") or {}).get("terminal"))
         self.console = options.get("console-socket", "")
         console.check(terminal, self.console, detached)
         if not self.spec.get("process"):
             raise UsageError("process: missing, and a container needs one to be started")
+        for warning in validate.warnings(self.spec):
+            program.warn(warning)
         self.record = program.store().reserve(container_id)
         self.created: container.Created | None = None
 
@@ -82,6 +91,10 @@ class _Creation:
         group = None
         listener = None
         try:
+            if "LISTEN_FDS" in os.environ or "NOTIFY_SOCKET" in os.environ:
+                from rl.runtime import activation
+
+                activation.adapt(spec, os.environ, record.directory)
             write_json(f"{record.directory}/config.json", spec, sync=False)
             group = groups.Group(self.program, spec, record.id)
             group.prepare()
@@ -184,11 +197,36 @@ def create(program: Program, options: dict[str, Any], operands: list[str]) -> in
 def start(program: Program, options: dict[str, Any], operands: list[str]) -> int:
     """Let the command of a created container run."""
     record = program.store().locked(operands[0])
+    notify = _notify(record)
     try:
         begin(record)
     finally:
         record.release()
+    if notify is not None:
+        _wait_ready(record, notify)
     return 0
+
+
+def _notify(record: Record) -> Notify | None:
+    """The socket the container says READY=1 to, where our service manager asks for it."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        return None
+    from rl.runtime import activation
+
+    return activation.Notify.of(record.directory, os.environ)
+
+
+def _wait_ready(record: Record, notify: Notify) -> None:
+    """The service manager sees the unit as started when the container says so: until then we stay."""
+    try:
+        pidfd = os.pidfd_open(record.pid)
+    except OSError:
+        return  # it has ended
+    try:
+        notify.wait_ready(record.pid, pidfd)
+    finally:
+        os.close(pidfd)
+        notify.close()
 
 
 def begin(record: Record) -> None:
@@ -235,6 +273,7 @@ def run(program: Program, options: dict[str, Any], operands: list[str]) -> int:
     making = _Creation(program, options, operands[0], detached)
     created = making.make()
     record = program.store().locked(operands[0])
+    notify = _notify(record)
     relay = None
     try:
         if created.master >= 0:
@@ -249,9 +288,11 @@ def run(program: Program, options: dict[str, Any], operands: list[str]) -> int:
         raise
     record.release()
     if detached:
+        if notify is not None:
+            _wait_ready(record, notify)
         return 0
     try:
-        status = console.supervise(created.pid, created.pidfd, relay)
+        status = console.supervise(created.pid, created.pidfd, relay, notify)
     finally:
         if relay is not None:
             relay.close()

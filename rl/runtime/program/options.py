@@ -34,7 +34,7 @@ _CREATE: tuple[Option, ...] = (
     ("--pid-file", "value", "FILE", "Write the process id of the container to this file"),
     ("--no-pivot", "flag", "", "Do not use pivot_root, for hosts whose root is a ramfs"),
     ("--no-new-keyring", "flag", "", "Keep the session keyring of the caller"),
-    ("--preserve-fds", "int", "N", "Pass N further descriptors, from 3 on"),
+    ("--preserve-fds", "int", "N", "Pass N further descriptors, from 3 on, after those of $LISTEN_FDS"),
 )
 
 LIMITS: tuple[Option, ...] = (

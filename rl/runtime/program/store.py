@@ -119,8 +119,11 @@ class Record:
     def remove(self) -> None:
         """Remove the directory; the lock goes with it."""
         try:
-            for name in os.listdir(self.directory):
-                os.unlink(f"{self.directory}/{name}")
+            for path, directories, files in os.walk(self.directory, topdown=False):
+                for name in files:
+                    os.unlink(f"{path}/{name}")
+                for name in directories:
+                    os.rmdir(f"{path}/{name}")
             os.rmdir(self.directory)
         except FileNotFoundError:
             pass

@@ -125,7 +125,7 @@ def wrong(path: str, problem: str) -> UsageError:
 
 def action_value(action: Any, errno: Any, path: str, errno_key: str = "errnoRet") -> int:
     """The SECCOMP_RET_ value of *action*. Raises UsageError for an unknown one or an errno it cannot carry."""
-    if action not in ACTIONS:
+    if not isinstance(action, str) or action not in ACTIONS:
         raise wrong(path, f"unknown action {action!r}, use one of {' '.join(ACTIONS)}")
     if action not in WITH_ERRNO:
         if errno is not None:
@@ -142,7 +142,7 @@ def flags_of(profile: dict[str, Any]) -> int:
     """See :func:`rl.runtime.seccomp.flags_of`."""
     result = 0
     for index, flag in enumerate(_array(profile, "flags", "")):
-        if flag not in FLAGS:
+        if not isinstance(flag, str) or flag not in FLAGS:
             raise wrong(f"flags[{index}]", f"unknown flag {flag!r}, use one of {' '.join(FLAGS)}")
         result |= FLAGS[flag]
     if profile.get("defaultAction") == NOTIFY:
@@ -216,7 +216,7 @@ def _array(holder: dict[str, Any], key: str, path: str) -> list[Any]:
 def _architectures(profile: dict[str, Any]) -> set[str]:
     listed = set()
     for index, name in enumerate(_array(profile, "architectures", "")):
-        if name not in ARCHITECTURES:
+        if not isinstance(name, str) or name not in ARCHITECTURES:
             raise wrong(f"architectures[{index}]", f"unknown architecture {name!r}")
         listed.add(ARCHITECTURES[name])
     return listed

@@ -11,9 +11,10 @@ import pytest
 
 import rl
 from rl.config.paths import Paths
-from rl.engine import create, hostfacts, ladder
+from rl.engine import hostfacts, ladder
 from rl.engine.context import Engine
 from rl.engine.info import info
+from rl.engine.spec import logs
 from rl.engine.unshare import unshare
 from rl.engine.version import version
 from rl.errors import CommandNotExecutableError, CommandNotFoundError, RlError, UnsupportedError
@@ -86,7 +87,7 @@ def test_an_external_runtime_is_named(engine: Engine) -> None:
 
 
 def test_log_drivers_are_those_of_create() -> None:
-    assert ladder.LOG_DRIVERS == create._LOG_DRIVERS
+    assert ladder.LOG_DRIVERS == logs.DRIVERS
 
 
 def test_version(engine: Engine) -> None:

@@ -145,8 +145,8 @@ def test_requested_mounts_come_last_and_parents_first() -> None:
     assert order.index("/etc/resolv.conf") < order.index("/x")
     assert found["/x"]["options"] == ["nosuid", "uid=3", "gid=4"]
     assert found["/x/y"] == {"destination": "/x/y", "type": "bind", "source": "/vol/_data", "options": ["rbind", "rprivate", "nosuid", "nodev"]}
-    assert found["/x/y/z"]["options"] == ["rbind", "ro", "rprivate"]
-    assert (found["/etc/hosts"]["source"], found["/etc/hosts"]["options"]) == ("/b", ["rbind", "rslave"])
+    assert found["/x/y/z"]["options"] == ["nosuid", "nodev", "rbind", "ro", "rprivate"]
+    assert (found["/etc/hosts"]["source"], found["/etc/hosts"]["options"]) == ("/b", ["nosuid", "nodev", "rbind", "rslave"])
     assert found["/dev/shm"]["options"] == ["size=1m"]
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from rl.errors import RlError, UnsupportedError, UsageError
+from rl.kernel import clone as kclone
+from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
 from rl.runtime import rlimits, scheduling
 from unit.runtime.container_lab import KINDS, Lab, lab_of, specification
@@ -192,6 +195,31 @@ def test_a_user_asks_for_more_than_it_has(user_lab: Lab) -> None:
     )
 
 
+@pytest.mark.parametrize("joined", [False, True], ids=["new", "joined"])
+def test_oom_score_adj_in_a_nested_user_namespace(lab: Lab, joined: bool) -> None:
+    """There the process's own file belongs to nobody it is: the parent writes it, or it is written before entering."""
+    spec = sh("cat /proc/self/oom_score_adj", oomScoreAdj=300)
+    maps = [{"containerID": 0, "hostID": 1, "size": 1000}]
+
+    def made_before(spec: dict[str, Any]) -> None:
+        pid, _ = kclone.clone(ns.CLONE_NEWUSER)
+        if pid == 0:
+            time.sleep(20)
+        for kind in ("uid", "gid"):
+            ns.write_proc(f"/proc/{pid}/{kind}_map", "0 1 1000\n")
+        fd = ns.open_namespace(pid, "user")
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        spec["linux"]["namespaces"].append({"type": "user", "path": f"/proc/self/fd/{fd}"})
+
+    if not joined:
+        spec["linux"]["namespaces"].append({"type": "user"})
+        spec["linux"].update(uidMappings=maps, gidMappings=maps)
+    result = lab.run(spec, inside=made_before if joined else None)
+    assert result.error is None, result.error.message
+    assert (result.output.strip(), result.extra["warnings"]) == ("300", [])
+
+
 # --- user and capabilities --------------------------------------------------------------------
 
 
@@ -329,6 +357,9 @@ def test_sysctl_errors(user_lab: Lab) -> None:
     spec["linux"]["sysctl"] = {"kernel.hostname": "x"}
     error = refused(user_lab, spec)
     assert isinstance(error, UsageError) and "linux.sysctl.kernel.hostname" in error.message
+    spec["process"]["args"][-1] = "hostname"
+    del spec["hostname"]
+    assert user_lab.run(spec).output == "x\n"
     for key, value, text in (("net.nothing", "1", "No such file"), ("kernel.msgmax", "many", "Invalid argument")):
         spec["linux"]["sysctl"] = {key: value}
         error = refused(user_lab, spec)

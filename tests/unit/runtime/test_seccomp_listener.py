@@ -186,6 +186,7 @@ def test_nobody_listens() -> None:
         spec = specification(["true"])
         agent = agent_for(lab)
         spec["linux"]["seccomp"] = agent.profile("mkdir")
+        agent.sock.shutdown(socket.SHUT_RDWR)  # close alone leaves it to the thread that waits in accept
         agent.sock.close()
         error = lab.run(spec).error
         assert error is not None and "listenerPath" in error.message and "refused" in error.message

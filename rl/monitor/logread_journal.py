@@ -1,0 +1,169 @@
+"""Reading back from the systemd journal what `rl.monitor.logs_journald` sent there, by the journal's own program.
+
+Called by the engine's logs, in the place of `rl.monitor.logread.LogReader`. journalctl's export format has the bytes as
+they were written (systemd, docs/JOURNAL_EXPORT_FORMATS.md). Following, a second journalctl tells that something was
+added; what that is, the next :meth:`JournalReader.read` asks from the last entry's cursor on: nothing is missed or
+taken twice.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+
+from rl.errors import RlError, UnsupportedError
+from rl.kernel import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import IO
+
+    from rl.monitor.logread import Record
+
+_PROGRAM = "journalctl"
+_STREAMS = {b"3": "stderr"}
+
+
+class JournalReader:
+    """The entries of one container, oldest first; can be read on as they come. *follow*: ``changes`` tells of them."""
+
+    def __init__(self, container_id: str, follow: bool = False) -> None:
+        # Anybody may write an entry with any field, but for those that the journal adds.
+        self._match = (f"CONTAINER_ID_FULL={container_id}", f"_UID={_uid()}")
+        self._cursor = ""
+        self._first: list[Record] | None = None  # what tail() has read
+        self.changes = -1  # readable when something was added, if *follow*
+        self._follower: subprocess.Popen[bytes] | None = None
+        if follow:
+            # Its output is read for nothing but being there; the last line of before tells that it watches by now.
+            self._follower = self._start("--follow", "--lines=1", "--output=cat", "--output-fields=CONTAINER_ID")
+            assert self._follower.stdout is not None
+            self.changes = self._follower.stdout.fileno()
+            os.set_blocking(self.changes, False)
+
+    def _start(self, *options: str) -> subprocess.Popen[bytes]:
+        command = [_PROGRAM, "--quiet", "--no-pager", *options, *self._match]
+        try:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                env={**os.environ, "LC_ALL": "C"},
+            )  # fmt: skip
+        except OSError as error:
+            raise UnsupportedError(
+                f"read the journal: {_PROGRAM}: {error.strerror}", "install package systemd, whose program this is"
+            ) from None
+
+    def _entries(self, *options: str) -> Iterator[tuple[str, Record]]:
+        """(cursor, record) of each entry that journalctl with *options* gives."""
+        process = self._start("--output=export", "--output-fields=MESSAGE,PRIORITY,CONTAINER_PARTIAL_MESSAGE", *options)
+        assert process.stdout is not None and process.stderr is not None
+        try:
+            while fields := _entry(process.stdout):
+                yield fields.get("__CURSOR", b"").decode(), _record(fields)
+            process.stdout.close()
+            said = process.stderr.read().decode(errors="replace").strip()
+            if process.wait():
+                raise RlError(f"read the journal: {said or f'{_PROGRAM} failed'}", f"try: {_PROGRAM} {self._match[0]}")
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            process.stdout.close()
+            process.stderr.close()
+
+    def tail(self, count: int) -> None:
+        """Begin with the last *count* lines; reads no more entries than those need."""
+        found: list[Record] = []
+        wanted = count
+        for cursor, record in self._entries("--reverse"):
+            self._cursor = self._cursor or cursor
+            if record[2].endswith(b"\n") or not found:
+                if not wanted:
+                    break
+                wanted -= 1
+            found.append(record)
+        self._first = found[::-1]
+        if not self._cursor:
+            self._first = None
+
+    def read(self) -> Iterator[Record]:
+        """Every record up to the present end; call again for what came since."""
+        if self._follower:
+            self._drain()
+        if self._first is not None:
+            yield from self._first
+            self._first = None
+        after = (f"--after-cursor={self._cursor}",) if self._cursor else ()
+        any_found = bool(after)
+        for cursor, record in self._entries(*after):
+            self._cursor = cursor
+            any_found = True
+            yield record
+        if not any_found:
+            require_access()
+
+    def _drain(self) -> None:
+        try:
+            while data := os.read(self.changes, 65536):
+                if len(data) < 65536:
+                    return
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        """End what still runs."""
+        if self._follower:
+            self._follower.kill()
+            self._follower.communicate()
+            self._follower = None
+
+
+def _uid() -> int:
+    """The caller's uid as the journal, outside of every user namespace, sees it."""
+    uid = os.getuid()
+    for inside, outside, count in process.id_map("uid"):
+        if inside <= uid < inside + count:
+            return outside + uid - inside
+    return uid
+
+
+def _entry(stream: IO[bytes]) -> dict[str, bytes]:
+    """The next entry of the export format; {} at the end."""
+    fields: dict[str, bytes] = {}
+    while line := stream.readline():
+        if line == b"\n":
+            if fields:
+                break
+            continue
+        name, equals, value = line[:-1].partition(b"=")
+        if not equals:
+            value = stream.read(int.from_bytes(stream.read(8), "little"))
+            stream.read(1)
+        fields[name.decode(errors="replace")] = value
+    return fields
+
+
+def _record(fields: dict[str, bytes]) -> Record:
+    seconds, micros = divmod(int(fields.get("__REALTIME_TIMESTAMP", b"0")), 1_000_000)
+    local = time.localtime(seconds)
+    sign, offset = ("+", local.tm_gmtoff) if local.tm_gmtoff >= 0 else ("-", -local.tm_gmtoff)
+    zone = f"{sign}{offset // 3600:02d}:{offset // 60 % 60:02d}"
+    stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', local)}.{micros:06d}000{zone}"
+    end = b"" if "CONTAINER_PARTIAL_MESSAGE" in fields else b"\n"
+    return _STREAMS.get(fields.get("PRIORITY", b""), "stdout"), stamp, fields.get("MESSAGE", b"") + end
+
+
+def require_access() -> None:
+    """Raises UnsupportedError where the caller may read no journal at all: an empty answer would be a lie."""
+    done = subprocess.run(
+        [_PROGRAM, "--no-pager", "--lines=0"], stdin=subprocess.DEVNULL, capture_output=True,
+        env={**os.environ, "LC_ALL": "C"},
+    )  # fmt: skip
+    if b"insufficient permissions" in done.stderr and b"No journal files were opened" in done.stderr:
+        raise UnsupportedError(
+            "read the journal: its files are readable for group systemd-journal only",
+            "sudo usermod -aG systemd-journal $USER and log in again; or keep a journal for each user: sudo mkdir -p"
+            " /var/log/journal && sudo systemctl restart systemd-journald",
+        )
