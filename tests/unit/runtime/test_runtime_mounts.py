@@ -1007,5 +1007,11 @@ def test_writes_to_proc_go_to_proc(tmp_path: Path) -> None:
     assert "not on a procfs" in in_namespace(covered_proc)
     assert "not the root of a procfs" in in_namespace(part_of_proc)
     assert in_namespace(mixed_sysctl) == ""
-    assert "OSError" in in_namespace(lambda: ns.write_proc("/proc/self/exe", "x")), "a magic link"
+
+    def magic_link() -> None:  # to another file of the same procfs
+        fd = os.open("/proc/self/comm", os.O_WRONLY)
+        ns.write_proc(f"/proc/self/fd/{fd}", "led astray")
+
+    for action in (magic_link, lambda: ns.write_proc("/proc/self/exe", "x")):
+        assert "OSError" in in_namespace(action)
     assert other.read_text() == "untouched" and (fake / "self/oom_score_adj").read_text() == "untouched"
