@@ -130,7 +130,7 @@ def test_filters_that_forbid_what_the_launcher_needs(install: Install, names: li
 def _race(rl: Installation, seconds: float) -> int:
     """A process of the container exchanges a harmless script and an evil one while exec starts it; rounds made."""
     rl.ok("run", "-d", "--name", "box", "--network=none", "attack", "sh", "-c",
-          "cp /evil/script /tmp/a; cp /evil/script /tmp/b; printf '#!/bin/true\\n' >/tmp/b; exec attack flip /tmp/a /tmp/b 30")
+          "cp /evil/script /tmp/a; cp /evil/script /tmp/b; printf '#!/bin/true\\n' >/tmp/b; exec attack flip /tmp/a /tmp/b 60")
     before = rl.state()
     rounds, end = 0, time.monotonic() + seconds
     while time.monotonic() < end and rl.state() == before:
@@ -151,7 +151,7 @@ def test_race_between_look_and_exec(install: Install) -> None:
 def test_control_race_is_won_without_the_launcher(install: Install) -> None:
     rl = install("nolauncher", NO_LAUNCHER)
     before = rl.state()
-    rounds = _race(rl, 30)
+    rounds = _race(rl, 60)
     assert rl.state() != before, f"not once in {rounds} rounds: the attack is too slow to prove anything"
 
 
