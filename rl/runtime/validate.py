@@ -364,15 +364,16 @@ def _sysctls(spec: dict[str, Any]) -> None:
         if not kind:
             raise _Wrong(
                 "does not belong to a namespace, it would change the host", f".linux.sysctl[{_show(key)}]",
-                "net.*, fs.mqueue.*, kernel.domainname and those of System V IPC (kernel.shmmax, …) can be set",
+                "net.*, fs.mqueue.*, kernel.hostname, kernel.domainname and those of System V IPC (kernel.shmmax, …) can be set",
             )
         if kind not in found:
             raise _Wrong(
                 f"needs a namespace of type {kind}", f".linux.sysctl[{_show(key)}]",
                 f'add {{"type": "{kind}"}} to linux.namespaces',
             )
-        if kind == "uts" and spec.get("domainname"):
-            raise _Wrong("domainname sets this already", f".linux.sysctl[{_show(key)}]", "leave out one of the two")
+        name = key[len("kernel.") :]
+        if kind == "uts" and spec.get(name):
+            raise _Wrong(f"{name} sets this already", f".linux.sysctl[{_show(key)}]", "leave out one of the two")
 
 
 def _personality(spec: dict[str, Any]) -> None:

@@ -352,7 +352,7 @@ def nothing_is_left(lab: Lab) -> None:
         time.sleep(0.01)  # who was killed is still to be reaped
 
 
-@pytest.mark.parametrize(("strategy", "examples"), [(plausible, 70), (mutated, 50)], ids=["plausible", "mutated"])
+@pytest.mark.parametrize(("strategy", "examples"), [(plausible, 50), (mutated, 30)], ids=["plausible", "mutated"])
 def test_the_program(lab: Lab, strategy: Any, examples: int) -> None:
     """`rl-runtime run`, or create, start and delete, of any bundle: it works, or says in one line why not."""
     outcomes: Counter[bool] = Counter()
@@ -396,7 +396,7 @@ def test_exec_of_any_process(lab: Lab) -> None:
         before = lab.user.processes()
 
         @given(processes())
-        @bounded(50)
+        @bounded(30)
         def run(process: Any) -> None:
             file.write_text(json.dumps(process))
             outcomes[judge_program(lab("exec", "--process", file, "fuzz"), 255)] += 1
