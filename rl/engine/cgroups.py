@@ -45,7 +45,7 @@ def check(options: dict[str, Any]) -> tuple[str, str]:
     if mode == "disabled" and options.get("cgroupns"):
         raise UsageError("--cgroupns cannot be used with --cgroups=disabled", "leave out one of them")
     if ".." in parent.split("/"):
-        raise UsageError(f"--cgroup-parent {parent}: must not contain ..")
+        raise UsageError(f"--cgroup-parent {parent}: must not contain ..", "name the cgroup, or the slice, itself")
     return mode, parent
 
 
@@ -86,19 +86,20 @@ def _begin(scope: Scope) -> None:
 class Placement:
     """Brings the container, this monitor and its helpers into their cgroups: ``begin``, ``finish``, ``adopt``.
 
-    *refused* is called once with all limits that cannot be had and a hint; *scope* is one begun :func:`early`.
+    *refused* is called once with all limits that cannot be had and a hint; *scope* is one begun :func:`early`, *wanted*
+    the manager asked for by name (``--cgroup-manager``).
     ``place`` is then what the runtime has to call with the pid of the waiting process, if the cgroup is made around
     that; ``group`` the container's cgroup, None where there is none (yet).
     """
 
     __slots__ = (
-        "_limits", "_mode", "_no_scope", "_parent", "_refused", "_scope", "_stop_seconds", "group", "id", "manager",
-        "place", "warnings",
+        "_limits", "_mode", "_no_scope", "_parent", "_refused", "_scope", "_stop_seconds", "_wanted", "group", "id",
+        "manager", "place", "warnings",
     )  # fmt: skip
 
     def __init__(
         self, config: ContainerConfig, limits: dict[str, Any], refused: Callable[[str, str], None],
-        scope: Scope | None = None,
+        scope: Scope | None = None, wanted: str = "",
     ) -> None:  # fmt: skip
         self.id = config["id"]
         self._mode, self._parent = check(config["options"])
@@ -106,6 +107,7 @@ class Placement:
         self._limits = limits
         self._refused = refused
         self._scope = scope
+        self._wanted = wanted
         self._no_scope = False  # systemd was asked and could not
         self.warnings: list[str] = []
         self.group: cgroup.Cgroup | None = None
@@ -114,16 +116,26 @@ class Placement:
 
     def begin(self) -> None:
         """Ask systemd for the scope, if it will be one and nobody has yet; does not wait."""
-        if self._scope is None and self._mode == "enabled" and cgroup.detect().mode == "systemd":
+        if self._scope is None and self._mode == "enabled" and self._by_systemd():
             try:
                 self._scope = self._new_scope()
                 _begin(self._scope)
             except RlError as error:
                 self._without_scope(error)
 
+    def _by_systemd(self) -> bool:
+        """Whether a scope is to be had and wanted; one asked for by name must be (--cgroup-manager)."""
+        there = self._wanted != "cgroupfs" and cgroup.detect().mode == "systemd"
+        if self._wanted == "systemd" and not there:
+            reason = cgroupfs.detect().reason if not os.path.exists(f"{cgroup.ROOT}/cgroup.controllers") else ""
+            raise UnsupportedError(
+                f"--cgroup-manager=systemd: {reason or 'no systemd manages this user'}", "leave it out, or use cgroupfs"
+            )
+        return there
+
     def _without_scope(self, error: RlError) -> None:
         """The next rung, said aloud; not if a slice was asked for by name."""
-        if self._parent:
+        if self._parent or self._wanted:
             raise error
         self.warnings.append(f"no systemd scope for the container: {error.message}")
         self._scope, self._no_scope = None, True
@@ -140,7 +152,7 @@ class Placement:
             self._split()
         elif self._scope is not None and self._finish_scope(self._scope):
             pass
-        elif not self._no_scope and cgroup.detect().mode == "systemd":
+        elif not self._no_scope and self._by_systemd():
             self.place = self._place
         else:
             self._plain()
@@ -187,7 +199,7 @@ class Placement:
         support = cgroupfs.detect()
         if self._parent.endswith(".slice"):
             raise UnsupportedError(
-                f"--cgroup-parent {self._parent}: there is no systemd here that manages slices",
+                f"--cgroup-parent {self._parent}: no systemd is used here that manages slices",
                 "name a cgroup below the caller's own instead: --cgroup-parent=NAME",
             )
         if support.mode == "none":

@@ -102,7 +102,8 @@ class Launch:
         self.driver = containers.read_state(self.paths, self.id).get("driver") or self.config["driver"]
         self.attach_fd = handover.listen(self.paths.container_run(self.id))
         self.limits = containers.limits(self.paths, self.config)
-        self.placement = cgroups.Placement(self.config, self.limits, self._limit_refused, self.scope)
+        manager = self.message.get("cgroup_manager", "")
+        self.placement = cgroups.Placement(self.config, self.limits, self._limit_refused, self.scope, manager)
         self.undo.append(self.placement.undo)
         self.placement.begin()
 

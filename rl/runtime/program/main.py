@@ -110,7 +110,11 @@ class Program:
 
 def command_of(name: str) -> Callable[[Program, dict[str, Any], list[str]], int]:
     """The function behind a command; imports only its module."""
-    if name in ("create", "start", "run", "kill", "delete"):
+    if name in ("create", "run"):
+        from rl.runtime.program import creating
+
+        return creating.COMMANDS[name]
+    if name in ("start", "kill", "delete"):
         from rl.runtime.program import lifecycle
 
         return lifecycle.COMMANDS[name]

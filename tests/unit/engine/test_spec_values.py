@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rl.engine import cgroups
 from rl.engine.spec import environment, idmaps, limits, values
 from rl.errors import UnsupportedError, UsageError
 
@@ -137,6 +139,10 @@ def test_environment_refused(line: str) -> None:
         ({"pids_limit": "10"}, {"pids": {"limit": 10}}),
         ({"pids_limit": "0"}, {}),
         ({"pids_limit": "-1"}, {"pids": {"limit": -1}}),
+        ({"blkio_weight": "0"}, {}),
+        ({"blkio_weight": "300"}, {"blockIO": {"weight": 300}}),
+        ({"cgroup_conf": ["memory.high=7", "cpu.weight=3"]}, {"unified": {"memory.high": "7", "cpu.weight": "3"}}),
+        ({"memory_swappiness": -1, "cpu_rt_period": "0", "cpu_rt_runtime": "0", "kernel_memory": "0", "oom_kill_disable": False}, {}),
     ],
 )
 def test_limits(options: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -149,6 +155,9 @@ def test_limits(options: dict[str, Any], expected: dict[str, Any]) -> None:
         {"memory": "lots"}, {"memory_swap": "1g"}, {"memory_swap": "-1"}, {"memory": "2m", "memory_swap": "1m"},
         {"memory": "1m", "memory_reservation": "2m"}, {"cpus": "-1"}, {"cpus": "nan"}, {"cpus": "0.001"},
         {"cpus": "1", "cpu_quota": "1000"}, {"cpu_period": "10"}, {"cpu_quota": "10"}, {"cpu_shares": "-5"},
+        {"blkio_weight": "9"}, {"blkio_weight": "1001"}, {"blkio_weight_device": ["/dev/null:100"]},
+        {"blkio_weight_device": ["/dev/none:100"]}, {"device_read_bps": ["sda:1mb"]}, {"device_read_bps": ["/dev/null"]},
+        {"cgroup_conf": ["memory.high"]}, {"cgroup_conf": ["cgroup.procs=1"]}, {"cgroup_conf": ["../x.y=1"]}, {"cgroup_conf": ["x=1"]},
         {"cpuset_cpus": "x"}, {"cpuset_cpus": "3-1"}, {"cpuset_mems": "0,"}, {"pids_limit": "-2"}, {"pids_limit": "many"},
     ],
     ids=str,
@@ -156,6 +165,88 @@ def test_limits(options: dict[str, Any], expected: dict[str, Any]) -> None:
 def test_limits_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         limits.resources(options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"memory_swappiness": 10}, {"oom_kill_disable": True}, {"cpu_rt_period": "1000"}, {"cpu_rt_runtime": "1"}, {"kernel_memory": "1m"}],
+    ids=str,
+)
+def test_limits_of_version_1(options: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedError, match="cgroup v2 has no such setting") as caught:
+        limits.resources(options)
+    assert caught.value.hint
+
+
+BLOCK_DEVICE = next((str(path) for path in Path("/dev").iterdir() if path.is_block_device()), "")
+
+
+@pytest.mark.skipif(not BLOCK_DEVICE, reason="no block device in /dev")
+def test_limits_of_devices() -> None:
+    """By number, as the kernel wants them; rates in bytes may have units."""
+    number = os.stat(BLOCK_DEVICE).st_rdev
+    device = {"major": os.major(number), "minor": os.minor(number)}
+    asked = {
+        "blkio_weight_device": [f"{BLOCK_DEVICE}:100"], "device_read_bps": [f"{BLOCK_DEVICE}:1mb"], "device_write_bps": [f"{BLOCK_DEVICE}:5"],
+        "device_read_iops": [f"{BLOCK_DEVICE}:7"], "device_write_iops": [f"{BLOCK_DEVICE}:8"],
+    }  # fmt: skip
+    assert limits.resources(asked) == {
+        "blockIO": {
+            "weightDevice": [{**device, "weight": 100}], "throttleReadBpsDevice": [{**device, "rate": 1 << 20}],
+            "throttleWriteBpsDevice": [{**device, "rate": 5}], "throttleReadIOPSDevice": [{**device, "rate": 7}],
+            "throttleWriteIOPSDevice": [{**device, "rate": 8}],
+        }
+    }  # fmt: skip
+    with pytest.raises(UsageError):
+        limits.resources({"device_read_iops": [f"{BLOCK_DEVICE}:1mb"]})
+
+
+PRESENT = {"memory": {"limit": 64 << 20, "swap": 128 << 20}, "pids": {"limit": 5}}
+
+
+@pytest.mark.parametrize(
+    ("options", "merged"),
+    [
+        ({"memory": "32m"}, {**PRESENT, "memory": {"limit": 32 << 20, "swap": 64 << 20}}),
+        ({"memory_swap": "256m"}, {**PRESENT, "memory": {"limit": 64 << 20, "swap": 256 << 20}}),
+        ({"memory_reservation": "1m"}, {**PRESENT, "memory": {**PRESENT["memory"], "reservation": 1 << 20}}),
+        ({"memory": "-1"}, {**PRESENT, "memory": {"limit": -1, "swap": -1}}),
+        ({"pids_limit": "0"}, {**PRESENT, "pids": {"limit": -1}}),
+        ({"pids_limit": "9", "cpus": "0"}, {**PRESENT, "pids": {"limit": 9}, "cpu": {"quota": -1, "period": 100_000}}),
+        ({"cpu_quota": "-1"}, {**PRESENT, "cpu": {"quota": -1}}),
+    ],
+)
+def test_changes_of_limits(options: dict[str, Any], merged: dict[str, Any]) -> None:
+    """`rl update`: what is not named stays; "no limit" is a change too."""
+    assert limits.merge(PRESENT, limits.resources(options, PRESENT)) == merged
+
+
+@pytest.mark.parametrize("options", [{"memory_swap": "32m"}, {"memory_reservation": "65m"}, {"memory": "1m", "memory_reservation": "2m"}])
+def test_changes_that_contradict_what_is(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        limits.resources(options, PRESENT)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ("enabled", "")),
+        ({"cgroups": "split"}, ("split", "")),
+        ({"cgroup_parent": "a.slice", "cgroups": "no-conmon"}, ("no-conmon", "a.slice")),
+    ],
+)
+def test_cgroup_modes(options: dict[str, Any], expected: tuple[str, str]) -> None:
+    assert cgroups.check(options) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"cgroups": "x"}, {"cgroups": "split", "cgroup_parent": "a"}, {"cgroups": "disabled", "cgroup_parent": "a"},
+     {"cgroups": "disabled", "cgroupns": "host"}, {"cgroup_parent": "a/../b"}],
+)  # fmt: skip
+def test_cgroup_modes_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        cgroups.check(options)
 
 
 IDS, LIMITS = (1000, 1001), (65536, 65536)

@@ -14,6 +14,7 @@ import pytest
 from rl.errors import StateError, UnsupportedError, UsageError
 from rl.kernel import mount, namespaces
 from rl.runtime import cgroup
+from rl.runtime.cgroup import cgroupfs
 from rl.runtime.cgroup.limits import settings, weight_of_shares
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting cgroup2 in a mount namespace of its own takes root")
@@ -232,3 +233,93 @@ def test_weight_of_shares() -> None:
     assert [weight_of_shares(shares) for shares in (1, 2, 1024, 262144, 10**6)] == [1, 1, 100, 10000, 10000]
     weights = [weight_of_shares(shares) for shares in range(2, 5000)]
     assert weights == sorted(weights)
+
+
+# --- managers ----------------------------------------------------------------------------------------
+
+
+@needs_root
+def test_the_plain_manager(tmp_path: Path) -> None:
+    """A path of config.json, from the root or below the caller's own; a process that was born elsewhere."""
+
+    def plain(root: str) -> None:
+        support = cgroup.detect(root)
+        manager = cgroupfs.Cgroupfs(support.base, "engine/one", movable=True)
+        manager.prepare()
+        assert os.path.isdir(manager.path) and manager.procs_path == f"{support.base}/engine/one/cgroup.procs"
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(60)
+            os._exit(0)
+        manager.attach(pid)
+        assert cgroup.own_path(str(pid)) == f"{support.own}/engine/one"
+        assert manager.apply({"unified": {"cgroup.max.depth": "3"}}) == []
+        with pytest.raises(StateError, match="holds processes"):
+            cgroupfs.Cgroupfs(support.base, "engine/one").prepare()
+        group = cgroup.Cgroup(manager.path)
+        assert group.stats()["cpu"]["usage"]["total"] >= 0
+        group.kill()
+        os.waitpid(pid, 0)
+        group.remove()
+        cgroup.Cgroup(f"{support.base}/engine").remove()
+
+    in_own_cgroup(tmp_path, plain)
+
+
+def test_the_disabled_manager() -> None:
+    manager = cgroup.manager("disabled", "/any/where", "x")
+    manager.prepare()
+    manager.attach(os.getpid())
+    assert (manager.kind, manager.path, manager.procs_path) == ("disabled", "", "")
+    (refused,) = manager.apply({"pids": {"limit": 3}, "memory": {"limit": -1}})
+    assert refused == "pids limit 3: the cgroup manager is disabled"
+
+
+@pytest.mark.skipif(os.path.exists("/sys/fs/cgroup/cgroup.controllers"), reason="this host has cgroup v2 alone")
+@pytest.mark.parametrize("kind", ["systemd", "cgroupfs"])
+def test_managers_where_version_1_is(kind: str) -> None:
+    manager = cgroup.manager(kind, "/a", "x")
+    assert manager.kind == "disabled" and "cgroup v1" in manager.apply({"pids": {"limit": 3}})[0]
+
+
+@pytest.mark.parametrize("relative", ["", "a/../b", ".."])
+def test_paths_that_leave_the_tree(relative: str) -> None:
+    with pytest.raises(UsageError):
+        cgroupfs.Cgroupfs("/sys/fs/cgroup", relative)
+    with pytest.raises(UsageError, match="is not known"):
+        cgroup.manager("openrc", relative, "x")
+
+
+# --- figures -----------------------------------------------------------------------------------------
+
+FILES = {
+    "cpu.stat": "usage_usec 10\nuser_usec 7\nsystem_usec 3\nnr_periods 4\nnr_throttled 2\nthrottled_usec 9\n",
+    "memory.current": "1000\n", "memory.max": "5000\n", "memory.peak": "2000\n", "memory.events": "low 0\nmax 6\noom_kill 1\n",
+    "memory.stat": "anon 1\nfile 33\nkernel 5\n", "memory.swap.current": "10\n", "memory.swap.max": "100\n",
+    "pids.current": "3\n", "pids.max": "max\n",
+    "io.stat": "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n7:1 \n",
+    "hugetlb.2MB.current": "4096\n", "hugetlb.2MB.events": "max 8\n", "hugetlb.2MB.rsvd.current": "1\n",
+}  # fmt: skip
+
+
+def test_figures(tmp_path: Path) -> None:
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
+    found = cgroup.Cgroup(str(tmp_path)).stats()
+    assert found["cpu"]["usage"] == {"total": 10_000, "kernel": 3000, "user": 7000}
+    assert found["cpu"]["throttling"] == {"periods": 4, "throttledPeriods": 2, "throttledTime": 9000}
+    assert found["memory"]["usage"] == {"limit": 5000, "usage": 1000, "max": 2000, "failcnt": 6}
+    assert found["memory"]["swap"]["limit"] == 5100 and found["memory"]["swap"]["usage"] == 1010
+    assert found["memory"]["cache"] == 33 and found["memory"]["raw"]["anon"] == 1
+    assert found["pids"] == {"current": 3, "limit": 0}
+    moved = {(entry["major"], entry["minor"], entry["op"]): entry["value"] for entry in found["blkio"]["ioServiceBytesRecursive"]}
+    assert moved == {(8, 0, "Read"): 1, (8, 0, "Write"): 2, (8, 0, "Discard"): 5}
+    assert [entry["value"] for entry in found["blkio"]["ioServicedRecursive"]] == [3, 4, 6]
+    assert found["hugetlb"] == {"2MB": {"usage": 4096, "max": 0, "failcnt": 8}}
+    assert cgroup.Cgroup(str(tmp_path)).oom_kills() == 1
+
+
+def test_figures_without_controllers(tmp_path: Path) -> None:
+    found = cgroup.Cgroup(str(tmp_path)).stats()
+    assert found["memory"]["usage"] == {"limit": (1 << 64) - 1, "usage": 0, "max": 0, "failcnt": 0}
+    assert found["memory"]["swap"]["limit"] == (1 << 64) - 1 and found["pids"] == {"current": 0, "limit": 0}

@@ -734,17 +734,10 @@ class CgroupLab(RootLab):
     """The caller is in a cgroup of its own in a cgroup v2 tree that only it sees; *user*: root of a user's namespace."""
 
     user: Any = None
-    namespace_of_user = False
-
-    @property
-    def group(self) -> str:
-        return f"/rl-test-mounts-{os.getppid() if self.entered else os.getpid()}"
-
-    entered = False
+    group = f"/rl-test-mounts-{os.getpid()}"
 
     def enter(self) -> str:
         super().enter()
-        self.entered = True
         m.mount("cgroup2", "/sys/fs/cgroup", "cgroup2")
         os.makedirs(f"/sys/fs/cgroup{self.group}/inner", exist_ok=True)
         Path(f"/sys/fs/cgroup{self.group}/inner/cgroup.procs").write_text("0")
@@ -772,11 +765,11 @@ def cgroup_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
                     m.mount(None, "/", None, m.MS_REC | m.MS_PRIVATE)
                     m.mount("cgroup2", "/sys/fs/cgroup", "cgroup2")
                     for name in (f"{lab.group}/inner", lab.group):
-                        if os.path.isdir(f"/sys/fs/cgroup{name}"):
-                            os.rmdir(f"/sys/fs/cgroup{name}")
-                finally:
+                        os.rmdir(f"/sys/fs/cgroup{name}")
                     os._exit(0)
-            os.waitpid(pid, 0)
+                finally:
+                    os._exit(1)
+            assert os.waitpid(pid, 0)[1] == 0, "the cgroup is gone"
 
 
 def cgroup_spec(script: str, *options: str) -> dict[str, Any]:

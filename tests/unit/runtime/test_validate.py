@@ -16,7 +16,7 @@ import pytest
 
 from rl.errors import UsageError
 from rl.runtime import child, mountoptions, rlimits, scheduling, schema, seccomp, validate
-from rl.runtime.program import lifecycle, template
+from rl.runtime.program import creating, store, template
 from unit.engine import test_oci
 from unit.runtime.container_lab import specification
 
@@ -423,7 +423,7 @@ def test_resources_alone(document: Any, message: str) -> None:
 
 @pytest.mark.parametrize("good", ["a", "Web-1_x.y+z", "0", "-", "...", "x" * 255, "a..b"])
 def test_good_ids(good: str) -> None:
-    validate.check_id(good)
+    store.check_id(good)
 
 
 @pytest.mark.parametrize(
@@ -431,7 +431,7 @@ def test_good_ids(good: str) -> None:
 )
 def test_bad_ids(bad: str) -> None:
     with pytest.raises(UsageError) as caught:
-        validate.check_id(bad)
+        store.check_id(bad)
     assert caught.value.hint and len(caught.value.message) < 150 and caught.value.message.isprintable()
 
 
@@ -453,30 +453,30 @@ def test_files_that_are_no_json(tmp_path: Path, content: bytes, message: str) ->
     path = tmp_path / "config.json"
     path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
-        lifecycle.read_bundle(str(tmp_path))
+        creating.read_bundle(str(tmp_path))
     assert caught.value.message.startswith(f"read {path}: not a JSON document: ") and message in caught.value.message
 
 
 def test_bundles_that_are_none(tmp_path: Path) -> None:
     """No config.json, one that is a directory, a root file system that is missing or a file."""
     with pytest.raises(UsageError, match="no such file"):
-        lifecycle.read_bundle(str(tmp_path))
+        creating.read_bundle(str(tmp_path))
     with pytest.raises(UsageError, match="no such file"):
-        lifecycle.read_bundle(f"{tmp_path}/missing")
+        creating.read_bundle(f"{tmp_path}/missing")
     template.write(str(tmp_path), False)
     with pytest.raises(UsageError, match=r"^root\.path: .*/rootfs is not a directory$"):
-        lifecycle.read_bundle(str(tmp_path))
+        creating.read_bundle(str(tmp_path))
     (tmp_path / "rootfs").touch()
     with pytest.raises(UsageError, match=r"^root\.path: "):
-        lifecycle.read_bundle(str(tmp_path))
+        creating.read_bundle(str(tmp_path))
     (tmp_path / "rootfs").unlink()
     (tmp_path / "rootfs").mkdir()
-    bundle, spec = lifecycle.read_bundle(str(tmp_path))
+    bundle, spec = creating.read_bundle(str(tmp_path))
     assert bundle == str(tmp_path) and spec == template.document(False, 0, 0)
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").mkdir()
     with pytest.raises(UsageError, match="Is a directory"):
-        lifecycle.read_bundle(str(tmp_path))
+        creating.read_bundle(str(tmp_path))
 
 
 def test_numbers_and_nesting_of_any_size_are_shown_short() -> None:
