@@ -73,7 +73,7 @@ def test_the_bases_are_valid() -> None:
 
 
 @given(mutated())
-@bounded(400)
+@bounded(300)
 def test_the_checker_only_raises_errors(document: Any) -> None:
     if checked(document):
         validate.warnings(document)
@@ -298,7 +298,7 @@ def test_containers_of_plausible_documents(runner: Runner) -> None:
             judge(runner.make(document))
 
     run()
-    assert sum(runner.counts.values()) > 100 and runner.counts["started"] > 20 and runner.counts["error"] > 20, runner.counts
+    assert sum(runner.counts.values()) > 100 and runner.counts["started"] > 20 and runner.counts["error"] > 5, runner.counts
 
 
 def test_containers_of_mutated_documents(runner: Runner) -> None:
