@@ -569,6 +569,16 @@ def test_targets_that_cannot_be(lab: Lab, destination: str, source: str, text: s
     assert text in found.message + found.hint, (found.message, found.hint)
 
 
+def test_a_target_in_a_directory_of_somebody_else(user_lab: UserLab) -> None:
+    data_directory(user_lab)
+    (user_lab.root / "roots").mkdir(mode=0o755)
+    os.chown(user_lab.root / "roots", 0, 0)
+    spec = sh("true")
+    spec["mounts"].append(bind("/roots/new", "data"))
+    found = error(user_lab, spec)
+    assert "create: Permission denied" in found.message and "somebody else's" in found.hint
+
+
 def test_targets_are_made_inside_the_root(lab: Lab) -> None:
     data_directory(lab)
     arrange_targets(lab.root)
