@@ -273,6 +273,8 @@ def _hint(job: Job, error: OSError) -> str:
         return "the image has a symbolic link there; mount somewhere else"
     if error.errno == errno.EROFS:
         return "the mount point does not exist and what it would be made in is read-only: create it there first"
+    if error.errno == errno.EACCES and (error.strerror or "").startswith("create:"):
+        return "the mount point does not exist and its directory is somebody else's: create it there first"
     if error.errno == errno.EPERM and job.kind == "proc":
         return "/proc of this host is partly hidden, as inside a container: run that one with --security-opt unmask=ALL"
     if error.errno == errno.EPERM and job.source >= 0 and (job.options.set | job.options.recursive_set) & _TIMES:
