@@ -35,6 +35,8 @@ GLOBAL: Table = (
     ("--runroot", "value", "DIR", "Directory of this boot's state (default $XDG_RUNTIME_DIR/rl)"),
     ("--storage-driver", "value", "NAME", "Storage driver: overlay, fuse-overlayfs or copy (default: the best)"),
     ("--runtime", "value", "PATH", "OCI runtime to use instead of the built-in one: a path, or a name like crun"),
+    ("--cgroup-manager", "value", "NAME", "Who makes cgroups: systemd or cgroupfs (default: the best)",
+     ("systemd", "cgroupfs")),
     ("--limits", "value", "MODE", "Where a resource limit cannot be applied: warn (default), or strict: fail",
      ("warn", "strict")),
     ("--log-level", "value", "LEVEL", "Messages to show: debug (with tracebacks), info, warn, error (default warn)",

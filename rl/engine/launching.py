@@ -92,6 +92,7 @@ def launch_message(engine: Engine, streams: Streams) -> dict[str, Any]:
         "attach": streams.any,
         "streams": {"stdin": streams.stdin, "stdout": streams.stdout, "stderr": streams.stderr},
         "limits": engine.options.get("limits", ""),
+        "cgroup_manager": engine.options.get("cgroup_manager", ""),
         "uid": os.getuid(),
     }
 

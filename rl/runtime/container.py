@@ -90,12 +90,12 @@ def create(
     setup.cgroup_procs = [path for path in setup.cgroup_procs if path]
     setup.die_with_parent = die_with_parent
     setup.make_cwd = make_cwd
-    setup.exposed = launcher.exposed(spec)
     setup.listener, setup.no_pivot, setup.new_keyring = listener, no_pivot, new_keyring
     setup.placed, created.place = place is not None, place
     try:
         try:
             _prepare(setup, created, cache_dir)
+            setup.exposed = launcher.exposed(spec) and launcher.permitted(setup.seccomp)
             _clone(setup, created)
         finally:
             child_end.close()

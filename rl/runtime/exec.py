@@ -55,7 +55,7 @@ def spawn(
     steps = STEPS if decide is None else (("find the user", _deciding(decide)), *STEPS)
     try:
         try:
-            setup.exposed = launcher.exposed(target_pid=target_pid)
+            setup.exposed = launcher.exposed(target_pid=target_pid) and launcher.permitted(seccomp_program)
             setup.flags = _differing(target_pid)
             setup.setgroups_denied = _setgroups_denied(target_pid)
             setup.fds = {"target": target_pidfd}

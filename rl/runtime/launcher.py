@@ -12,7 +12,7 @@ socket to the parent close-on-exec, tries the paths in order as execvpe(3) does,
 ``X``: errno in four bytes, then the path. It runs with exactly what the command gets. A process of the container
 that traces it in that instant can keep the socket: the parent then waits until that process ends, nothing more.
 
-Called by :mod:`rl.runtime.container`, :mod:`rl.runtime.exec` (:func:`exposed`, :func:`outcome`),
+Called by :mod:`rl.runtime.container`, :mod:`rl.runtime.exec` (:func:`exposed`, :func:`permitted`, :func:`outcome`),
 :mod:`rl.runtime.process` and :mod:`rl.runtime.launch`.
 """
 
@@ -172,6 +172,13 @@ _PROGRAMS = {
 }
 
 
+#: Machine: (AUDIT_ARCH_*, calls: fcntl F_SETFD, execveat, write, exit_group). execve(2) is the command's own matter.
+_CALLS: dict[str, tuple[int, tuple[tuple[int, tuple[int, ...]], ...]]] = {
+    "x86_64": (0xC000003E, ((72, (9, 2, 1)), (322, (9, 1, 1, 1, 0x1000)), (1, (9, 1, 100)), (231, (126,)))),
+    "aarch64": (0xC00000B7, ((25, (9, 2, 1)), (281, (9, 1, 1, 1, 0x1000)), (64, (9, 1, 100)), (94, (126,)))),
+}
+
+
 def image(machine: str, descriptor: int) -> bytes:
     """The whole program: an ELF header, two program headers, code. Raises KeyError for an unknown *machine*."""
     number, listing = _PROGRAMS[machine]
@@ -203,6 +210,19 @@ def exposed(spec: dict[str, Any] | None = None, target_pid: int = 0) -> bool:
     if uids is None or gids is None or info.st_mode & 0o002 or _within(info.st_uid, uids):
         return True
     return bool(info.st_mode & 0o020) and _within(info.st_gid, gids)
+
+
+def permitted(program: bytes | None) -> bool:
+    """Whether seccomp filter *program* allows what it takes to become the launcher, and what the launcher does.
+
+    One that does not may kill who tries; then the look at the command is what is left.
+    """
+    if not program or k.MACHINE not in _PROGRAMS:
+        return True
+    from rl.runtime.seccomp import verdict
+
+    architecture, calls = _CALLS[k.MACHINE]
+    return all(verdict.permits(program, architecture, number, arguments) for number, arguments in calls)
 
 
 def _ranges(spec: dict[str, Any] | None, target_pid: int) -> tuple[Ranges | None, Ranges | None]:

@@ -20,8 +20,6 @@ _CONFIG_HINT = "correct it in config.json; `rl-runtime spec` writes one to start
 _PROCESS_HINT = "correct it in the document of the process"
 _RESOURCES_HINT = "correct it in the document of the resources"
 _CPUS = 8192  # the largest CONFIG_NR_CPUS
-_ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+-.")
-_ID_LENGTH = 255  # NAME_MAX: it names a directory
 
 
 class _Wrong(Exception):
@@ -47,19 +45,6 @@ def check_process(process: Any, where: str = "process") -> None:
 def check_resources(resources: Any, where: str = "resources") -> None:
     """Raise UsageError unless *resources* is a ``linux.resources`` object (`update --resources FILE`)."""
     _run(resources, schema.RESOURCES, where, _RESOURCES_HINT, RESOURCES_CROSS)
-
-
-def check_id(container_id: str) -> None:
-    """Raise UsageError unless *container_id* can name a container: ASCII letters, digits, ``_ + - .``, as in runc."""
-    if not container_id:
-        raise UsageError("the container id is empty", "give one: rl-runtime run ID")
-    shown = container_id if len(container_id) <= 64 else container_id[:61] + "..."
-    if not _ID_CHARACTERS.issuperset(container_id) or container_id in (".", ".."):
-        raise UsageError(f"container id {_show(shown)} is not valid", "use letters, digits and _ + - . only")
-    if len(container_id) > _ID_LENGTH:
-        raise UsageError(
-            f"container id {shown} has {len(container_id)} characters", f"it may have {_ID_LENGTH}"
-        )
 
 
 def warnings(spec: dict[str, Any]) -> list[str]:
@@ -364,15 +349,16 @@ def _sysctls(spec: dict[str, Any]) -> None:
         if not kind:
             raise _Wrong(
                 "does not belong to a namespace, it would change the host", f".linux.sysctl[{_show(key)}]",
-                "net.*, fs.mqueue.*, kernel.domainname and those of System V IPC (kernel.shmmax, …) can be set",
+                "net.*, fs.mqueue.*, kernel.hostname, kernel.domainname and System V IPC (kernel.shmmax, …) can be set",
             )
         if kind not in found:
             raise _Wrong(
                 f"needs a namespace of type {kind}", f".linux.sysctl[{_show(key)}]",
                 f'add {{"type": "{kind}"}} to linux.namespaces',
             )
-        if kind == "uts" and spec.get("domainname"):
-            raise _Wrong("domainname sets this already", f".linux.sysctl[{_show(key)}]", "leave out one of the two")
+        field = key.replace("/", ".").rpartition(".")[2]
+        if kind == "uts" and spec.get(field):
+            raise _Wrong(f"{field} sets this already", f".linux.sysctl[{_show(key)}]", "leave out one of the two")
 
 
 def _personality(spec: dict[str, Any]) -> None:

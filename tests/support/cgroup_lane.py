@@ -45,7 +45,7 @@ class CgroupLane:
 
     def __init__(self, user: User) -> None:
         self.user = user
-        self.directory = Path(f"/sys/fs/cgroup/rl-test-{user.name}-{os.getpid()}")
+        self.directory = Path(f"/sys/fs/cgroup/rl-test-{user.name}-{os.urandom(4).hex()}")
 
     def __enter__(self) -> CgroupLane:
         words = ["unshare", "--mount", "--propagation", "slave", "sh", "-euc", _SET_UP, "lane", str(self.directory),

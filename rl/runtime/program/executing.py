@@ -8,7 +8,7 @@ from rl.config.jsonio import read_json
 from rl.errors import StateError, UsageError
 from rl.runtime import exec as runtime
 from rl.runtime import seccomp, validate
-from rl.runtime.program import console, lifecycle
+from rl.runtime.program import common, console, lifecycle
 from rl.runtime.sync import Io
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ def exec_(program: Program, options: dict[str, Any], operands: list[str]) -> int
     process = _process(spec, options, operands[1:])
     path = options.get("console-socket", "")
     console.check(bool(process.get("terminal")), path, detached)
-    io = Io(preserve=lifecycle.preserved(options.get("preserve-fds", 0)))
+    io = Io(preserve=common.preserved(options.get("preserve-fds", 0)))
     profile = (spec.get("linux") or {}).get("seccomp")
     pid = record.pid
     pidfd = os.pidfd_open(pid)
@@ -36,14 +36,14 @@ def exec_(program: Program, options: dict[str, Any], operands: list[str]) -> int
         raise StateError(f"container {record.id} is not running")
     created = runtime.spawn(
         pid, pidfd, {**spec, "process": process}, io, cgroup_procs=_cgroup(record, options.get("cgroup", "")),
-        seccomp_program=seccomp.program_for(profile, lifecycle.cache_directory()) if profile else None,
+        seccomp_program=seccomp.program_for(profile, common.cache_directory()) if profile else None,
         seccomp_flags=seccomp.flags_of(profile) if profile else 0, profile=profile,
         state=lifecycle.hook_state(record, spec, "running"),
     )
     os.close(pidfd)
     for warning in created.warnings:
         program.warn(warning)
-    lifecycle.write_pid(options.get("pid-file", ""), created.pid)
+    common.write_pid(options.get("pid-file", ""), created.pid)
     if path:
         console.send(path, created.master)
     if detached:

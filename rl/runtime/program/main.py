@@ -82,6 +82,8 @@ class Program:
     def _say(self, level: str, text: str) -> None:
         from rl.runtime.program.store import now
 
+        if not text.isprintable():  # it may quote any bundle: one line, and no sequences for the terminal
+            text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
         line = f"{NAME}: {text}" if level == "error" else f"{NAME}: {level}: {text}"
         try:
             os.write(2, f"{line}\n".encode(errors="surrogateescape"))
@@ -108,7 +110,11 @@ class Program:
 
 def command_of(name: str) -> Callable[[Program, dict[str, Any], list[str]], int]:
     """The function behind a command; imports only its module."""
-    if name in ("create", "start", "run", "kill", "delete"):
+    if name in ("create", "run"):
+        from rl.runtime.program import creating
+
+        return creating.COMMANDS[name]
+    if name in ("start", "kill", "delete"):
         from rl.runtime.program import lifecycle
 
         return lifecycle.COMMANDS[name]

@@ -20,14 +20,29 @@ import fcntl
 import os
 import time
 
-from rl.config.jsonio import read_json, write_json
-from rl.errors import ConflictError, CorruptRecordError, NotFoundError, RlError, StateError
+from rl.config.jsonio import dumps, read_json, write_json
+from rl.errors import ConflictError, CorruptRecordError, NotFoundError, RlError, StateError, UsageError
 from rl.kernel import process as kp
-from rl.runtime import cgroup, validate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+_ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+-.")
+_ID_LENGTH = 255  # NAME_MAX: it names a directory
+
+
+def check_id(container_id: str) -> None:
+    """Raise UsageError unless *container_id* can name a container: ASCII letters, digits, ``_ + - .``, as in runc."""
+    if not container_id:
+        raise UsageError("the container id is empty", "give one: rl-runtime run ID")
+    shown = container_id if len(container_id) <= 64 else container_id[:61] + "..."
+    if not _ID_CHARACTERS.issuperset(container_id) or container_id in (".", ".."):
+        raise UsageError(f"container id {dumps(shown)} is not valid", "use letters, digits and _ + - . only")
+    if len(container_id) > _ID_LENGTH:
+        raise UsageError(
+            f"container id {shown} has {len(container_id)} characters", f"it may have {_ID_LENGTH}"
+        )
 
 
 def default_root(environ: dict[str, str]) -> str:
@@ -147,7 +162,7 @@ class Store:
         self.root = root
 
     def _directory(self, container_id: str) -> str:
-        validate.check_id(container_id)  # it becomes part of a path
+        check_id(container_id)  # it becomes part of a path
         return f"{self.root}/{container_id}"
 
     def reserve(self, container_id: str) -> Record:
@@ -183,6 +198,8 @@ class Store:
             if not os.path.exists(f"{record.directory}/config.json") and age < 1:
                 return True  # its maker is between mkdir and lock
             if record.cgroup:
+                from rl.runtime import cgroup
+
                 group = cgroup.Cgroup(record.cgroup)
                 group.kill()
                 group.remove()

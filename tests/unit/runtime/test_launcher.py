@@ -10,6 +10,7 @@ import platform
 import shutil
 import stat
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from rl.errors import CommandNotExecutableError, CommandNotFoundError
 from rl.kernel import execfd
 from rl.runtime import launch, launcher
+from rl.runtime.seccomp import compiler, default_profile, program_for
 from unit.runtime.container_lab import busybox
 
 ASSEMBLERS = {"x86_64": ("as", ".intel_syntax noprefix\n"), "aarch64": ("aarch64-linux-gnu-as", "")}
@@ -198,6 +200,41 @@ def test_parse_takes_anything() -> None:
     for packet in (b"X", b"X\xff\xff\xff\xff", b"X\1\0\0\0\xff\xfe", b"X" + b"\xff" * 30000):
         path, number = launcher.parse(packet)
         assert launch.explain(path, number).message
+
+
+@pytest.mark.parametrize(("policy", "used"), [(0, True), (1, True), (2, False)])
+def test_policy_of_memfd(policy: int, used: bool) -> None:
+    """vm.memfd_noexec (of a pid namespace, Linux 6.3): 2 forbids it; then the command is executed without."""
+    if not os.path.exists("/proc/sys/vm/memfd_noexec") or os.getuid():
+        pytest.skip("needs Linux 6.3 and root")
+    program = "from rl.runtime import launch, launcher; through = launcher.prepare(9); print(through is not None, flush=True); " \
+        f"import os; os.dup2(2, 9); launch.execute([{busybox()!r}], ['echo', 'there'], {{}}, through)"
+    script = f"echo {policy} >/proc/sys/vm/memfd_noexec && exec {sys.executable} -c \"$0\""
+    done = subprocess.run(["unshare", "-pf", "--mount-proc", "sh", "-c", script, program], capture_output=True, text=True, timeout=30)
+    assert done.stdout == f"{used}\nthere\n", done
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_filters_are_asked_before(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter may kill who tries: so each call the launcher needs is judged by the program itself."""
+    monkeypatch.setattr(launcher.k, "MACHINE", machine)
+    arch = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}[machine]
+    assert launcher.permitted(None)
+    for names, allowed in ((["mknodat", "bpf"], True), (["execveat"], False), (["fcntl"], False), (["write"], False), (["exit_group"], False)):
+        for action in ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP"):
+            rules = [{"names": names, "action": action}]
+            program = compiler.compile_profile({"defaultAction": "SCMP_ACT_ALLOW", "architectures": [arch], "syscalls": rules}, machine)
+            assert launcher.permitted(program) is allowed, (names, action)
+    listed = [{"names": ["fcntl", "execveat", "write", "exit_group"], "action": "SCMP_ACT_ALLOW"}]
+    profile = {"defaultAction": "SCMP_ACT_KILL_PROCESS", "architectures": [arch], "syscalls": listed}
+    assert launcher.permitted(compiler.compile_profile(profile, machine))
+    first = {"index": 1, "value": 2, "op": "SCMP_CMP_NE"}
+    listed[0] = {"names": ["fcntl"], "action": "SCMP_ACT_ALLOW", "args": [first]}
+    assert not launcher.permitted(compiler.compile_profile(profile, machine))
+
+
+def test_the_default_profile_permits_the_launcher() -> None:
+    assert launcher.permitted(program_for(default_profile(["CAP_CHOWN"])))
 
 
 NAMESPACE = [{"type": "user"}]

@@ -16,7 +16,7 @@ import pytest
 
 from rl.errors import UsageError
 from rl.runtime import child, mountoptions, rlimits, scheduling, schema, seccomp, validate
-from rl.runtime.program import lifecycle, template
+from rl.runtime.program import creating, store, template
 from unit.engine import test_oci
 from unit.runtime.container_lab import specification
 
@@ -250,7 +250,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"linux.sysctl": {"net": "1"}}, 'linux.sysctl["net"]: does not belong'),
     ({"linux.namespaces[5]": GONE, "linux.sysctl": {"net.x": "1"}}, 'linux.sysctl["net.x"]: needs a namespace of type network'),
     ({"linux.namespaces[1]": GONE, "linux.sysctl": {"kernel.shmmax": "1"}}, 'linux.sysctl["kernel.shmmax"]: needs a namespace of type ipc'),
-    ({"linux.sysctl": {"kernel.hostname": "x"}}, 'linux.sysctl["kernel.hostname"]: does not belong'),
+    ({"linux.sysctl": {"kernel.hostname": "x"}}, 'linux.sysctl["kernel.hostname"]: hostname sets this already'),
     ({"domainname": "d", "linux.sysctl": {"kernel.domainname": "x"}}, 'linux.sysctl["kernel.domainname"]: domainname sets this already'),
     ({"linux.personality": {"domain": "BSD"}}, "linux.personality.domain: must be one of LINUX, LINUX32"),
     ({"linux.personality": {"domain": "LINUX", "flags": ["X"]}}, "linux.personality.flags: there are no flags"),
@@ -309,6 +309,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"linux.devices": [{"type": "p", "path": "/dev/fifo"}, {"type": "c", "path": "/dev/x", "major": 1, "minor": 3, "fileMode": 8630}]},
     {"linux.sysctl": {"net.ipv4.conf.all.forwarding": "1", "net/ipv4/conf/eth0.1/forwarding": "0", "kernel.domainname": "x", "fs.mqueue.msg_max": "5", "kernel.sem": "1 2 3 4"}},
     {"linux.resources": {"memory": {"limit": -1, "swap": -1}, "cpu": {"quota": -1, "cpus": "0-1"}, "pids": {"limit": -1}, "devices": [{"allow": False, "major": -1}]}},
+    {"hostname": GONE, "linux.sysctl": {"kernel.hostname": "x"}},
     {"linux.netDevices": {"eth0": {"name": "eth1"}, "eth1": {"name": "eth0"}, "x": {}, "y": {"name": "dev%d"}, "z": {"name": "dev%d"}}},
     {"linux.personality": {"domain": "LINUX32", "flags": []}, "linux.rootfsPropagation": "rslave", "linux.cgroupsPath": "user.slice:rl:x"},
     {"mounts": [{"destination": "/x", "options": ["remount", "bind", "ro"]}]},
@@ -422,7 +423,7 @@ def test_resources_alone(document: Any, message: str) -> None:
 
 @pytest.mark.parametrize("good", ["a", "Web-1_x.y+z", "0", "-", "...", "x" * 255, "a..b"])
 def test_good_ids(good: str) -> None:
-    validate.check_id(good)
+    store.check_id(good)
 
 
 @pytest.mark.parametrize(
@@ -430,7 +431,7 @@ def test_good_ids(good: str) -> None:
 )
 def test_bad_ids(bad: str) -> None:
     with pytest.raises(UsageError) as caught:
-        validate.check_id(bad)
+        store.check_id(bad)
     assert caught.value.hint and len(caught.value.message) < 150 and caught.value.message.isprintable()
 
 
@@ -452,30 +453,30 @@ def test_files_that_are_no_json(tmp_path: Path, content: bytes, message: str) ->
     path = tmp_path / "config.json"
     path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
-        lifecycle.read_bundle(str(tmp_path))
+        creating.read_bundle(str(tmp_path))
     assert caught.value.message.startswith(f"read {path}: not a JSON document: ") and message in caught.value.message
 
 
 def test_bundles_that_are_none(tmp_path: Path) -> None:
     """No config.json, one that is a directory, a root file system that is missing or a file."""
     with pytest.raises(UsageError, match="no such file"):
-        lifecycle.read_bundle(str(tmp_path))
+        creating.read_bundle(str(tmp_path))
     with pytest.raises(UsageError, match="no such file"):
-        lifecycle.read_bundle(f"{tmp_path}/missing")
+        creating.read_bundle(f"{tmp_path}/missing")
     template.write(str(tmp_path), False)
     with pytest.raises(UsageError, match=r"^root\.path: .*/rootfs is not a directory$"):
-        lifecycle.read_bundle(str(tmp_path))
+        creating.read_bundle(str(tmp_path))
     (tmp_path / "rootfs").touch()
     with pytest.raises(UsageError, match=r"^root\.path: "):
-        lifecycle.read_bundle(str(tmp_path))
+        creating.read_bundle(str(tmp_path))
     (tmp_path / "rootfs").unlink()
     (tmp_path / "rootfs").mkdir()
-    bundle, spec = lifecycle.read_bundle(str(tmp_path))
+    bundle, spec = creating.read_bundle(str(tmp_path))
     assert bundle == str(tmp_path) and spec == template.document(False, 0, 0)
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").mkdir()
     with pytest.raises(UsageError, match="Is a directory"):
-        lifecycle.read_bundle(str(tmp_path))
+        creating.read_bundle(str(tmp_path))
 
 
 def test_numbers_and_nesting_of_any_size_are_shown_short() -> None:
