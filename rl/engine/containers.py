@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _HEX = frozenset("0123456789abcdef")
 
+#: An empty file in the directory of a container with --rm: its records need not outlive the host's boot.
+PASSING = "passing"
 #: States in which a monitor must be alive.
 LIVE = frozenset(("running", "paused", "stopping"))
 
@@ -75,6 +77,7 @@ def take_name(paths: Paths, name: str, container_id: str) -> None:
             looked = owner
             try:
                 read_state(paths, owner)  # removes one with --rm whose monitor was killed
+                read_config(paths, owner)  # or that was torn by a power cut
             except (NoSuchContainerError, CorruptRecordError):
                 continue
 
@@ -237,6 +240,11 @@ def read_config(paths: Paths, container_id: str) -> ContainerConfig:
         record = _read(f"{paths.container(container_id)}/config.json")
     except FileNotFoundError:
         raise NoSuchContainerError(f"no such container {container_id[:12]}") from None
+    except CorruptRecordError:
+        directory = paths.container(container_id)
+        if _is_torn(f"{directory}/config.json") and os.path.exists(f"{directory}/{PASSING}"):
+            _after_power_cut(paths, container_id, "config.json")
+        raise
     if not isinstance(record.get("id"), str) or not isinstance(record.get("name"), str):
         path = f"{paths.container(container_id)}/config.json"
         raise CorruptRecordError(f"read {path}: no id and name in it", _CORRUPT_HINT)
@@ -246,11 +254,17 @@ def read_config(paths: Paths, container_id: str) -> ContainerConfig:
 def read_state(paths: Paths, container_id: str) -> ContainerState:
     """Where it stands, corrected against reality. Raises NoSuchContainerError, CorruptRecordError."""
     path = f"{paths.container(container_id)}/state.json"
+    state: ContainerState = {}
     for _ in range(3):
         try:
-            state: ContainerState = _read(path)  # type: ignore[assignment]
+            state = _read(path)  # type: ignore[assignment]
         except FileNotFoundError:
             raise NoSuchContainerError(f"no such container {container_id[:12]}") from None
+        except CorruptRecordError:
+            if not _is_torn(path):
+                raise
+            _after_power_cut(paths, container_id, "state.json")
+            continue
         if not _is_state(state):
             raise CorruptRecordError(f"read {path}: no state of a container", _CORRUPT_HINT)
         if state["status"] not in LIVE or userns.monitor_pid(f"{paths.container_run(container_id)}/lock") > 0:
@@ -258,6 +272,8 @@ def read_state(paths: Paths, container_id: str) -> ContainerState:
         buried = _bury(paths, container_id, state)
         if buried:
             return buried
+    if not state:
+        raise CorruptRecordError(f"read {path}: it is empty", _CORRUPT_HINT)
     return state
 
 
@@ -335,6 +351,49 @@ def _remove_as_asked(paths: Paths, container_id: str) -> bool:
     except (OSError, RlError):
         pass  # the next command that removes something
     return True
+
+
+def _is_torn(path: str) -> bool:
+    """Whether a record is what a power cut leaves of a file that was not fsynced: a name, and nothing or zeros."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not os.read(fd, 1 << 20).strip(b"\0")
+    finally:
+        os.close(fd)
+
+
+def _after_power_cut(paths: Paths, container_id: str, name: str) -> None:
+    """Make true again what a power cut has torn: record *name*. An --rm container is gone, another one has ended.
+
+    Records of --rm containers are not fsynced (rl.engine.create.record), but :data:`PASSING` says what they are: names
+    reach the disk in order. Of others only state.json can be torn, which the monitor rewrites and no disk may hold up.
+    """
+    from rl.engine import rm
+    from rl.engine.prefork import forget_run_directory, take_lock
+
+    directory = paths.container(container_id)
+    try:
+        lock = take_lock(paths, container_id)
+    except StateError:
+        time.sleep(0.01)
+        return  # somebody else is at it
+    try:
+        if not _is_torn(f"{directory}/{name}"):
+            return
+        if not os.path.exists(f"{directory}/{PASSING}"):
+            state: ContainerState = {"status": "exited", "pid": 0, "started": "", "finished": now(), "exit_code": 255}
+            state["error"] = "the host lost its power"
+            write_state(paths, container_id, state, sync=True)
+            return
+        config: ContainerConfig = {} if name == "config.json" else read_config(paths, container_id)
+        rm.forget(paths, container_id, config, with_volumes=True)
+    finally:
+        forget_run_directory(paths, container_id)
+        os.close(lock)
+    raise NoSuchContainerError(f"no such container {container_id[:12]}: it had --rm, and the host lost its power")
 
 
 def _end_of(paths: Paths, container_id: str, state: ContainerState) -> None:

@@ -17,6 +17,7 @@ import pytest
 from rl.config.paths import Paths
 from rl.engine import containers, create
 from rl.engine.context import Engine
+from rl.engine.ps import ps
 from rl.engine.rm import rm
 from rl.errors import (
     AmbiguousNameError,
@@ -212,7 +213,7 @@ def test_corrupt_config(paths: Paths, content: bytes) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"{", b"[]", b"{}", b'{"status": 7}', b'{"status": ["running"]}', b'{"status": "running", "pid": "1"}',
+        b"{", b"[]", b"{}", b'{"status": 7}', b'{"status": ["running"]}', b'{"status": "running", "pid": "1"}',
         b'{"status": "running", "network": []}', b'{"status": "running", "network": {"helpers": [1]}}',
         b'{"status": "running", "network": {"helpers": [[1, "x"]]}}',
     ],
@@ -222,6 +223,37 @@ def test_corrupt_state(paths: Paths, content: bytes) -> None:
     Path(paths.container(A), "state.json").write_bytes(content)
     with pytest.raises(CorruptRecordError, match=r"state\.json"):
         containers.read_state(paths, A)
+
+
+@pytest.mark.parametrize("torn", [b"", bytes(4096)])
+def test_state_torn_by_a_power_cut(paths: Paths, torn: bytes) -> None:
+    """What was not fsynced has a name and no content, or zeros: the container has ended, nothing of it is lost."""
+    put(paths, A, "web")
+    Path(paths.container(A), "state.json").write_bytes(torn)
+    state = containers.read_state(paths, A)
+    assert (state["status"], state["exit_code"]) == ("exited", 255) and "power" in state["error"]
+    assert containers.read_state(paths, A) == state and left(paths) == [A, "web"]
+
+
+@pytest.mark.parametrize("file", ["config.json", "state.json"])
+@pytest.mark.parametrize("look", ["ps", "read", "name"])
+def test_rm_container_torn_by_a_power_cut(engine: Engine, file: str, look: str) -> None:
+    """Its records are not fsynced: whoever looks removes it, with its name."""
+    paths = engine.paths
+    config = config_of(A, "web", remove=True)
+    create.record(engine, config, {})
+    Path(paths.container(A), file).write_bytes(b"")
+    if look == "ps":
+        assert ps(engine, all=True) == []
+    elif look == "read":
+        with pytest.raises(NoSuchContainerError, match="power" if file == "config.json" else "."):
+            containers.read_config(paths, A)
+            containers.read_state(paths, A)
+    else:
+        containers.take_name(paths, "web", B)
+        assert os.readlink(f"{paths.names}/web") == f"../containers/{B}"
+    assert A not in os.listdir(paths.containers)
+    assert look == "name" or left(paths) == []
 
 
 def test_missing_records(paths: Paths) -> None:
@@ -422,7 +454,7 @@ def test_rm_of_damaged_records(engine: Engine, file: str, content: bytes | None)
         path.unlink()
     else:
         path.write_bytes(content)
-    if (file, content) != ("state.json", None):
+    if file != "state.json" or content:
         ((_, error),) = rm(engine, [A])
         assert isinstance(error, CorruptRecordError | NoSuchContainerError)
         assert left(engine.paths) == [A, "web"]
