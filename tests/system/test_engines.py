@@ -34,7 +34,8 @@ class Podman:
         if words[0] == "run" and self.lane.user.uid == 0:
             # Defaults of a rootful Podman that take a pids controller, and CAP_SYS_RESOURCE: not every machine has them.
             nofile = [] if "--ulimit" in words else ["--ulimit=nofile=1024:2048"]
-            words[1:1] = ["--pids-limit=0", "--ulimit=nproc=1024:2048", *nofile]
+            parent = f"--cgroup-parent=/{self.lane.directory.name}/podman"  # and not in the machine's own root
+            words[1:1] = ["--pids-limit=0", "--ulimit=nproc=1024:2048", parent, *nofile]
         return self.lane.run("podman", *self.flags, *words, input=input)
 
     def ok(self, *arguments: str | Path) -> str:
