@@ -48,7 +48,7 @@ def _guarded(argv: list[str]) -> int:
 
 def report(error: BaseException) -> int:
     """Print *error* as the user should see it; returns its exit code."""
-    from rl.errors import RlError, limit_hint
+    from rl.errors import RlError, limit_hint, printable
 
     if os.environ.get("RL_DEBUG"):
         import traceback
@@ -69,7 +69,7 @@ def report(error: BaseException) -> int:
         text, code = text + "hint: this is a bug in rl; RL_DEBUG=1 shows the traceback to report\n", 125
     _flush(sys.stdout)
     try:
-        sys.stderr.write(text)
+        sys.stderr.write(printable(text))
     except OSError:
         pass
     return code

@@ -31,6 +31,15 @@ def disk_hint(error: OSError) -> str:
     return "free disk space: `rl rmi` and `rl rm` remove what is not needed" if full else ""
 
 
+def printable(text: str) -> str:
+    """*text* for a terminal: what comes from an image or a container (names, paths) must not control it."""
+    if all(line.isprintable() for line in text.split("\n")):
+        return text
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1] for character in text
+    )
+
+
 def limit_hint(error: BaseException) -> str:
     """What to do about a limit of processes, memory or descriptors that is too small; "" for another *error*."""
     import errno

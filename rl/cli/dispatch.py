@@ -96,8 +96,10 @@ def abandon(handle: Handle | None) -> None:
 
 def warn(message: str) -> None:
     """Print what the user should see though the verb goes on."""
+    from rl.errors import printable
+
     try:
         sys.stdout.flush()
     except OSError:
         pass
-    sys.stderr.write(f"Warning: {message}\n")
+    sys.stderr.write(f"Warning: {printable(message)}\n")

@@ -365,6 +365,7 @@ class Launch:
                 make_cwd=not self.config["options"].get("workdir"),  # the image's is made, a mistyped one is told
             )
             self.created, self.start = own, lambda: runtime.start(own)
+            self.warnings += own.warnings
         else:
             from rl.runtime import external
 

@@ -92,6 +92,50 @@ def test_launcher_is_used_where_it_is_needed(install: Install) -> None:
     assert "AT_EMPTY_PATH) = 0" in done.stderr
 
 
+def _imports(rl: Rl, trace: Path, words: tuple[str, ...], entered: str) -> tuple[int, list[str]]:
+    """Files of Python's looked for by processes that are inside, after system call *entered*: (processes, lines)."""
+    # By root: the user's own strace cannot read the names, as the processes are not dumpable.
+    command = ["strace", "-u", rl.user.name, "-f", "-qq", "-o", str(trace), "-e", "trace=execve,pivot_root,setns,%file"]
+    subprocess.run([*command, "rl", *words], env=rl.user.env(), cwd=rl.user.home, capture_output=True, timeout=60)
+    lines = [line.split(None, 1) for line in trace.read_text().splitlines()]
+    caller = lines[0][0]
+    inside: set[str] = set()
+    found = []
+    began = executed = False
+    for pid, call in lines:
+        if call.startswith(entered) and pid != caller:
+            began = True
+            inside.add(pid)
+        elif began and entered == "setns(" and pid != caller:
+            inside.add(pid)  # the next child
+        if pid in inside and call.startswith("execve("):
+            executed = True  # the command has its own files
+        if pid in inside and not executed and any(sign in call for sign in (".py", "site-packages", "lib/python", "lib-dynload")):
+            found.append(call)
+    return len(inside), found
+
+
+@pytest.mark.parametrize(
+    "words", [("true",), ("/no/such",), ("/etc/passwd",), ("/evil/script",), ("nosuch",), ("/etc",)], ids=lambda words: words[0]
+)
+def test_nothing_is_imported_inside(rl: Rl, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """After pivot_root or setns an import would run the container's files with the caller's memory and rights."""
+    trace = tmp_path / "trace"
+    flags = ("--ulimit", "nofile=50", "--user", "1000", "--workdir", "/tmp", "-t")
+    processes, found = _imports(rl, trace, (*BOX, *flags, "attack", *words), "pivot_root(")
+    assert (processes, found) == (1, [])
+    rl.ok("run", "-d", "--name", "box", "--network=none", "attack", "sleep", "60")
+    processes, found = _imports(rl, trace, ("exec", "--user", "1000", "box", *words), "setns(")
+    assert processes >= 1 and found == []
+
+
+def test_control_an_import_inside_is_seen(install: Install, tmp_path: Path) -> None:
+    late = {"rl/runtime/process.py": [("    setup.sync.ready(", "    import decimal  # noqa\n    setup.sync.ready(")]}
+    rl = install("late", late)
+    processes, found = _imports(rl, tmp_path / "trace", (*BOX, "attack", "true"), "pivot_root(")
+    assert processes == 1 and found
+
+
 @pytest.mark.parametrize(
     "flags", [(), ("--user", "1000"), ("--user", "1000", "--cap-add", "NET_RAW"), ("--cap-drop", "all"), ("--privileged",),
               ("--security-opt", "no-new-privileges"), ("--ulimit", "nofile=20:30")]
@@ -130,7 +174,7 @@ def test_filters_that_forbid_what_the_launcher_needs(install: Install, names: li
 def _race(rl: Installation, seconds: float) -> int:
     """A process of the container exchanges a harmless script and an evil one while exec starts it; rounds made."""
     rl.ok("run", "-d", "--name", "box", "--network=none", "attack", "sh", "-c",
-          "cp /evil/script /tmp/a; cp /evil/script /tmp/b; printf '#!/bin/true\\n' >/tmp/b; exec attack flip /tmp/a /tmp/b 30")
+          "cp /evil/script /tmp/a; cp /evil/script /tmp/b; printf '#!/bin/true\\n' >/tmp/b; exec attack flip /tmp/a /tmp/b 60")
     before = rl.state()
     rounds, end = 0, time.monotonic() + seconds
     while time.monotonic() < end and rl.state() == before:
@@ -151,7 +195,7 @@ def test_race_between_look_and_exec(install: Install) -> None:
 def test_control_race_is_won_without_the_launcher(install: Install) -> None:
     rl = install("nolauncher", NO_LAUNCHER)
     before = rl.state()
-    rounds = _race(rl, 30)
+    rounds = _race(rl, 60)
     assert rl.state() != before, f"not once in {rounds} rounds: the attack is too slow to prove anything"
 
 

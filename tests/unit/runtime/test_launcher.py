@@ -10,6 +10,7 @@ import platform
 import shutil
 import stat
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -199,6 +200,18 @@ def test_parse_takes_anything() -> None:
     for packet in (b"X", b"X\xff\xff\xff\xff", b"X\1\0\0\0\xff\xfe", b"X" + b"\xff" * 30000):
         path, number = launcher.parse(packet)
         assert launch.explain(path, number).message
+
+
+@pytest.mark.parametrize(("policy", "used"), [(0, True), (1, True), (2, False)])
+def test_policy_of_memfd(policy: int, used: bool) -> None:
+    """vm.memfd_noexec (of a pid namespace, Linux 6.3): 2 forbids it; then the command is executed without."""
+    if not os.path.exists("/proc/sys/vm/memfd_noexec") or os.getuid():
+        pytest.skip("needs Linux 6.3 and root")
+    program = "from rl.runtime import launch, launcher; through = launcher.prepare(9); print(through is not None, flush=True); " \
+        f"import os; os.dup2(2, 9); launch.execute([{busybox()!r}], ['echo', 'there'], {{}}, through)"
+    script = f"echo {policy} >/proc/sys/vm/memfd_noexec && exec {sys.executable} -c \"$0\""
+    done = subprocess.run(["unshare", "-pf", "--mount-proc", "sh", "-c", script, program], capture_output=True, text=True, timeout=30)
+    assert done.stdout == f"{used}\nthere\n", done
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
