@@ -134,6 +134,7 @@ class ContainerState(TypedDict, total=False):
     network: dict[str, Any]  # what rl.network reported: mode, ip, gateway …
     cgroup: str  # directory of the container's cgroup, "" without one
     cgroup_manager: str  # systemd | cgroupfs | "" (none)
+    affinity: list[int]  # CPUs its processes are bound to where no cgroup can; [] = not
 
 
 class LayerInfo(TypedDict, total=False):

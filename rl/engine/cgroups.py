@@ -6,8 +6,9 @@ Called by the monitor's launch. With a systemd user manager (``--cgroups=enabled
         supervisor/                  this monitor, pasta, fuse-overlayfs
         container/                   the container: limits, freezer, kill; state.json names it
 
-so a container outlives the login session it was started from. Where there is none, the container gets a plain cgroup
-in the subtree that the caller may write, and the monitor stays where the caller is.
+so a container outlives the login session it was started from. Called by a service of systemd's, the monitor stays in
+the service's cgroup, as with ``no-conmon``: the service lives as long as the container, and stopping it stops that.
+Where no systemd is, the container gets a plain cgroup in the subtree that the caller may write.
 
 Source: podman-run(1), ``--cgroups``, ``--cgroup-parent``.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import _signal
 import os
 
+from rl.engine.spec import limits
 from rl.errors import RlError, StateError, UnsupportedError, UsageError
 from rl.runtime import cgroup
 from rl.runtime.cgroup import cgroupfs
@@ -59,7 +61,7 @@ def early(container_id: str, argv: list[str]) -> Scope | None:
 
     None where the command line may want something else, or there is no systemd: then the launch does what it has to.
     """
-    if any(word.startswith(_DECIDING) for word in argv) or cgroup.detect().mode != "systemd":
+    if any(word.startswith(_DECIDING) for word in argv) or cgroup.detect().mode != "systemd" or _in_service():
         return None
     scope = _scope(container_id, "", _STOP_TIMEOUT + _GRACE)
     try:
@@ -67,6 +69,11 @@ def early(container_id: str, argv: list[str]) -> Scope | None:
     except RlError:
         return None
     return scope
+
+
+def _in_service() -> bool:
+    """Whether systemd runs us as a service. INVOCATION_ID alone is inherited by every shell of a desktop."""
+    return "INVOCATION_ID" in os.environ and cgroup.own_path().endswith(".service")
 
 
 def _scope(container_id: str, parent: str, stop_seconds: int) -> Scope:
@@ -89,27 +96,31 @@ class Placement:
     *refused* is called once with all limits that cannot be had and a hint; *scope* is one begun :func:`early`, *wanted*
     the manager asked for by name (``--cgroup-manager``).
     ``place`` is then what the runtime has to call with the pid of the waiting process, if the cgroup is made around
-    that; ``group`` the container's cgroup, None where there is none (yet).
+    that; ``group`` the container's cgroup, None where there is none (yet). ``affinity``: the CPUs that its process is
+    to be bound to, where no cgroup can do that.
     """
 
     __slots__ = (
-        "_limits", "_mode", "_no_scope", "_parent", "_refused", "_scope", "_stop_seconds", "_wanted", "group", "id",
-        "manager", "place", "warnings",
+        "_limits", "_mode", "_no_scope", "_parent", "_refused", "_scope", "_stop_seconds", "_wanted", "affinity",
+        "group", "id", "manager", "place", "warnings",
     )  # fmt: skip
 
     def __init__(
-        self, config: ContainerConfig, limits: dict[str, Any], refused: Callable[[str, str], None],
+        self, config: ContainerConfig, wanted_limits: dict[str, Any], refused: Callable[[str, str], None],
         scope: Scope | None = None, wanted: str = "",
     ) -> None:  # fmt: skip
         self.id = config["id"]
         self._mode, self._parent = check(config["options"])
+        if self._mode == "enabled" and _in_service():
+            self._mode = "no-conmon"
         self._stop_seconds = config.get("stop_timeout", 10) + _GRACE
-        self._limits = limits
+        self._limits = wanted_limits
         self._refused = refused
         self._scope = scope
         self._wanted = wanted
         self._no_scope = False  # systemd was asked and could not
         self.warnings: list[str] = []
+        self.affinity: list[int] = []
         self.group: cgroup.Cgroup | None = None
         self.place: Callable[[int], str] | None = None
         self.manager = ""  # who made it, for the record: systemd, cgroupfs, "" for nobody
@@ -238,11 +249,20 @@ class Placement:
         assert self.group is not None
         refused = self.group.apply(self._limits) if self._limits else []
         if refused:
-            self._refused(f"limit not enforced: {'; '.join(refused)}", hint)
+            instead = self._bind() if any(text.startswith("cpuset cpus") for text in refused) else ""
+            self._refused(f"limit not enforced: {'; '.join(refused)}{instead}", hint)
 
     def _refuse_all(self, reason: str, hint: str) -> None:
         if self._limits:
-            self._refused(f"resource limits are not enforced: {reason}", hint)
+            self._refused(f"resource limits are not enforced: {reason}{self._bind()}", hint)
+
+    def _bind(self) -> str:
+        """For CPUs there is something beside cgroups, though programs in the container can undo it; says so."""
+        cpus = (self._limits.get("cpu") or {}).get("cpus")
+        if not cpus:
+            return ""
+        self.affinity = limits.numbers(cpus)
+        return f". CPU affinity binds it to CPUs {cpus} instead, which the container can change"
 
     def undo(self) -> None:
         """The launch has failed."""
@@ -268,5 +288,3 @@ def _check_splittable(path: str) -> None:
         if not systemd.is_delegated(os.path.basename(path)):
             what = f"--cgroups=split: the present cgroup {path} is systemd's own, without Delegate=yes"
             raise UnsupportedError(what, _SPLIT_HINT)
-
-

@@ -123,6 +123,8 @@ class _Session:
         """Start it."""
         profile = (self.spec.get("linux") or {}).get("seccomp")
         cgroup = self.state.get("cgroup") or ""
+        if self.state.get("affinity"):
+            os.sched_setaffinity(0, self.state["affinity"])  # ours is inherited
         state = None
         if profile and profile.get("listenerPath"):
             bundle = f"{self.engine.paths.container(self.id)}/bundle"

@@ -365,6 +365,7 @@ class Launch:
                 make_cwd=not self.config["options"].get("workdir"),  # the image's is made, a mistyped one is told
             )
             self.created, self.start = own, lambda: runtime.start(own)
+            self.warnings += own.warnings
         else:
             from rl.runtime import external
 
@@ -386,13 +387,26 @@ class Launch:
             "boot_id": process.boot_id(), "started": containers.now(), "finished": "", "exit_code": 0,
             "oom_killed": False, "error": "", "driver": self.driver, "network": self._network_record(),
             "cgroup": self._cgroup_path(), "cgroup_manager": self.placement.manager,
+            "affinity": self.placement.affinity,
         }
+        self._bind(pid)
         self.start()
         containers.write_state(self.paths, self.id, state)
         self.state = state
         if self.config["options"].get("pidfile"):
             with open(self.config["options"]["pidfile"], "w", encoding="utf-8") as file:
                 file.write(f"{pid}\n")
+
+    def _bind(self, pid: int) -> None:
+        """CPU affinity, in the place of a cpuset; what the process starts inherits it."""
+        if not self.placement.affinity:
+            return
+        try:
+            os.sched_setaffinity(pid, self.placement.affinity)
+        except OSError as error:
+            cpus = self.limits["cpu"]["cpus"]
+            hint = "`nproc --all` tells how many there are"
+            raise RlError(f"bind the container to CPUs {cpus}: {error.strerror}", hint) from None
 
     def _cgroup_path(self) -> str:
         return self.placement.group.path if self.placement.group else ""

@@ -61,7 +61,7 @@ def specification(config: ContainerConfig, context: Context) -> dict[str, Any]:
         linux["seccomp"] = context.seccomp
     result: dict[str, Any] = {
         "ociVersion": "1.2.0",
-        "process": _process(config, context, chosen.no_new_privileges),
+        "process": _process(config, context, chosen),
         "root": {"path": context.rootfs, "readonly": config["read_only"]},
         "mounts": _mounts(config, context),
         "linux": linux,
@@ -80,7 +80,7 @@ def _mapping(triple: tuple[int, int, int]) -> dict[str, int]:
     return {"containerID": triple[0], "hostID": triple[1], "size": triple[2]}
 
 
-def _process(config: ContainerConfig, context: Context, no_new_privileges: bool) -> dict[str, Any]:
+def _process(config: ContainerConfig, context: Context, chosen: security.SecurityOptions) -> dict[str, Any]:
     env = list(config["env"])
     names = {line.partition("=")[0] for line in env}
     if "HOSTNAME" not in names:
@@ -98,8 +98,10 @@ def _process(config: ContainerConfig, context: Context, no_new_privileges: bool)
         "env": env,
         "cwd": config["workdir"],
         "capabilities": process_capabilities(config, context.uid),
-        "noNewPrivileges": no_new_privileges,
+        "noNewPrivileges": chosen.no_new_privileges,
     }
+    if chosen.apparmor:
+        process["apparmorProfile"] = chosen.apparmor
     if "oom_score_adj" in config["options"]:
         process["oomScoreAdj"] = int(config["options"]["oom_score_adj"])
     rlimits = security.ulimits(config["ulimits"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -21,11 +22,24 @@ FICLONE = 0x40049409
 PROC_SUPER_MAGIC = 0x9FA0
 CGROUP2_SUPER_MAGIC = 0x63677270
 
+_ATTEMPTS = 5000
+_fstatfs = k.libc.fstatfs  # looked up once, not in each container's child
+
 
 def openat2(dirfd: int, path: str, flags: int, mode: int = 0, resolve: int = 0) -> int:
-    """openat2(2), Linux 5.6, close-on-exec. Raises OSError naming *path*."""
+    """openat2(2), Linux 5.6, close-on-exec. Raises OSError naming *path*.
+
+    A scoped lookup through ".." fails with EAGAIN whenever anything was renamed or mounted meanwhile, anywhere on the
+    machine: then once more, but not for ever, as somebody may do that on purpose.
+    """
     how = struct.pack("=QQQ", (flags | os.O_CLOEXEC) & 0xFFFFFFFF, mode, resolve)
-    return k.syscall(k.NR_OPENAT2, dirfd, os.fsencode(path), how, len(how), path=path)
+    for _ in range(_ATTEMPTS):
+        try:
+            return k.syscall(k.NR_OPENAT2, dirfd, os.fsencode(path), how, len(how), path=path)
+        except OSError as error:
+            if error.errno != errno.EAGAIN:
+                raise
+    raise OSError(errno.EAGAIN, "files are renamed or mounted without end while it is looked up", path)
 
 
 def renameat2(source: str, target: str, flags: int) -> None:
@@ -48,5 +62,5 @@ def fs_type(fd: int) -> int:
     import ctypes
 
     buffer = ctypes.create_string_buffer(256)
-    k.check(k.libc.fstatfs(fd, buffer))
+    k.check(_fstatfs(fd, buffer))
     return int(struct.unpack_from("@l", buffer.raw)[0])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 
 from rl.config.jsonio import dumps
 from rl.errors import RlError
@@ -68,19 +69,15 @@ def run_one(hook: dict[str, Any], kind: str, document: dict[str, Any], spawn: Sp
     environment = dict(item.partition("=")[::2] for item in hook.get("env") or [])
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
-        try:
-            pid = (spawn or _spawn)(path, hook.get("args") or [path], environment, read_end)
-        except OSError as error:
-            raise RlError(f"{what}: {error.strerror}") from None
-        finally:
-            os.close(read_end)
-        try:
-            os.write(write_end, dumps(document).encode())
-        except BrokenPipeError:
-            pass  # a hook need not read its input
-    finally:
+        pid = (spawn or _spawn)(path, hook.get("args") or [path], environment, read_end)
+    except BaseException as error:
         os.close(write_end)
-    status = _wait(pid, hook.get("timeout") or 0)
+        if isinstance(error, OSError):
+            raise RlError(f"{what}: {error.strerror}") from None
+        raise
+    finally:
+        os.close(read_end)
+    status = _serve(pid, write_end, dumps(document).encode(), hook.get("timeout") or 0)
     if status is None:
         raise RlError(f"{what}: did not end within {hook['timeout']} s")
     if status:
@@ -92,16 +89,46 @@ def _spawn(path: str, arguments: list[str], environment: dict[str, str], stdin: 
     return os.posix_spawn(path, arguments, environment, file_actions=actions, setsigdef=[13, 25])
 
 
-def _wait(pid: int, timeout: float) -> int | None:
-    if timeout > 0:
-        pidfd = os.pidfd_open(pid)
-        try:
+def _serve(pid: int, stdin: int, data: bytes, timeout: float) -> int | None:
+    """Give hook *pid* its input, *data* through pipe *stdin*, and wait for its end; None: time was up, it is killed.
+
+    It need not read its input, and that must not keep us beyond its time. Closes *stdin*.
+    """
+    os.set_blocking(stdin, False)
+    end = time.monotonic() + timeout
+    pidfd = -1
+    try:
+        data = _write(stdin, data)
+        while data or timeout > 0:
             poll = select.poll()
+            if pidfd < 0:
+                pidfd = os.pidfd_open(pid)
             poll.register(pidfd, select.POLLIN)
-            if not poll.poll(timeout * 1000):
+            if data:
+                poll.register(stdin, select.POLLOUT)
+            elif stdin >= 0:
+                os.close(stdin)  # the end of its input
+                stdin = -1
+            ready = {fd for fd, _ in poll.poll(max(0.0, end - time.monotonic()) * 1000 if timeout > 0 else None)}
+            if not ready:
                 os.kill(pid, 9)
                 os.waitpid(pid, 0)
                 return None
-        finally:
-            os.close(pidfd)
+            if pidfd in ready:
+                break
+            data = _write(stdin, data)
+    finally:
+        for fd in (stdin, pidfd):
+            if fd >= 0:
+                os.close(fd)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _write(stdin: int, data: bytes) -> bytes:
+    """Write what goes into the pipe now; returns the rest, none when nobody reads."""
+    try:
+        return data[os.write(stdin, data) :]
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:
+        return b""

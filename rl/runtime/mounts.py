@@ -72,24 +72,26 @@ def wants_propagation(spec: dict[str, Any]) -> bool:
     )
 
 
-def open_sources(spec: dict[str, Any], bundle: str, userns: int = -1) -> dict[int, int]:
+def open_sources(setup: Setup) -> dict[int, int]:
     """Detached copies of all bind sources, id-mapped if asked: index in ``mounts`` → descriptor.
 
-    *userns* is the user namespace the container joins. Raises RlError naming the source, or PermissionError where the
-    caller may not copy any mount (EPERM); the descriptors opened so far are closed.
+    Fills ``setup.mount_options`` too. Raises RlError naming the source, or PermissionError where the caller may not
+    copy any mount (EPERM); the descriptors opened so far are closed.
     """
     found: dict[int, int] = {}
-    linux = spec.get("linux") or {}
+    linux, userns = setup.linux, setup.fds.get("user", -1)
+    entries = setup.spec.get("mounts") or []
+    setup.mount_options = [mountoptions.of(entry) for entry in entries]
     try:
-        for index, entry in enumerate(spec.get("mounts") or []):
-            options = mountoptions.of(entry)
+        for index, entry in enumerate(entries):
+            options = setup.mount_options[index]
             _import(entry, options)
             if not is_bind(entry) or options.remount:
                 continue
             if not entry.get("source"):
                 raise RlError(f"bind mount on {entry['destination']}: it has no source")
             _check_bind_options(entry, options)
-            source = os.path.join(bundle, entry["source"])
+            source = os.path.join(setup.bundle, entry["source"])
             found[index] = open_source(source, options)
             _map_ids(found[index], entry, options, linux, userns)
     except BaseException:
@@ -203,17 +205,18 @@ def _remount(fd: int, options: Options) -> None:
 class Job:
     """One mount on its way: the entry of config.json, its options, and the target it goes over."""
 
-    __slots__ = ("destination", "entry", "existed", "kind", "options", "setup", "source", "target")
+    __slots__ = ("destination", "entry", "existed", "kind", "options", "setup", "source", "straight", "target")
 
-    def __init__(self, setup: Setup, entry: dict[str, Any], source: int) -> None:
+    def __init__(self, setup: Setup, index: int, entry: dict[str, Any]) -> None:
         self.setup = setup
         self.entry = entry
-        self.options = mountoptions.of(entry)
-        self.source = source  # descriptor of a bind's source or -1
+        self.options = setup.mount_options[index]
+        self.source = setup.sources.get(index, -1)  # descriptor of a bind's source or -1
         self.destination = "/" + entry["destination"].strip("/")
         self.kind: str = "bind" if is_bind(entry) else entry.get("type") or "none"
         self.target = -1
         self.existed = False  # the target was there before
+        self.straight = False  # no symbolic link leads to it: it is where its name says
 
     def place(self, fd: int) -> None:
         """Give new mount *fd* what was asked and put it over the target; takes the descriptor.
@@ -225,6 +228,8 @@ class Job:
             _map_ids(fd, self.entry, self.options, self.setup.linux, -1)
             late = self.source < 0 and self.kind not in _FIXED and self.options.without_readonly()
             attach(fd, self.target, self.options)
+            if self.kind == "proc":
+                self.setup.procfs.add(os.fstat(fd).st_dev)
             if late:
                 self.setup.late_readonly.append(fd)
         except BaseException:
@@ -237,8 +242,9 @@ class Job:
 
 def mount_all(setup: Setup) -> None:
     """Perform all mounts of the spec, in order, under directory ``setup.root``."""
+    setup.procfs.add(os.stat("/proc").st_dev)  # a bind of the host's is a procfs, too
     for index, entry in enumerate(setup.spec.get("mounts") or []):
-        job = Job(setup, entry, setup.sources.get(index, -1))
+        job = Job(setup, index, entry)
         try:
             _mount_one(job)
         except OSError as error:
@@ -267,6 +273,8 @@ def _hint(job: Job, error: OSError) -> str:
         return "the image has a symbolic link there; mount somewhere else"
     if error.errno == errno.EROFS:
         return "the mount point does not exist and what it would be made in is read-only: create it there first"
+    if error.errno == errno.EACCES and (error.strerror or "").startswith("create:"):
+        return "the mount point does not exist and its directory is somebody else's: create it there first"
     if error.errno == errno.EPERM and job.kind == "proc":
         return "/proc of this host is partly hidden, as inside a container: run that one with --security-opt unmask=ALL"
     if error.errno == errno.EPERM and job.source >= 0 and (job.options.set | job.options.recursive_set) & _TIMES:
@@ -295,8 +303,9 @@ def _mount_one(job: Job) -> None:
         if job.options.remount:
             _change(job)
         elif job.source >= 0:
-            if stat.S_ISDIR(os.fstat(job.source).st_mode) != stat.S_ISDIR(os.fstat(job.target).st_mode):
-                number = errno.ENOTDIR if stat.S_ISDIR(os.fstat(job.source).st_mode) else errno.EISDIR
+            is_directory = stat.S_ISDIR(os.fstat(job.source).st_mode)
+            if is_directory != stat.S_ISDIR(os.fstat(job.target).st_mode):
+                number = errno.ENOTDIR if is_directory else errno.EISDIR
                 raise OSError(number, os.strerror(number), job.destination)
             attach(job.source, job.target, job.options)
         else:
@@ -306,21 +315,28 @@ def _mount_one(job: Job) -> None:
 
 
 def _target(job: Job) -> int:
-    root = job.setup.root
+    root, destination = job.setup.root, job.destination
     if job.options.remount:
-        return rootpath.resolve(root, job.destination)
+        return rootpath.resolve(root, destination)
     is_file = job.source >= 0 and not stat.S_ISDIR(os.fstat(job.source).st_mode)
     if job.options.target_nofollow:
-        return rootpath.ensure_nofollow(root, job.destination, not is_file)
+        return rootpath.ensure_nofollow(root, destination, not is_file)
+    flags = os.O_PATH | (0 if is_file else os.O_DIRECTORY)
+    must_be_straight = job.kind in ("proc", "sysfs")  # a link would make later writes go astray (CVE-2019-19921)
+    try:
+        target = rootpath.resolve(root, destination, flags, fs.RESOLVE_NO_SYMLINKS)
+        job.existed, job.straight = True, "/.." not in destination
+        return target
+    except OSError as error:
+        if error.errno == errno.ENOENT:  # before any link: it is truly missing
+            return rootpath.make(root, destination, not is_file, 0o644 if is_file else 0o755)
+        if error.errno != errno.ELOOP or must_be_straight:
+            raise
     if is_file:
-        return rootpath.ensure_file(root, job.destination)
-    if job.kind in ("proc", "sysfs"):
-        # These must lie where they say: a link would make later writes to /proc go astray (CVE-2019-19921).
-        os.close(rootpath.ensure_directory(root, job.destination))
-        return rootpath.resolve(root, job.destination, os.O_PATH | os.O_DIRECTORY, fs.RESOLVE_NO_SYMLINKS)
-    target = rootpath.resolve_or_none(root, job.destination, os.O_PATH | os.O_DIRECTORY)
-    job.existed = target is not None
-    return rootpath.ensure_directory(root, job.destination) if target is None else target
+        return rootpath.ensure_file(root, destination)
+    found = rootpath.resolve_or_none(root, destination, flags)
+    job.existed = found is not None
+    return rootpath.ensure_directory(root, destination) if found is None else found
 
 
 def _check_proc(job: Job) -> None:
@@ -328,11 +344,13 @@ def _check_proc(job: Job) -> None:
 
     Over it only procfs itself, into it only what :data:`_IN_PROC` lists (CVE-2019-16884, CVE-2019-19921).
     """
-    root = os.readlink(f"/proc/self/fd/{job.setup.root}").rstrip("/")
-    path = os.readlink(f"/proc/self/fd/{job.target}")
-    if path == (root or "/"):
-        raise _over_root(job)
-    inside = path[len(root) :] if path.startswith(root + "/") else job.destination
+    inside = job.destination
+    if not job.straight:
+        root = os.readlink(f"/proc/self/fd/{job.setup.root}").rstrip("/")
+        path = os.readlink(f"/proc/self/fd/{job.target}")
+        if path == (root or "/"):
+            raise _over_root(job)
+        inside = path[len(root) :] if path.startswith(root + "/") else inside
     if inside == "/proc":
         on_procfs = job.source >= 0 and fs.fs_type(job.source) == fs.PROC_SUPER_MAGIC
         if job.kind != "proc" and not on_procfs and not job.options.remount:
@@ -341,7 +359,7 @@ def _check_proc(job: Job) -> None:
             )
         return
     _check_proc_name(job, inside)
-    if fs.fs_type(job.target) == fs.PROC_SUPER_MAGIC and inside not in _IN_PROC and job.kind != "proc":
+    if os.fstat(job.target).st_dev in job.setup.procfs and inside not in _IN_PROC and not job.options.remount:
         raise _inside_proc(job)
 
 
@@ -417,7 +435,7 @@ def _configure(context: int, data: list[str]) -> None:
 
 def _file_system(job: Job) -> None:
     data = _data(job)
-    if any(len(os.fsencode(item)) > 255 for item in data):
+    if data and max(map(len, map(os.fsencode, data))) > 255:
         _by_old_call(job, data)
         return
     job.place(_new_labelled(job, data))
@@ -425,12 +443,14 @@ def _file_system(job: Job) -> None:
 
 def _data(job: Job) -> list[str]:
     """Everything for the file system: its own options, those all have, and ``ro`` where it lies on a device."""
-    source = job.entry.get("source", "")
-    data = [*job.options.data, *job.options.superblock.values(), *_iversion(job)]
-    if job.options.set & m.MOUNT_ATTR_RDONLY and job.kind not in _KINDS and source.startswith("/"):
+    options, source = job.options, job.entry.get("source", "")
+    data = options.data
+    if options.superblock or options.iversion:
+        data = [*data, *options.superblock.values(), *_iversion(job)]
+    if options.set & m.MOUNT_ATTR_RDONLY and job.kind not in _KINDS and source.startswith("/"):
         try:
             if stat.S_ISBLK(os.stat(source).st_mode):
-                data.append("ro")  # a device that cannot be written, or a file system that never is
+                data = [*data, "ro"]  # a device that cannot be written, or a file system that never is
         except OSError:
             pass
     return data
@@ -449,11 +469,12 @@ def _iversion(job: Job) -> list[str]:
 
 def _new_labelled(job: Job, data: list[str]) -> int:
     kind, source = job.entry.get("type") or "none", job.entry.get("source", "")
-    label = label_options(job.kind, job.setup.linux.get("mountLabel") or "", _has_selinux())
+    label = job.setup.linux.get("mountLabel") or ""
+    labels = label_options(job.kind, label, _has_selinux()) if label else []
     try:
-        return new_mount(kind, source, data + label)
+        return new_mount(kind, source, data + labels)
     except OSError:
-        if not label or job.kind != "mqueue":
+        if not labels or job.kind != "mqueue":
             raise
         return new_mount(kind, source, data)  # older kernels do not label it
 
@@ -483,14 +504,14 @@ def _by_old_call(job: Job, data: list[str]) -> None:
 
 
 def _tmpfs(job: Job) -> None:
-    given = {item.partition("=")[0] for item in job.options.data}
     if not job.options.copy_up:
-        if "mode" not in given and job.existed:
+        if job.existed and "mode=" not in ",".join(job.options.data):
             job.options.data.append(f"mode={stat.S_IMODE(os.fstat(job.target).st_mode):o}")  # as runc and crun do
         _file_system(job)
         return
     from rl.runtime import copyup
 
+    given = {item.partition("=")[0] for item in job.options.data}
     old = os.open(f"/proc/self/fd/{job.target}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fd = _new_labelled(job, _data(job))
@@ -507,10 +528,15 @@ def _tmpfs(job: Job) -> None:
 
 
 def _devpts(job: Job) -> None:
-    if _TTY_GID in job.options.data and not any(first <= 5 < first + count for first, _, count in kp.id_map("gid")):
+    try:
+        _file_system(job)
+    except OSError as error:
+        mapped = any(first <= 5 < first + count for first, _, count in kp.id_map("gid"))
+        if error.errno != errno.EINVAL or _TTY_GID not in job.options.data or mapped:
+            raise
         # tty has no counterpart in a single-id map; the terminal then belongs to its user's group.
         job.options.data = [item for item in job.options.data if item != _TTY_GID]
-    _file_system(job)
+        _file_system(job)
 
 
 def _or_bind(path: str) -> Callable[[Job], None]:

@@ -40,5 +40,5 @@ def open_inside(setup: Setup) -> None:
 
 def _open(setup: Setup) -> None:
     setup.nodes = devices.open_nodes(setup)
-    setup.sources = mounts.open_sources(setup.spec, setup.bundle, setup.fds.get("user", -1))
+    setup.sources = mounts.open_sources(setup)
     setup.opened = True

@@ -67,6 +67,12 @@ def _ensure(root: int, path: str, directory: bool, mode: int, depth: int) -> int
     except FileNotFoundError:
         if depth > _DEPTH:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
+    return make(root, path, directory, mode, depth)
+
+
+def make(root: int, path: str, directory: bool, mode: int, depth: int = 0) -> int:
+    """:func:`ensure_directory` or :func:`ensure_file` of what is known not to be there."""
+    flags = os.O_PATH | (os.O_DIRECTORY if directory else 0)
     parent_path, name = os.path.split(path.rstrip("/"))
     parent = ensure_directory(root, parent_path or "/", 0o755, depth + 1)
     try:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from rl.runtime.launcher import Launcher
     from rl.runtime.lsm import Labels
+    from rl.runtime.mountoptions import Options
 
 PACKET = 1 << 15
 
@@ -156,9 +157,9 @@ class Setup:
     __slots__ = (
         "agent", "agent_message", "agent_metadata", "agent_state", "bundle", "candidates", "cgroup_procs",
         "die_with_parent", "environment", "exposed", "fds", "flags", "hook_state", "io", "joined", "labels",
-        "late_readonly", "launcher", "linux", "listener", "make_cwd", "master", "movable", "new_keyring", "no_pivot",
-        "nodes", "opened", "placed", "proc", "process", "retry_cwd", "root", "seccomp", "seccomp_flags",
-        "setgroups_denied", "slave", "sources", "spec", "sync",
+        "late_readonly", "launcher", "linux", "listener", "make_cwd", "master", "mount_options", "movable",
+        "new_keyring", "no_pivot", "nodes", "opened", "placed", "proc", "process", "procfs", "retry_cwd", "root",
+        "seccomp", "seccomp_flags", "setgroups_denied", "slave", "sources", "spec", "sync",
     )
 
     def __init__(self, spec: dict[str, Any], process: dict[str, Any], io: Io, sync: Sync) -> None:
@@ -181,6 +182,8 @@ class Setup:
         self.sources: dict[int, int] = {}  # index of mount → detached mount of its source
         self.nodes: dict[str, int] = {}  # path of device → detached mount of it
         self.opened = False  # the two above are filled (rl.runtime.outside)
+        self.mount_options: list[Options] = []  # of each mount, in the order of the spec
+        self.procfs: set[int] = set()  # device numbers of the procfs the container may have
         self.late_readonly: list[int] = []  # mounts to be made read-only when everything in them exists
         self.root = -1
         self.master = -1

@@ -349,7 +349,7 @@ def _sysctls(spec: dict[str, Any]) -> None:
         if not kind:
             raise _Wrong(
                 "does not belong to a namespace, it would change the host", f".linux.sysctl[{_show(key)}]",
-                "net.*, fs.mqueue.*, kernel.domainname and those of System V IPC (kernel.shmmax, …) can be set",
+                "net.*, fs.mqueue.*, kernel.hostname, kernel.domainname and System V IPC (kernel.shmmax, …) can be set",
             )
         if kind not in found:
             raise _Wrong(

@@ -244,3 +244,13 @@ def plausible(draw: st.DrawFn, user: tuple[int, int] | None = None) -> Any:
             value = old + value  # beside what makes it work
         holder[way[-1]] = value
     return document
+
+
+@st.composite
+def processes(draw: st.DrawFn) -> Any:
+    """A process for `exec --process`, one to three fields of which have other values; now and then of a wrong type."""
+    document: Any = copy.deepcopy(BASES[0]["process"])
+    for _ in range(draw(st.integers(1, 3))):
+        name = draw(st.sampled_from(sorted(schema.PROCESS[1])))
+        document[name] = draw(JSON if draw(st.integers(0, 5)) == 0 else of_node(schema.PROCESS[1][name]))
+    return document

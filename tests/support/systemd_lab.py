@@ -122,6 +122,7 @@ class Lab:
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="rl-lab-"))
         self.init = 0  # host pid of its PID 1
+        self.search_path = f"{Path(sys.executable).parent}:/usr/bin:/bin:/usr/sbin:/sbin"
         self._log = open(self.directory / "console", "wb")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -190,8 +191,7 @@ class Lab:
         """In all its namespaces, and in a cgroup of the lab's own."""
         procs = self.path("/sys/fs/cgroup/system.slice/cgroup.procs")
         script = f'echo $$ > {procs}; exec nsenter -t {self.init} -m -p -u -i -n -C -r -w env -i "$@"'
-        path = f"PATH={Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
-        words = ["sh", "-euc", script, "enter", path, "LANG=C.UTF-8", *argv]
+        words = ["sh", "-euc", script, "enter", f"PATH={self.search_path}", "LANG=C.UTF-8", *argv]
         return subprocess.run(words, capture_output=True, text=True, **kwargs)  # type: ignore[call-overload,no-any-return]
 
     def root(self, *argv: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -202,7 +202,7 @@ class Lab:
         self, *argv: str, timeout: float = 120, env: Mapping[str, str] | None = None, check: bool = False
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as the ordinary user, in a login session of its own that ends with it."""
-        variables = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8", **(env or {})}
+        variables = {"PATH": self.search_path, "LANG": "C.UTF-8", **(env or {})}
         line = shlex.join(["env", *(f"{key}={value}" for key, value in variables.items()), *argv])
         done = self._enter(["su", "-l", USER, "-c", f"exec {line}"], timeout=timeout, stdin=subprocess.DEVNULL)
         if check:

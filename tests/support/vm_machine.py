@@ -87,6 +87,10 @@ class Channel:
         self._socket.sendall(json.dumps({**request, "id": number}).encode() + b"\n")
         return self._answers.pop(number) if self.wait(lambda: number in self._answers, seconds) else None
 
+    def send(self, message: dict[str, Any]) -> None:
+        """A line that is no request; it waits for who opens the port."""
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
     def close(self) -> None:
         self._socket.close()
 

@@ -125,6 +125,16 @@ def test_exit_codes(rl: Rl, words: str, code: int) -> None:
     assert rl.containers() == []
 
 
+def test_what_is_left_out_is_warned_of(rl: Rl) -> None:
+    """The runtime's warnings reach the person; the container runs."""
+    options = ["--oom-score-adj=-900", "--security-opt", "apparmor=strict"]
+    done = rl("run", "--rm", "--network=none", *options, "busybox", "cat", "/proc/self/oom_score_adj")
+    assert done.returncode == 0 and done.stdout.strip() != "-900", done.stderr
+    assert "oom_score_adj -900 is not set" in done.stderr
+    if not Path("/sys/module/apparmor/parameters/enabled").exists():
+        assert "AppArmor profile 'strict' is not applied" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "code"),
     [

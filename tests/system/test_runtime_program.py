@@ -357,6 +357,54 @@ def test_hooks_run_in_order_and_poststop_goes_on(lab: Lab) -> None:
     assert "createRuntime hook /bin/sh: exit status 3" in lab.run("true", failing).stderr
 
 
+def test_subordinate_ids(lab: Lab) -> None:
+    """A user's map of more than its own id goes through newuidmap; one of ids that are not its is refused."""
+    if lab.user.uid == 0:
+        first, count = 700_000, 1000  # root maps whatever it likes
+    else:
+        first, count = lab.user.subids()[0]
+
+    def mapped(spec: dict[str, Any], start: int = first) -> None:
+        namespaces = spec["linux"]["namespaces"]
+        if {"type": "user"} not in namespaces:
+            namespaces.append({"type": "user"})
+        for kind, own in (("uid", lab.user.uid), ("gid", lab.user.gid)):
+            spec["linux"][f"{kind}Mappings"] = [
+                {"containerID": 0, "hostID": own, "size": 1}, {"containerID": 1, "hostID": start, "size": count},
+            ]  # fmt: skip
+        for kind in ("bounding", "effective", "permitted"):
+            spec["process"]["capabilities"][kind].append("CAP_CHOWN")
+
+    done = lab.run("cat /proc/self/uid_map; touch /tmp/x; chown 5:6 /tmp/x; stat -c %u:%g /tmp/x; rm /tmp/x", mapped)
+    assert done.stdout.split() == ["0", str(lab.user.uid), "1", "1", str(first), str(count), "5:6"], done.stderr
+    if lab.user.uid:
+        error = lab.run("true", lambda spec: mapped(spec, 3_000_000_000)).stderr
+        assert "not allowed" in error and "/etc/subgid" in error
+
+
+def test_a_limit_that_cannot_be_set(lab: Lab) -> None:
+    """An error; a warning with --rootless=true. (No memory controller is delegated in this lane.)"""
+    lab.write("echo ran", lambda spec: spec["linux"].setdefault("resources", {}).update(memory={"limit": 100_000_000}))
+    error = refused(lab, "run", "one")
+    assert "linux.resources: memory limit 100000000 bytes" in error and "controller memory is not available" in error
+    done = lab("--rootless=true", "run", "one")
+    assert (done.returncode, done.stdout) == (0, "ran\n") and "limit not enforced: memory limit" in done.stderr
+
+
+def test_kill_all_and_keep(lab: Lab) -> None:
+    with lab.running(command="sleep 999 & exec sleep 1000"):
+        wait_for(lambda: len(json.loads(lab.ok("ps", "--format", "json", "c1"))) == 2)
+        lab.ok("kill", "--all", "c1", "SIGKILL")
+        wait_for(lambda: lab.state("c1")["status"] == "stopped")
+        assert lab.lane and "rl-c1" in lab.lane.groups()
+        assert "invalid signal" in refused(lab, "kill", "c1", "FROB")
+    lab.write("exit 4")
+    assert lab("run", "--keep", "one").returncode == 4
+    assert lab.state("one")["status"] == "stopped"
+    assert "exists already" in refused(lab, "create", "one")
+    lab.ok("delete", "one")
+
+
 def test_no_pivot(lab: Lab) -> None:
     lab.write("ls /; cat /proc/self/mountinfo | wc -l")
     done = lab("run", "--no-pivot", "one")

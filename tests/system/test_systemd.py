@@ -154,6 +154,20 @@ def test_every_runtime(lab: Lab, runtime: str, mode: str) -> None:
     assert lab.ok("rl", "logs", "c").split()[1] == "0" * 16  # the monitor's blocked signals are not the container's
 
 
+def test_as_a_service(lab: Lab) -> None:
+    """`rl run -d` is the service: it lives as long as the container, and to stop it is to stop that."""
+    service = ("systemd-run", "--user", "--quiet", "--unit=svc", "--property=Type=forking", "--setenv=PATH=" + lab.search_path)
+    lab.ok(*service, "rl", "run", "-d", "--network=none", "--name", "c", *("busybox", *TRAPS))
+    until_up(lab, "c")
+    seen = state(lab, "c")
+    assert cgroup_of(lab, int(str(seen["ConmonPid"]))) == f"{MANAGER}/app.slice/svc.service"
+    assert cgroup_of(lab, int(str(seen["Pid"]))).startswith(f"{MANAGER}/user.slice/rl-")
+    assert lab.ok("systemctl", "--user", "is-active", "svc") == "active"
+    lab.ok("systemctl", "--user", "stop", "svc")
+    eventually(lambda: state(lab, "c")["Status"] == "exited", 5)
+    assert lab.ok("rl", "logs", "c").split() == ["up", "term"] and state(lab, "c")["ExitCode"] == 7
+
+
 def test_disabled(lab: Lab) -> None:
     lab.ok("systemd-run", "--user", "--scope", "--quiet", "--unit=own",
            "rl", "run", "-d", "--network=none", "--cgroups=disabled", "--name", "c", "busybox", "sleep", "1000")  # fmt: skip
@@ -228,6 +242,19 @@ def test_limits_without_controllers(lab: Lab) -> None:
     assert lab.ok("rl", "ps", "-aq") == ""
 
 
+def test_cpus_are_bound_where_no_controller_does_it(lab: Lab) -> None:
+    """The one limit that can be had otherwise; it is told, holds for exec too, and strict is strict."""
+    done = lab.run("rl", "run", "-d", "--network=none", "--cpuset-cpus", "0", "--name", "c", "busybox", "sleep", "1000")
+    assert done.returncode == 0
+    assert "CPU affinity binds it to CPUs 0 instead" in done.stderr and "controller cpuset is not available" in done.stderr
+    allowed = ("grep", "Cpus_allowed_list", "/proc/1/status", "/proc/self/status")
+    assert [line.split()[1] for line in lab.ok("rl", "exec", "c", *allowed).splitlines()] == ["0", "0"]
+    done = lab.run("rl", "run", "--rm", "--network=none", "--cpuset-cpus", "4000", "busybox", "true")
+    assert done.returncode == 125 and "bind the container to CPUs 4000" in done.stderr
+    done = lab.run("rl", "--limits=strict", "run", "--rm", "--network=none", "--cpuset-cpus", "0", "busybox", "true")
+    assert done.returncode == 125
+
+
 def test_update(lab: Lab) -> None:
     lab.ok("rl", "run", "-d", "--name", "c", "--network=none", "busybox", "sleep", "1000")
     for arguments, says in (
@@ -252,6 +279,16 @@ def test_info(lab: Lab) -> None:
     assert limits["inUse"] == "systemd" and limits["controllers"] == document["host"]["cgroupControllers"]
     if not limits["controllers"]:
         assert "no controller is delegated" in limits["reason"] and "delegate.conf" in limits["hint"]
+
+
+@pytest.mark.parametrize("runtime_dir", ["", "/tmp/elsewhere"])
+def test_found_without_xdg_runtime_dir(lab: Lab, runtime_dir: str) -> None:
+    """As in a shell that came by `su` or cron."""
+    words = ("env", "-u", "XDG_RUNTIME_DIR", "-u", "DBUS_SESSION_BUS_ADDRESS", *([f"XDG_RUNTIME_DIR={runtime_dir}"] if runtime_dir else []))
+    script = "mkdir -p -m 700 /tmp/elsewhere; rl run -d --network=none busybox sleep 1000; rl inspect -l; rl rm -f -t 0 -l > /dev/null"
+    printed = lab.ok(*words, "sh", "-c", script)
+    identity, _, document = printed.partition("\n")
+    assert json.loads(document)[0]["State"]["CgroupPath"] == f"{MANAGER}/user.slice/rl-{identity}.scope/container"
 
 
 def test_over_the_bus_where_the_private_socket_is_out_of_reach(lab: Lab) -> None:

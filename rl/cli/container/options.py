@@ -22,7 +22,7 @@ platform               OS/ARCH[/VARIANT], excludes arch, os, variant
 publish                list[str]: [[IP:][HOST]:]CONTAINER[-RANGE][/udp]
 read_only_tmpfs        default true: tmpfs on /run /tmp /var/tmp … when read_only
 rootfs                 bool: IMAGE is a directory of the host
-security_opt           no-new-privileges[:bool], seccomp=…, mask=…, unmask=…, label=disable, apparmor=unconfined
+security_opt           no-new-privileges[:bool], seccomp=…, mask=…, unmask=…, label=disable, apparmor=…
 sig_proxy              run only, default true
 stop_signal            name with or without SIG, or number, as str
 tls_verify             bool; absent: as registries.conf says

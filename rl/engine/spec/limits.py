@@ -132,6 +132,15 @@ def _number_list(text: str, flag: str) -> str:
     return text
 
 
+def numbers(text: str) -> list[int]:
+    """The numbers of a list such as ``0-3,7``."""
+    found: set[int] = set()
+    for item in text.split(","):
+        first, _, last = item.strip().partition("-")
+        found.update(range(int(first), min(int(last or first), int(first) + 8192) + 1))
+    return sorted(found)
+
+
 def _block_io(options: Mapping[str, Any]) -> dict[str, Any]:
     block: dict[str, Any] = {}
     if "blkio_weight" in options:

@@ -79,10 +79,11 @@ def capabilities(add: Iterable[str], drop: Iterable[str], privileged: bool) -> t
 class SecurityOptions:
     """--security-opt, taken apart."""
 
-    __slots__ = ("mask", "no_new_privileges", "seccomp", "unmask")
+    __slots__ = ("apparmor", "mask", "no_new_privileges", "seccomp", "unmask")
 
     def __init__(self) -> None:
         self.no_new_privileges = False
+        self.apparmor = ""  # a profile; the runtime warns where the host has none
         self.seccomp = ""  # "" (the default profile) | unconfined | a file
         self.mask: list[str] = []
         self.unmask: list[str] = []
@@ -108,12 +109,13 @@ def security_options(items: Iterable[str]) -> SecurityOptions:
                 raise UnsupportedError(f"--security-opt {item}: this host has no SELinux", hint)
             if value != "disable":
                 raise UnsupportedError(f"--security-opt {item}: rl applies no SELinux labels", "use label=disable")
-        elif key == "apparmor" and value == "unconfined":
-            continue  # rl applies no profile, so it already is
+        elif key == "apparmor" and value:
+            result.apparmor = value
         else:
             raise UsageError(
                 f"--security-opt: {item!r} is not known",
-                "use no-new-privileges, seccomp=FILE|unconfined, mask=PATH, unmask=PATH|ALL or label=disable",
+                "use no-new-privileges, seccomp=FILE|unconfined, mask=PATH, unmask=PATH|ALL, apparmor=PROFILE or"
+                " label=disable",
             )
     return result
 

@@ -293,16 +293,33 @@ def _enable(path: str, controllers: list[str], may_move: bool) -> None:
         missing = [name for name in controllers if name in available and name not in read(control).split()]
     except OSError:
         return
-    if not missing:
-        return
-    if _try_write(control, " ".join("+" + name for name in missing)) == errno.EBUSY and may_move:
-        try:
-            step_aside(path, LEAF)
-        except OSError:
-            pass  # the controller stays off, and apply() says so
+    if not missing or (_holds_processes(path) and not (may_move and _cleared(path))):
+        return  # the controllers stay off, and apply() says so where that matters
+    _try_write(control, " ".join("+" + name for name in missing))
     for name in missing:  # one by one: one that is refused does not cost the others
         if name not in read(control).split():
             _try_write(control, "+" + name)
+
+
+def _holds_processes(path: str) -> bool:
+    """Whether processes stand in the way of handing out controllers; in the root of the hierarchy they do not.
+
+    The kernel would still hand out cpu and pids, by making the cgroup the root of a threaded subtree: then no process
+    can enter the cgroups below, which are "domain invalid" (EOPNOTSUPP).
+    """
+    try:
+        return os.path.exists(f"{path}/cgroup.type") and bool(read(f"{path}/cgroup.procs").strip())
+    except OSError:
+        return True  # cannot be read: threaded already
+
+
+def _cleared(path: str) -> bool:
+    """Whether the processes of *path* could be moved aside."""
+    try:
+        step_aside(path, LEAF)
+    except OSError:
+        pass
+    return not _holds_processes(path)
 
 
 def _try_write(path: str, value: str) -> int:

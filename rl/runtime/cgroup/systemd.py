@@ -49,7 +49,10 @@ def private_socket(uid: int) -> str:
 
 
 def _runtime_dir(uid: int) -> str:
-    return os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
+    """Where the user manager's sockets are; XDG_RUNTIME_DIR may have been set to some other place, or not at all."""
+    usual = f"/run/user/{uid}"
+    named = os.environ.get("XDG_RUNTIME_DIR") or usual
+    return named if os.path.isdir(f"{named}/systemd") else usual
 
 
 def is_there() -> bool:

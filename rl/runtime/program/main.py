@@ -82,6 +82,8 @@ class Program:
     def _say(self, level: str, text: str) -> None:
         from rl.runtime.program.store import now
 
+        if not text.isprintable():  # it may quote any bundle: one line, and no sequences for the terminal
+            text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
         line = f"{NAME}: {text}" if level == "error" else f"{NAME}: {level}: {text}"
         try:
             os.write(2, f"{line}\n".encode(errors="surrogateescape"))

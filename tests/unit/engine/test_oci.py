@@ -67,11 +67,12 @@ def test_plain() -> None:
 
 
 def test_process() -> None:
-    cfg = config(env=["HOME=/h", "HOSTNAME=x"], umask="0077", ulimits=["nofile=5:6"], options={"oom_score_adj": "7"}, security_opt=["no-new-privileges"])
+    cfg = config(env=["HOME=/h", "HOSTNAME=x"], umask="0077", ulimits=["nofile=5:6"], options={"oom_score_adj": "7"}, security_opt=["no-new-privileges", "apparmor=strict"])
     found = spec(cfg)["process"]
     assert found["env"] == ["HOME=/h", "HOSTNAME=x"]
     assert found["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}]
     assert (found["user"]["umask"], found["oomScoreAdj"], found["noNewPrivileges"]) == (0o77, 7, True)
+    assert found["apparmorProfile"] == "strict" and "apparmorProfile" not in spec(config())["process"]
 
 
 def test_linux() -> None:

@@ -145,6 +145,26 @@ def test_limits_the_kernel_takes_and_those_it_does_not_have(tmp_path: Path) -> N
     in_own_cgroup(tmp_path, limits)
 
 
+@needs_root
+def test_a_limit_of_the_kernel_s(tmp_path: Path) -> None:
+    """Huge pages are the controller that hybrid hosts leave to version 2, once somebody has enabled it at the root."""
+
+    def limit(root: str) -> None:
+        support = cgroup.detect(root)
+        group = cgroup.create(support, "huge")
+        failed = group.apply({"hugepageLimits": [{"pageSize": "2MB", "limit": 4 << 20}]})
+        if "hugetlb" in support.controllers:
+            assert failed == [] and cgroup.read(f"{group.path}/hugetlb.2MB.max") == f"{4 << 20}\n"
+            assert group.stats()["hugetlb"]["2MB"]["usage"] == 0
+            assert group.apply({"hugepageLimits": [{"pageSize": "2MB", "limit": -1}]}) == []
+            assert cgroup.read(f"{group.path}/hugetlb.2MB.max") == "max\n"
+            assert "no hugetlb.3MB.max" in group.apply({"hugepageLimits": [{"pageSize": "3MB", "limit": 1}]})[0]
+        else:
+            assert failed == ["huge page limit (2MB): controller hugetlb is not available"]
+
+    in_own_cgroup(tmp_path, limit)
+
+
 def test_detect_says_why_not(tmp_path: Path) -> None:
     support = cgroup.detect(str(tmp_path))
     assert support.mode == "none" and "no cgroup file system" in support.reason and "mount" in support.hint

@@ -394,6 +394,25 @@ def test_start_hooks_are_not_run_by_our_interpreter(lab: Lab) -> None:
         assert error is not None and text in error.message
 
 
+def test_a_hook_gets_all_of_its_input_or_leaves_it(lab: Lab) -> None:
+    """More than a pipe holds: read to the end, not read at all, and not read by one whose time is up."""
+    spec = sh("true")
+    spec["annotations"] = {"big": "x" * 300_000}
+    log = lab.bundle / "log"
+    script = f"cat | wc -c >> {log}"
+    reads = {"path": "/bin/sh", "args": ["sh", "-c", script]}
+    spec["hooks"] = {"createRuntime": [reads, {**reads, "timeout": 20}, {"path": "/bin/true"}, {"path": "/bin/true", "timeout": 20}]}
+    result = lab.run(spec)
+    assert result.error is None, result.error
+    first, second = map(int, log.read_text().split())
+    assert first == second > 300_000
+    spec["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "60"], "timeout": 1}]}
+    begin = time.monotonic()
+    result = lab.run(spec)
+    assert result.error is not None and "did not end within 1 s" in result.error.message
+    assert time.monotonic() - begin < 10
+
+
 def test_a_hook_that_hangs_is_ended(lab: Lab) -> None:
     spec = sh("true")
     spec["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "60"], "timeout": 1}]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -569,6 +570,16 @@ def test_targets_that_cannot_be(lab: Lab, destination: str, source: str, text: s
     assert text in found.message + found.hint, (found.message, found.hint)
 
 
+def test_a_target_in_a_directory_of_somebody_else(user_lab: UserLab) -> None:
+    data_directory(user_lab)
+    (user_lab.root / "roots").mkdir(mode=0o755)
+    os.chown(user_lab.root / "roots", 0, 0)
+    spec = sh("true")
+    spec["mounts"].append(bind("/roots/new", "data"))
+    found = error(user_lab, spec)
+    assert "create: Permission denied" in found.message and "somebody else's" in found.hint
+
+
 def test_targets_are_made_inside_the_root(lab: Lab) -> None:
     data_directory(lab)
     arrange_targets(lab.root)
@@ -835,6 +846,46 @@ def test_other_file_systems_as_root(root_lab: Lab) -> None:
     assert found["/over"][1] == "overlay" and "nodev" in found["/over"][0]
 
 
+def loop_device(image: Path, *options: str) -> str:
+    done = subprocess.run(["losetup", *options, "--find", "--show", str(image)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no loop device to be had: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def test_a_disk_as_root(root_lab: Lab) -> None:
+    """A file system on a device: options of ext4, one that cannot be written, id-mapped."""
+    content = root_lab.bundle / "content"
+    content.mkdir()
+    (content / "file").write_text("on the disk\n")
+    image = root_lab.bundle / "image"
+    image.write_bytes(b"")
+    os.truncate(image, 8 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-d", str(content), str(image)], check=True, stdout=subprocess.DEVNULL)
+    for flags, options, script in (
+        (["--read-only"], ["ro"], f"cat /disk/file; {SHOW}; touch /disk/x"),
+        ([], ["sync", "iversion", "noatime", "errors=remount-ro"], f"cat /disk/file; {SHOW}; touch /disk/x && echo made"),
+        ([], ["ro", "idmap"], f"cat /disk/file; {SHOW}; stat -c %u /disk/file; touch /disk/x"),
+    ):
+        device = loop_device(image, *flags)
+        try:
+            spec = sh(script)
+            entry = {"destination": "/disk", "type": "ext4", "source": device, "options": options}
+            if "idmap" in options:
+                entry.update(uidMappings=MAP, gidMappings=MAP)
+            spec["mounts"].append(entry)
+            text = output(root_lab, spec)
+        finally:
+            subprocess.run(["losetup", "--detach", device], check=True)
+        found = mountinfo(text)["/disk"]
+        assert text.startswith("on the disk\n") and found[1] == "ext4"
+        if "ro" in options:
+            assert "ro" in found[0] and "Read-only file system" in text
+        else:
+            assert "sync" in found[2] and "noatime" in found[0] and text.endswith("made\n")
+        assert "idmap" not in options or "\n1000\n" in text
+
+
 def test_an_option_longer_than_fsconfig_takes(root_lab: Lab) -> None:
     deep = root_lab.bundle
     layers = []
@@ -1007,5 +1058,11 @@ def test_writes_to_proc_go_to_proc(tmp_path: Path) -> None:
     assert "not on a procfs" in in_namespace(covered_proc)
     assert "not the root of a procfs" in in_namespace(part_of_proc)
     assert in_namespace(mixed_sysctl) == ""
-    assert "OSError" in in_namespace(lambda: ns.write_proc("/proc/self/exe", "x")), "a magic link"
+
+    def magic_link() -> None:  # to another file of the same procfs
+        fd = os.open("/proc/self/comm", os.O_WRONLY)
+        ns.write_proc(f"/proc/self/fd/{fd}", "led astray")
+
+    for action in (magic_link, lambda: ns.write_proc("/proc/self/exe", "x")):
+        assert "OSError" in in_namespace(action)
     assert other.read_text() == "untouched" and (fake / "self/oom_score_adj").read_text() == "untouched"

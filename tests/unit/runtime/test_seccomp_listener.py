@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from rl.errors import RlError, UsageError
+from rl.runtime import container, seccomp
 from rl.runtime import exec as runtime_exec
-from rl.runtime import seccomp
 from rl.runtime.seccomp import compiler
 from rl.runtime.sync import Io
 from unit.runtime.container_lab import KINDS, Lab, lab_of, specification
@@ -151,6 +151,28 @@ def test_exec(locked: bool) -> None:
             os.close(write_end)
         (told,) = agent.told
         assert (told["pid"], told["state"]["pid"], told["state"]["status"]) == (created.pid, box.pid, "running")
+
+
+@pytest.mark.parametrize("locked", [False, True], ids=["early", "late"])
+def test_with_the_launcher(locked: bool) -> None:
+    """Where the container could write our interpreter, a launcher stands between: the agent notices nothing of it."""
+    with lab_of("user") as lab:
+        agent = agent_for(lab)
+
+        def exposed(spec: dict[str, Any]) -> None:
+            container.launcher.exposed = lambda *arguments, **more: True
+
+        spec = specification(["sh", "-c", "mkdir /tmp/x; ls /proc/self/fd | tr '\\n' ' '"])
+        spec["process"]["noNewPrivileges"] = locked
+        spec["hooks"] = {"startContainer": [{"path": "/bin/mkdir", "args": ["mkdir", "/tmp/hook"]}]}
+        spec["linux"]["seccomp"] = agent.profile("mkdir")
+        error = lab.run(spec, inside=exposed).error
+        assert error is not None and "startContainer hook /bin/mkdir: exit status 1" in error.message, "under the filter too"
+        del spec["hooks"]
+        result = lab.run(spec, inside=exposed)
+        assert result.error is None, result.error.message
+        assert "non-socket" in result.output and result.output.endswith("0 1 2 3 ")
+        assert len(agent.told) == 2
 
 
 def test_the_whole_preparation_may_be_watched() -> None:

@@ -309,6 +309,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"linux.devices": [{"type": "p", "path": "/dev/fifo"}, {"type": "c", "path": "/dev/x", "major": 1, "minor": 3, "fileMode": 8630}]},
     {"linux.sysctl": {"net.ipv4.conf.all.forwarding": "1", "net/ipv4/conf/eth0.1/forwarding": "0", "kernel.domainname": "x", "fs.mqueue.msg_max": "5", "kernel.sem": "1 2 3 4"}},
     {"linux.resources": {"memory": {"limit": -1, "swap": -1}, "cpu": {"quota": -1, "cpus": "0-1"}, "pids": {"limit": -1}, "devices": [{"allow": False, "major": -1}]}},
+    {"hostname": GONE, "linux.sysctl": {"kernel.hostname": "x"}},
     {"linux.netDevices": {"eth0": {"name": "eth1"}, "eth1": {"name": "eth0"}, "x": {}, "y": {"name": "dev%d"}, "z": {"name": "dev%d"}}},
     {"linux.personality": {"domain": "LINUX32", "flags": []}, "linux.rootfsPropagation": "rslave", "linux.cgroupsPath": "user.slice:rl:x"},
     {"mounts": [{"destination": "/x", "options": ["remount", "bind", "ro"]}]},

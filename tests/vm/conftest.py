@@ -1,0 +1,108 @@
+"""A Debian with systemd in a virtual machine: rl as its ordinary user has it, with linger, from a login session.
+
+One machine for all tests here, started once; a second one has its plug pulled meanwhile (`support.vm_plug`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import vm_image
+from support.vm_machine import Done, Machine
+from support.vm_plug import PlugRounds
+
+
+class Vm:
+    """The machine with rl in it."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def rl(self, *arguments: str, timeout: float = 120) -> Done:
+        return self.machine.user("rl", *arguments, timeout=timeout)
+
+    def ok(self, *arguments: str, timeout: float = 120) -> str:
+        """stdout of an rl that must succeed, without the final newline."""
+        return self.machine.ok("rl", *arguments, timeout=timeout)
+
+    def sh(self, script: str, timeout: float = 120) -> str:
+        """stdout of a shell script of the user."""
+        return self.machine.ok("sh", "-ec", script, timeout=timeout)
+
+    def root(self, script: str, timeout: float = 120) -> str:
+        """stdout of a shell script of root."""
+        return self.machine.ok("sh", "-ec", script, root=True, timeout=timeout)
+
+    def cgroup(self, name: str) -> str:
+        """The directory of a running container's cgroup."""
+        return "/sys/fs/cgroup" + self.ok("inspect", "--format", "{{.State.CgroupPath}}", name)
+
+    def eventually(self, script: str, expected: str, seconds: float = 60) -> None:
+        """Until the user's *script* prints *expected*."""
+        end = time.monotonic() + seconds
+        while (said := self.machine.user("sh", "-c", script).stdout.strip()) != expected:
+            assert time.monotonic() < end, f"{script}: {said!r}, not {expected!r} after {seconds} s"
+            time.sleep(0.5)
+
+    def restart(self) -> None:
+        """A clean reboot."""
+        boots = len(self.machine.root_channel.boots)
+        self.machine.root("systemctl", "--no-block", "reboot")
+        self.machine.wait_boot(boots + 1, 240)
+
+
+def _programs() -> None:
+    missing = [name for name in ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mkfs.ext4") if not shutil.which(name)]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} missing: ./contrib/host-setup test")
+
+
+@pytest.fixture(scope="session")
+def _base() -> vm_image.Base:
+    _programs()
+    return vm_image.base()
+
+
+@pytest.fixture(scope="session")
+def _directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="rl-vm-", dir="/var/tmp") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plug_rounds(request: pytest.FixtureRequest, _base: vm_image.Base, _directory: Path) -> Iterator[PlugRounds | None]:
+    """The rounds, begun before the first test here, if the test that asks for them is among those to be run."""
+    if not any("plug_rounds" in getattr(item, "fixturenames", ()) and item.path.name == "test_vm_unplugged.py"
+               for item in request.session.items):  # fmt: skip
+        yield None
+        return
+    (_directory / "plug").mkdir()
+    rounds = PlugRounds(_directory / "plug", _base)
+    rounds.start()
+    yield rounds
+    rounds.stop()
+
+
+@pytest.fixture(scope="session")
+def vm(_base: vm_image.Base, _directory: Path) -> Iterator[Vm]:
+    """The machine, started; rl is installed as a user would, and has busybox."""
+    lab = vm_image.lab_disk(_directory)
+    disk = vm_image.overlay(_directory / "disk.qcow2", _base.disk)
+    machine = Machine(_directory / "machine", _base, disk, lab)
+    try:
+        machine.wait_boot()
+        machine.ok("loginctl", "enable-linger", vm_image.USER, root=True)
+        machine.ok(
+            "sh", "-c", "~/venv/bin/pip install --quiet --disable-pip-version-check --no-index --find-links /srv/lab rl",
+            timeout=300,
+        )  # fmt: skip
+        machine.ok("rl", "load", "-q", "-i", "/srv/lab/busybox.tar")
+        yield Vm(machine)
+    finally:
+        machine.kill()
