@@ -135,7 +135,7 @@ def test_podman_pod(podman: Podman) -> None:
         podman.ok("rm", "--force", "--time", "0", "first")
 
 
-@pytest.mark.parametrize("program", ["crun", "runc"])
+@pytest.mark.parametrize("program", ["crun", "runc", "rl-runtime"])
 @pytest.mark.parametrize("who", ["user", "root"])
 def test_rl_on_other_runtimes(program: str, who: str, busybox_archive: Path, tmp_path: Path) -> None:
     user = users.ensure("rltest-oci") if who == "user" else users.root(Path("/run") / f"{users.PREFIX}-engines")
