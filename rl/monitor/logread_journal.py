@@ -48,7 +48,7 @@ class JournalReader:
         try:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                env={**os.environ, "LC_ALL": "C"},
+                env={**os.environ, "LC_ALL": "C"}, preexec_fn=_end_with_parent,
             )  # fmt: skip
         except OSError as error:
             raise UnsupportedError(
@@ -105,12 +105,14 @@ class JournalReader:
             require_access()
 
     def _drain(self) -> None:
+        assert self._follower is not None and self._follower.stderr is not None
         try:
-            while data := os.read(self.changes, 65536):
-                if len(data) < 65536:
-                    return
+            while os.read(self.changes, 65536):
+                pass
         except BlockingIOError:
-            pass
+            return
+        said = self._follower.stderr.read().decode(errors="replace").strip()
+        raise RlError(f"follow the journal: {said or f'{_PROGRAM} has ended'}", f"try: {_PROGRAM} -f {self._match[0]}")
 
     def close(self) -> None:
         """End what still runs."""
@@ -118,6 +120,11 @@ class JournalReader:
             self._follower.kill()
             self._follower.communicate()
             self._follower = None
+
+
+def _end_with_parent() -> None:
+    """A follower of a container that writes nothing would never notice that its reader was killed."""
+    process.prctl(process.PR_SET_PDEATHSIG, 15)
 
 
 def _uid() -> int:

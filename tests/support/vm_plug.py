@@ -93,7 +93,7 @@ class PlugRounds(threading.Thread):
 
     @contextmanager
     def _machine(self, number: int, disk: Path, lab: Path) -> Iterator[Machine]:
-        machine = Machine(self.directory / f"round-{number}", self.base, disk, lab, init="/srv/lab/plug.py", memory=1024)
+        machine = Machine(self.directory / f"round-{number}", self.base, disk, lab, init="/srv/lab/plug.py", memory=1024, cpus=1)
         try:
             yield machine
         finally:
