@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 _PROGRAM = "journalctl"
 _STREAMS = {b"3": "stderr"}
+_ACCESS_HINT = (
+    "keep a journal for each user: sudo mkdir -p /var/log/journal && sudo journalctl --flush; or let this user read all:"
+    " sudo usermod -aG systemd-journal $USER, and log in again"
+)
 
 
 class JournalReader:
@@ -65,7 +69,7 @@ class JournalReader:
             process.stdout.close()
             said = process.stderr.read().decode(errors="replace").strip()
             if process.wait():
-                raise RlError(f"read the journal: {said or f'{_PROGRAM} failed'}", f"try: {_PROGRAM} {self._match[0]}")
+                raise self._failure("read", said)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -96,13 +100,9 @@ class JournalReader:
             yield from self._first
             self._first = None
         after = (f"--after-cursor={self._cursor}",) if self._cursor else ()
-        any_found = bool(after)
         for cursor, record in self._entries(*after):
             self._cursor = cursor
-            any_found = True
             yield record
-        if not any_found:
-            require_access()
 
     def _drain(self) -> None:
         assert self._follower is not None and self._follower.stderr is not None
@@ -111,8 +111,12 @@ class JournalReader:
                 pass
         except BlockingIOError:
             return
-        said = self._follower.stderr.read().decode(errors="replace").strip()
-        raise RlError(f"follow the journal: {said or f'{_PROGRAM} has ended'}", f"try: {_PROGRAM} -f {self._match[0]}")
+        raise self._failure("follow", self._follower.stderr.read().decode(errors="replace").strip())
+
+    def _failure(self, verb: str, said: str) -> RlError:
+        if "insufficient permissions" in said:
+            return UnsupportedError(f"{verb} the journal: {said.rstrip('.')}", _ACCESS_HINT)
+        return RlError(f"{verb} the journal: {said or f'{_PROGRAM} has ended'}", f"try: {_PROGRAM} {self._match[0]}")
 
     def close(self) -> None:
         """End what still runs."""
@@ -160,17 +164,3 @@ def _record(fields: dict[str, bytes]) -> Record:
     stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', local)}.{micros:06d}000{zone}"
     end = b"" if "CONTAINER_PARTIAL_MESSAGE" in fields else b"\n"
     return _STREAMS.get(fields.get("PRIORITY", b""), "stdout"), stamp, fields.get("MESSAGE", b"") + end
-
-
-def require_access() -> None:
-    """Raises UnsupportedError where the caller may read no journal at all: an empty answer would be a lie."""
-    done = subprocess.run(
-        [_PROGRAM, "--no-pager", "--lines=0"], stdin=subprocess.DEVNULL, capture_output=True,
-        env={**os.environ, "LC_ALL": "C"},
-    )  # fmt: skip
-    if b"insufficient permissions" in done.stderr and b"No journal files were opened" in done.stderr:
-        raise UnsupportedError(
-            "read the journal: its files are readable for group systemd-journal only",
-            "sudo usermod -aG systemd-journal $USER and log in again; or keep a journal for each user: sudo mkdir -p"
-            " /var/log/journal && sudo systemctl restart systemd-journald",
-        )

@@ -30,9 +30,8 @@ class MachineError(AssertionError):
 class Channel:
     """One agent in the machine (tests/vm/guest/agent.py): lines of JSON both ways."""
 
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(str(path))
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
         self._changed = threading.Condition()
         self._answers: dict[int, dict[str, Any]] = {}
         self._number = 0
@@ -126,20 +125,32 @@ class Machine:
         self._process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors
         )
-        end = time.monotonic() + 20
-        while not all(path.exists() for path in sockets.values()):
-            if self._process.poll() is not None or time.monotonic() > end:
-                self.kill()
-                raise MachineError(f"qemu did not start: {(directory / 'qemu.log').read_text()}")
+        try:
+            self.root_channel = Channel(self._connect(sockets["root"]))
+            self.user_channel = Channel(self._connect(sockets["user"]))
+            self._monitor = self._connect(sockets["qmp"])
+            self._monitor.settimeout(60)
+            self._lines = self._monitor.makefile("rb")
+            self._lines.readline()  # its greeting
+            self.qmp("qmp_capabilities")
+        except BaseException:
+            self.kill()
+            raise
+
+    def _connect(self, path: Path) -> socket.socket:
+        """To a socket that QEMU makes while it starts."""
+        end = time.monotonic() + 30
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        while True:
+            try:
+                connection.connect(str(path))
+                return connection
+            except OSError as error:  # not there yet; there, and nobody listens yet
+                if self._process.poll() is not None or time.monotonic() > end:
+                    connection.close()
+                    said = (path.parent / "qemu.log").read_text(errors="replace")
+                    raise MachineError(f"qemu did not start: {path.name}: {error.strerror}\n{said}") from None
             time.sleep(0.05)
-        self.root_channel = Channel(sockets["root"])
-        self.user_channel = Channel(sockets["user"])
-        self._monitor = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._monitor.settimeout(20)
-        self._monitor.connect(str(sockets["qmp"]))
-        self._lines = self._monitor.makefile("rb")
-        self._lines.readline()  # its greeting
-        self.qmp("qmp_capabilities")
 
     def qmp(self, command: str) -> None:
         """A command to QEMU itself: system_reset is the reset button, quit pulls the plug."""

@@ -38,6 +38,20 @@ def test_fields_and_logs(vm: Vm) -> None:
     vm.ok("rm", "j")
 
 
+def test_a_journal_that_may_not_be_read(vm: Vm) -> None:
+    """An empty answer would be a lie."""
+    vm.ok("run", "--name", "secret", *NONE, "--log-driver", "journald", "busybox", "echo", "hi")
+    assert vm.ok("logs", "secret") == "hi"
+    mode = vm.root("stat -c %a /var/log/journal; chmod 700 /var/log/journal")
+    try:
+        done = vm.rl("logs", "secret")
+        assert done.returncode == 125 and "insufficient permissions" in done.stderr and "systemd-journal" in done.stderr, done
+    finally:
+        vm.root(f"chmod {mode} /var/log/journal")
+    assert vm.ok("logs", "secret") == "hi"
+    vm.ok("rm", "secret")
+
+
 def test_follow_tail_since_until(vm: Vm) -> None:
     loop = "for i in 1 2 3 4 5 6; do echo tick $i; sleep 1; done"
     vm.ok("run", "-d", "--name", "ticks", *NONE, "--log-driver", "journald", "busybox", "sh", "-c", loop)

@@ -95,7 +95,7 @@ def _is_field(name: str) -> bool:
 
 def render(engine: Engine, config: ContainerConfig) -> None:
     """Replace templates in tag and labels, such as ``{{.ImageName}}``, by what `rl inspect` will show."""
-    log = config["log"]
+    log = config.get("log", {})
     texts = [log.get("tag", ""), *log.get("labels", {}).values()]
     if not any("{{" in text for text in texts):
         return

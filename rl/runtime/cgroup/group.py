@@ -241,8 +241,8 @@ class Cgroup:
         live in it.
         """
         self._remove_directories(timeout)
-        above = os.path.dirname(self.path)
-        if above.endswith(".scope") and os.path.isdir(above):
+        above, leaf = os.path.split(self.path)
+        if leaf == "container" and above.endswith(".scope") and os.path.isdir(above):
             from rl.runtime.cgroup import systemd
 
             systemd.collect(above)
