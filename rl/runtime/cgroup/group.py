@@ -69,7 +69,11 @@ def write(path: str, value: str) -> None:
 
 def is_no_limit(setting: Setting) -> bool:
     """A setting that asks for what is the case without it."""
-    return not setting.problem and (setting.value == MAX or (setting.file == "memory.swap.max" and not _has_swap()))
+    if setting.problem:
+        return False
+    if (setting.file, setting.value) == ("memory.low", "0") or setting.value == MAX:
+        return True
+    return setting.file == "memory.swap.max" and not _has_swap()
 
 
 def _has_swap() -> bool:

@@ -82,7 +82,7 @@ def _memory(memory: dict[str, Any]) -> Iterable[Setting]:
         yield Setting(f"memory limit {_size(limit)}", "memory.max", _limit(limit))
     if swap is not None:
         yield Setting(f"memory and swap limit {_size(swap)}", "memory.swap.max", _swap(limit, swap))
-    if memory.get("reservation"):
+    if memory.get("reservation") is not None:
         value = memory["reservation"]
         yield Setting(f"memory reservation {_size(value)}", "memory.low", _limit(value))
     for key in ("kernel", "kernelTCP", "swappiness"):
