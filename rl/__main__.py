@@ -104,7 +104,7 @@ def _prefork(argv: list[str]) -> Handle | None:
             return None
     from rl.engine.prefork import prefork
 
-    return prefork()
+    return prefork(argv=argv)
 
 
 def _flush(stream: Any) -> bool:

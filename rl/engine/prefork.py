@@ -77,8 +77,8 @@ class Handle:
                 on_step(progress)
 
 
-def prefork(paths: Paths | None = None, container_id: str = "") -> Handle:
-    """Fork the monitor of a new container, or of *container_id*."""
+def prefork(paths: Paths | None = None, container_id: str = "", argv: list[str] | None = None) -> Handle:
+    """Fork the monitor of a new container, or of *container_id*; *argv* is the command line, where it asks for one."""
     if paths is None:
         paths = Paths.from_environment(os.environ)
     paths.ensure()
@@ -94,7 +94,7 @@ def prefork(paths: Paths | None = None, container_id: str = "") -> Handle:
         return Handle(container_id, pid, ours)
     try:
         ours.close()
-        _monitor(paths, container_id, theirs, new)
+        _monitor(paths, container_id, theirs, new, argv)
     except BaseException:
         if os.environ.get("RL_DEBUG"):
             sys.excepthook(*sys.exc_info())
@@ -102,7 +102,9 @@ def prefork(paths: Paths | None = None, container_id: str = "") -> Handle:
         os._exit(125)
 
 
-def _monitor(paths: Paths, container_id: str, sock: _socket.socket, new: bool) -> None:
+def _monitor(
+    paths: Paths, container_id: str, sock: _socket.socket, new: bool, argv: list[str] | None
+) -> None:  # fmt: skip
     """The fork's life until it launches the container and becomes the lean monitor."""
     from rl.kernel import process
     from rl.runtime import userns
@@ -117,7 +119,7 @@ def _monitor(paths: Paths, container_id: str, sock: _socket.socket, new: bool) -
     began = time.monotonic_ns()
     try:
         lock = take_lock(paths, container_id)
-        scope = _early_scope(container_id) if new else None
+        scope = _early_scope(container_id, argv) if argv else None
         mode = userns.enter(paths.run, lock, _import_launch)
     except BaseException as failure:
         error = failure
@@ -136,10 +138,10 @@ def _monitor(paths: Paths, container_id: str, sock: _socket.socket, new: bool) -
         forget_run_directory(paths, container_id)
 
 
-def _early_scope(container_id: str) -> Scope | None:
+def _early_scope(container_id: str, argv: list[str]) -> Scope | None:
     from rl.engine import cgroups
 
-    return cgroups.early(container_id, sys.argv)
+    return cgroups.early(container_id, argv)
 
 
 def _take_back(paths: Paths, container_id: str) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _PROGRAM = "journalctl"
 _STREAMS = {b"3": "stderr"}
 _ACCESS_HINT = (
-    "keep a journal for each user: sudo mkdir -p /var/log/journal && sudo journalctl --flush; or let this one read all:"
+    "keep one for each user: sudo mkdir -p /var/log/journal && sudo journalctl --flush; or let this user read all:"
     " sudo usermod -aG systemd-journal $USER, and log in again"
 )
 

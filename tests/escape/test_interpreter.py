@@ -30,21 +30,23 @@ DUMPABLE = {
 EVIL = ["/evil/script", "/evil/link", "/evil/by-link", "/evil/by-script", "/evil/loaded", "/evil/thread", "/proc/self/exe"]
 
 
-def _run_and_exec(rl: Installation, command: str) -> list[tuple[int, str]]:
-    """The command as entry point, and by exec: exit codes and all that was said."""
-    done = [rl("run", "--rm", "--network=none", "--entrypoint", command, "attack")]
-    rl.ok("run", "-d", "--name", "box", "--network=none", "attack", "sleep", "60")
-    done.append(rl("exec", "box", command))
+def _run_and_exec(rl: Installation, *commands: str) -> list[tuple[str, int, str]]:
+    """Each command as entry point, and by exec: exit codes and all that was said."""
+    rl.ok("run", "-d", "--name", "box", "--network=none", "attack", "sleep", "120")
+    found = []
+    for command in commands:
+        for words in (("run", "--rm", "--network=none", "--entrypoint", command, "attack"), ("exec", "box", command)):
+            done = rl(*words)
+            found.append((command, done.returncode, done.stdout + done.stderr))
     rl.clean()
-    return [(result.returncode, result.stdout + result.stderr) for result in done]
+    return found
 
 
 def test_entry_points_that_lead_to_the_interpreter(install: Install) -> None:
     rl = install("own")
     before = rl.state()
-    for command in EVIL:
-        for code, text in _run_and_exec(rl, command):
-            assert code == 126 and "refused" in text, (command, text)
+    for command, code, text in _run_and_exec(rl, *EVIL):
+        assert code == 126 and "refused" in text, (command, text)
     assert rl.state() == before
 
 
@@ -52,16 +54,15 @@ def test_launcher_alone_holds(install: Install) -> None:
     """As if every look before the execution had lost its race."""
     rl = install("nolook", NO_LOOK)
     before = rl.state()
-    for command in EVIL:
-        for code, text in _run_and_exec(rl, command):
-            assert code == 126 and "inode" not in text, (command, text)
+    for command, code, text in _run_and_exec(rl, *EVIL):
+        assert code == 126 and "inode" not in text, (command, text)
     assert rl.state() == before
 
 
 def test_control_without_both(install: Install) -> None:
     rl = install("nothing", {**NO_LOOK, **NO_LAUNCHER})
     mode, content, owner = rl.state()
-    code, text = _run_and_exec(rl, "/evil/script")[0]
+    _, code, text = _run_and_exec(rl, "/evil/script")[0]
     assert f"inode {rl.interpreter.stat().st_ino}" in text, (code, text)
     assert rl.state() == (0o777, content, owner) and mode == 0o755  # the host's file was changed from inside
 
@@ -70,11 +71,11 @@ def test_real_root(install: Install) -> None:
     """Without a user namespace root in the container is the host's: any interpreter is within its reach."""
     rl = install("root-nolook", NO_LOOK)
     before = rl.state()
-    for code, text in _run_and_exec(rl, "/evil/script"):
+    for _, code, text in _run_and_exec(rl, "/evil/script"):
         assert code == 126 and "inode" not in text, text
     assert rl.state() == before
     control = install("root-nothing", {**NO_LOOK, **NO_LAUNCHER})
-    assert f"inode {control.interpreter.stat().st_ino}" in _run_and_exec(control, "/evil/script")[0][1]
+    assert f"inode {control.interpreter.stat().st_ino}" in _run_and_exec(control, "/evil/script")[0][2]
     assert control.state()[0] == 0o777
 
 
@@ -116,7 +117,7 @@ def _imports(rl: Rl, trace: Path, words: tuple[str, ...], entered: str) -> tuple
 
 
 @pytest.mark.parametrize(
-    "words", [("true",), ("/no/such",), ("/etc/passwd",), ("/evil/script",), ("nosuch",), ("/etc",)], ids=lambda words: words[0]
+    "words", [("true",), ("/etc/passwd",), ("/evil/script",), ("nosuch",)], ids=lambda words: words[0]
 )
 def test_nothing_is_imported_inside(rl: Rl, tmp_path: Path, words: tuple[str, ...]) -> None:
     """After pivot_root or setns an import would run the container's files with the caller's memory and rights."""
@@ -203,8 +204,9 @@ def _peek(rl: Installation, *flags: str) -> dict[str, int]:
     """What a process in the container gets at of the runtime's processes while `rl exec` starts others beside it."""
     rl.ok("run", "-d", "--name", "box", "--network=none", *flags, "attack", "attack", "peek",
           str(rl.interpreter.stat().st_ino), "3")
-    for _ in range(8):
-        rl("exec", "box", "true")
+    end = time.monotonic() + 20
+    while time.monotonic() < end and rl("exec", "box", "true").returncode == 0:
+        pass
     rl.ok("wait", "box")
     words = rl.ok("logs", "box").split()
     rl.clean()
@@ -220,8 +222,12 @@ def test_processes_of_the_runtime_are_closed(install: Install, flags: tuple[str,
 
 
 def test_control_dumpable_processes_are_open(install: Install) -> None:
-    found = _peek(install("dumpable", DUMPABLE), "--cap-add", "SYS_PTRACE")
-    assert found["exe"] and found["environ"], found
+    rl = install("dumpable", DUMPABLE)
+    for _ in range(5):
+        found = _peek(rl, "--cap-add", "SYS_PTRACE")
+        if found["exe"] and found["environ"]:
+            return
+    raise AssertionError(found)
 
 
 def test_runtime_program_starts_through_the_launcher(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """A host with cgroup v2 alone, on any machine: a private mount namespace with a subtree delegated to a user.
 
 As on a host with systemd, the user may make cgroups below the one it starts in. The machine's own cgroups and mounts
-stay as they are; what is added to its hierarchy is one directory, removed at the end.
+stay as they are; what is added to its hierarchy is one directory, removed at the end, and controllers that root's
+containers had enabled on the way there are disabled again.
 """
 
 from __future__ import annotations
@@ -52,7 +53,13 @@ class CgroupLane:
                  str(self.user.uid), str(self.user.gid)]  # fmt: skip
         self.host = subprocess.Popen(words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
         assert self.host.stdout and self.host.stdout.readline() == b"ready\n"
+        self.enabled = self._enabled()
         return self
+
+    def _enabled(self) -> set[str]:
+        """The controllers that the root of the hierarchy hands down."""
+        words = [*self._inside(), "cat", "/sys/fs/cgroup/cgroup.subtree_control"]
+        return set(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
 
     def __exit__(self, *_: object) -> None:
         script = (
@@ -62,6 +69,9 @@ class CgroupLane:
         )
         try:
             subprocess.run([*self._inside(), "sh", "-c", script, str(self.directory)], check=True, timeout=30)
+            for name in self._enabled() - self.enabled:
+                words = ["sh", "-c", f"echo -{name} > /sys/fs/cgroup/cgroup.subtree_control"]
+                subprocess.run([*self._inside(), *words], check=False, capture_output=True)
         finally:
             self.host.kill()
             self.host.wait()

@@ -34,7 +34,8 @@ class Podman:
         if words[0] == "run" and self.lane.user.uid == 0:
             # Defaults of a rootful Podman that take a pids controller, and CAP_SYS_RESOURCE: not every machine has them.
             nofile = [] if "--ulimit" in words else ["--ulimit=nofile=1024:2048"]
-            words[1:1] = ["--pids-limit=0", "--ulimit=nproc=1024:2048", *nofile]
+            parent = f"--cgroup-parent=/{self.lane.directory.name}/podman"  # and not in the machine's own root
+            words[1:1] = ["--pids-limit=0", "--ulimit=nproc=1024:2048", parent, *nofile]
         return self.lane.run("podman", *self.flags, *words, input=input)
 
     def ok(self, *arguments: str | Path) -> str:
@@ -134,7 +135,7 @@ def test_podman_pod(podman: Podman) -> None:
         podman.ok("rm", "--force", "--time", "0", "first")
 
 
-@pytest.mark.parametrize("program", ["crun", "runc"])
+@pytest.mark.parametrize("program", ["crun", "runc", "rl-runtime"])
 @pytest.mark.parametrize("who", ["user", "root"])
 def test_rl_on_other_runtimes(program: str, who: str, busybox_archive: Path, tmp_path: Path) -> None:
     user = users.ensure("rltest-oci") if who == "user" else users.root(Path("/run") / f"{users.PREFIX}-engines")

@@ -25,12 +25,14 @@ def labs(kind: str, with_cgroup: bool) -> Iterator[Lab]:
     base = Path(tempfile.mkdtemp(prefix="rl-test-oci-", dir="/var/tmp"))
     base.chmod(0o755)
     user = users.ensure("rltest-oci") if kind == "user" else users.root(base / "home")
-    if with_cgroup:
-        with CgroupLane(user) as lane:
-            yield Lab(user, base, lane)
-    else:
-        yield Lab(user, base)
-    shutil.rmtree(base)
+    try:
+        if with_cgroup:
+            with CgroupLane(user) as lane:
+                yield Lab(user, base, lane)
+        else:
+            yield Lab(user, base)
+    finally:
+        shutil.rmtree(base)
 
 
 def rules(*allowed: dict[str, Any]) -> Any:

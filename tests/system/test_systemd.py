@@ -348,3 +348,39 @@ def test_rl_runtime_with_systemd_cgroup(lab: Lab, tmp_path: Path) -> None:
         lab.run("rl-runtime", "delete", "--force", "one")
     eventually(lambda: "rl-name.scope" not in units(lab), 5)
     lab.ok("systemctl", "--user", "stop", "rl-oci.slice", "rl.slice")
+
+
+STOP_A_SCOPE = """
+import os, subprocess
+from rl.errors import RlError
+from rl.runtime import cgroup
+from rl.runtime.cgroup import systemd
+
+for end in ("stop", "remove"):
+    sleeper = subprocess.Popen(["sleep", "1000"])
+    manager = cgroup.manager("systemd", ":rl:lingers", "x")
+    manager.prepare()
+    manager.attach(sleeper.pid)
+    assert cgroup.own_path(str(sleeper.pid)).endswith("/user.slice/rl-lingers.scope/container"), manager.path
+    scope = os.path.dirname(manager.path)
+    if end == "stop":
+        systemd.stop("rl-lingers.scope")
+        assert sleeper.wait(5) == -15
+    else:
+        group = cgroup.Cgroup(manager.path)
+        group.kill()
+        assert sleeper.wait(5) == -9
+        group.remove()
+    assert not os.path.exists(scope), scope
+systemd.stop("rl-lingers.scope")  # it is not there: nothing to do
+try:
+    systemd.attach("rl-lingers.scope", "/container", [os.getpid()])
+except RlError as error:
+    print(error.message)
+"""
+
+
+def test_stopping_a_scope(lab: Lab) -> None:
+    """What clears away a scope that does not go by itself; and what is said of one that is not there."""
+    printed = lab.ok("python", "-c", STOP_A_SCOPE)
+    assert printed.startswith("move process ") and "rl-lingers.scope" in printed

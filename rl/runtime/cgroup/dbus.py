@@ -250,7 +250,10 @@ class Connection:
         self.sock.close()
 
     def _authenticate(self) -> None:
-        """EXTERNAL without a name: whom the socket says we are. Our own uid would be 0 in the user namespace."""
+        """EXTERNAL without a name: whom the socket says we are. Our own uid would be 0 in the user namespace.
+
+        The answer is waited for: a call that systemd 252 reads together with the login lies there until the next one.
+        """
         self._send(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")
         while self._buffer.count(b"\r\n") < 2:
             self._receive()

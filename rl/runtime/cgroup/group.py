@@ -69,7 +69,11 @@ def write(path: str, value: str) -> None:
 
 def is_no_limit(setting: Setting) -> bool:
     """A setting that asks for what is the case without it."""
-    return not setting.problem and (setting.value == MAX or (setting.file == "memory.swap.max" and not _has_swap()))
+    if setting.problem:
+        return False
+    if (setting.file, setting.value) == ("memory.low", "0") or setting.value == MAX:
+        return True
+    return setting.file == "memory.swap.max" and not _has_swap()
 
 
 def _has_swap() -> bool:
@@ -241,8 +245,8 @@ class Cgroup:
         live in it.
         """
         self._remove_directories(timeout)
-        above = os.path.dirname(self.path)
-        if above.endswith(".scope") and os.path.isdir(above):
+        above, leaf = os.path.split(self.path)
+        if leaf == "container" and above.endswith(".scope") and os.path.isdir(above):
             from rl.runtime.cgroup import systemd
 
             systemd.collect(above)

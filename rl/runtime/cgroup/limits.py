@@ -76,7 +76,8 @@ def _size(value: int) -> str:
 
 
 def _memory(memory: dict[str, Any]) -> Iterable[Setting]:
-    limit, swap = memory.get("limit"), memory.get("swap")
+    # 0 is "not set" to the engines that write config.json, and to runc.
+    limit, swap = memory.get("limit") or None, memory.get("swap") or None
     if limit is not None:
         yield Setting(f"memory limit {_size(limit)}", "memory.max", _limit(limit))
     if swap is not None:

