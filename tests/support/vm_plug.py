@@ -34,8 +34,8 @@ def make_registry(directory: Path) -> tuple[Path, Path]:
     layers: dict[str, dict[str, str]] = {}
     with Registry(directory) as registry:
         for name in ("one", "two", "three"):
-            files = {f"data/{name}-{n}": pool.randbytes(pool.choice([10, 3000, 40_000])) for n in range(150)}
-            big = {f"big-{name}": pool.randbytes(3 << 20)}
+            files = {f"data/{name}-{n}": pool.randbytes(pool.choice([10, 3000, 40_000])) for n in range(90)}
+            big = {f"big-{name}": pool.randbytes(2 << 20)}
             sums = "".join(f"{hashlib.sha256(data).hexdigest()}  /{path}\n" for path, data in {**files, **big}.items())
             stack = [base, tar_layer(files), tar_layer({**big, "sums": sums.encode()})]
             image = registry.push(stack, f"{name}:latest", config={"Cmd": ["sh"]})
@@ -79,7 +79,7 @@ class PlugRounds(threading.Thread):
         for number in range(ROUNDS + 1):
             with self._machine(number, disk, lab) as machine:
                 channel = machine.root_channel
-                request = {"seed": SEED + number, "final": number == ROUNDS}
+                request = {"seed": SEED + number, "number": number, "final": number == ROUNDS}
                 channel.send(request)
                 channel.wait(lambda channel=channel: channel.reports or self._over.is_set(), _BOOT)
                 if self._over.is_set():
@@ -89,7 +89,7 @@ class PlugRounds(threading.Thread):
                 self.reports.append(channel.reports[0])
                 if number < ROUNDS:
                     # The moment is a matter of luck on purpose: seeded, but relative to what an emulator takes its time for.
-                    self._over.wait(moments.uniform(0.2, 7))
+                    self._over.wait(moments.uniform(0.2, 6))
 
     @contextmanager
     def _machine(self, number: int, disk: Path, lab: Path) -> Iterator[Machine]:

@@ -18,5 +18,5 @@ def test_nothing_is_corrupt_after_power_cuts(plug_rounds: PlugRounds, capsys: py
     assert not problems, problems
     assert len(plug_rounds.reports) == ROUNDS + 1
     # The cuts hit what they should: there were images and containers to find, and some were missing.
-    assert any(report["containers"] for report in plug_rounds.reports)
+    assert all(report["containers"] for report in plug_rounds.reports[1:])
     assert {report["images"] for report in plug_rounds.reports[1:]} != {3}

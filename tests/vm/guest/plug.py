@@ -72,8 +72,9 @@ def system():
 class User:
     """The rest, as the user."""
 
-    def __init__(self, port, seed):
+    def __init__(self, port, seed, number):
         self.port = port
+        self.number = number
         self.problems = []
         self.random = random.Random(seed)
         self.layers = json.loads(Path("/srv/lab/layers.json").read_text())
@@ -119,15 +120,20 @@ class User:
         if set(images) - set(IMAGES):
             self.problems.append(f"images nobody has pulled: {images}")
         self.check_layers()
+        kept = DATA / "names/kept"
+        if self.number and not kept.is_symlink():
+            self.problems.append("a container is missing that had been on the disk before the power cut")
         if containers:
             self.rl("start", self.random.choice(containers))
             self.rl("rm", "-f", "-t", "0", *containers)
         missing = [name for name in IMAGES if name not in images]
         name = self.random.choice(missing or IMAGES)
         if not missing:
-            self.rl("rmi", name)
+            self.rl("rmi", name)  # no container uses it any more
         self.rl("pull", "-q", name)
         self.try_image(self.random.choice([name, *images]))
+        self.rl("create", "--name", "kept", "--network", "none", name, "true")
+        os.sync()  # so this one has to be there next time; what is younger may be absent, never half there
         return {"images": len(images), "containers": len(containers)}
 
     def check_layers(self):
@@ -156,12 +162,12 @@ class User:
         while True:
             name = self.random.choice(IMAGES)
             for command in self.random.choice([
-                [("rmi", "-f", name), ("pull", "-q", name)],
-                [("rmi", "-f", name), ("pull", "-q", name)],
+                [("rmi", name), ("pull", "-q", name)],
+                [("rmi", name), ("pull", "-q", name)],
                 [("run", "--rm", "--network", "none", name, "true")],
                 [("run", "-d", "--network", "none", name, "sh", "-c", "dd if=/dev/zero of=/data bs=64k count=16; sleep 60")],
                 [("create", "--network", "none", name, "true")],
-                [("create", "--network", "none", name, "true"), ("rm", "-l")],
+                [("create", "--name", "brief", "--network", "none", name, "true"), ("rm", "brief")],
             ]):  # fmt: skip
                 self.rl(*command, check=False)
 
@@ -186,7 +192,7 @@ def main():
         os.setresgid(UID, UID, UID)
         os.setresuid(UID, UID, UID)
         request = json.loads(os.read(port, 65536).decode().strip().splitlines()[-1])
-        user = User(port, request["seed"])
+        user = User(port, request["seed"], request["number"])
         try:
             begin = time.monotonic()
             user.install()
