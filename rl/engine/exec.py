@@ -43,7 +43,11 @@ def exec_(
         raise UsageError("exec: no command given", "rl exec CONTAINER COMMAND [ARGUMENT…]")
     if detach_keys is not None:
         terminal.parse_detach_keys(detach_keys)  # before anything runs
-    preserve = _preserved(preserve_fds)  # before we open anything ourselves
+    preserve: list[int] = []
+    if preserve_fds:
+        from rl.runtime.program.common import preserved
+
+        preserve = preserved(preserve_fds)  # before we open anything ourselves
     session = _Session(engine, container)
     try:
         session.fill(command, tty, list(env or []), user, workdir, privileged)
@@ -175,16 +179,6 @@ def _open_running(config: ContainerConfig, state: ContainerState) -> int:
         f"container {name} is {status}: can only create exec sessions on running containers: container state improper",
         f"rl unpause {name}" if status == "paused" else f"rl start {name}",
     )
-
-
-def _preserved(count: int) -> list[int]:
-    fds = list(range(3, 3 + count))
-    for fd in fds:
-        try:
-            os.fstat(fd)
-        except OSError:
-            raise UsageError(f"--preserve-fds {count}: descriptor {fd} is not open") from None
-    return fds
 
 
 def _attached(session: _Session, interactive: bool, detach_keys: str | None) -> int:
