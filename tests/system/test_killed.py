@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import select
 import signal
 import subprocess
 import tarfile
@@ -34,11 +35,19 @@ def gone(pid: object) -> bool:
 
 
 def kill(*pids: int) -> None:
+    """SIGKILL, and wait for the end: until then its locks are held, and it does count as alive."""
     for pid in pids:
         try:
-            os.kill(pid, signal.SIGKILL)
+            pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             continue
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            assert select.select([pidfd], [], [], 10)[0]
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(pidfd)
 
 
 def quiet(rl: Rl, *words: str) -> subprocess.Popen[bytes]:
