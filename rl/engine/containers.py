@@ -23,7 +23,7 @@ from rl.errors import (
     StateError,
     UsageError,
 )
-from rl.kernel import process
+from rl.kernel import proc
 from rl.runtime import userns
 
 TYPE_CHECKING = False
@@ -398,7 +398,7 @@ def _after_power_cut(paths: Paths, container_id: str, name: str) -> None:
 
 def _end_of(paths: Paths, container_id: str, state: ContainerState) -> None:
     """Write the end that the monitor could not write."""
-    same_boot = state.get("boot_id") == process.boot_id()
+    same_boot = state.get("boot_id") == proc.boot_id()
     if same_boot:
         end_process(state.get("pid", 0), state.get("pid_start", 0))
         helpers = state.get("network", {}).get("helpers", [])
@@ -437,9 +437,9 @@ def end_process(pid: int, start: int) -> None:
     except OSError:
         return
     try:
-        if process.start_time(pid) != start:
+        if proc.start_time(pid) != start:
             return
-        process.pidfd_send_signal(pidfd, 9)
+        proc.pidfd_send_signal(pidfd, 9)
         import select
 
         poll = select.poll()

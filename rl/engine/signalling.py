@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from rl.errors import RlError, StateError
-from rl.kernel import process
+from rl.kernel import proc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def open_init(state: ContainerState) -> int:
     except OSError:
         return -1
     # Opened first, compared then: the number cannot change its owner between the two.
-    if process.start_time(pid) != state.get("pid_start"):
+    if proc.start_time(pid) != state.get("pid_start"):
         os.close(pidfd)
         return -1
     return pidfd
@@ -36,7 +36,7 @@ def send(pidfd: int, number: int, name: str) -> bool:
     if pidfd < 0:
         return False
     try:
-        process.pidfd_send_signal(pidfd, number)
+        proc.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
         return False
     except PermissionError:

@@ -9,6 +9,13 @@ import struct
 
 from rl.kernel import libc as k
 
+# Where ctypes is loaded anyway one module will do.
+from rl.kernel.proc import boot_id as boot_id
+from rl.kernel.proc import id_map as id_map
+from rl.kernel.proc import is_zombie as is_zombie
+from rl.kernel.proc import pidfd_send_signal as pidfd_send_signal
+from rl.kernel.proc import start_time as start_time
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
@@ -73,49 +80,9 @@ def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
     k.syscall(k.NR_CLOSE_RANGE, first, last, flags)
 
 
-def pidfd_send_signal(pidfd: int, signal: int) -> None:
-    """Signal exactly the process *pidfd* stands for; ESRCH when it is gone, never a reused pid."""
-    k.syscall(k.NR_PIDFD_SEND_SIGNAL, pidfd, signal, 0, 0)
-
-
 def join_new_keyring(name: str = "") -> None:
     """A fresh session keyring, so that the caller's keys do not leak (keyctl(2), JOIN_SESSION_KEYRING)."""
     k.syscall(k.number_of("keyctl"), 1, name.encode() if name else None)
-
-
-def start_time(pid: int | str) -> int:
-    """When *pid* started, in clock ticks after boot (proc(5), stat field 22); 0 if there is none.
-
-    With the boot id it tells a process from a later one of the same number.
-    """
-    fields = _stat(pid)
-    return int(fields[19]) if fields else 0
-
-
-def is_zombie(pid: int | str) -> bool:
-    """Whether *pid* has ended and waits to be reaped."""
-    return _stat(pid)[:1] in ([b"Z"], [b"X"])
-
-
-def _stat(pid: int | str) -> list[bytes]:
-    """The fields of /proc/PID/stat after the name (proc(5)), from the state on; [] where there is no such process."""
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return []
-    try:
-        stat = os.read(fd, 4096)
-    except OSError:
-        return []
-    finally:
-        os.close(fd)
-    return stat[stat.rindex(b")") + 2 :].split()
-
-
-def boot_id() -> str:
-    """The random id of this boot."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
-        return file.read().strip()
 
 
 def knows_seccomp_flags(flags: int) -> bool:
@@ -174,12 +141,6 @@ def ioprio_set(io_class: int, priority: int) -> None:
 def personality(persona: int) -> None:
     """The execution domain of this thread: personality(2)."""
     k.check(k.libc.personality(ctypes.c_ulong(persona)))
-
-
-def id_map(kind: str) -> list[tuple[int, int, int]]:
-    """(first id inside, first id outside, count) for each line of this process's ``uid`` or ``gid`` map."""
-    with open(f"/proc/self/{kind}_map", encoding="utf-8") as file:
-        return [(int(inside), int(outside), int(count)) for inside, outside, count in map(str.split, file)]
 
 
 def end(created: HasProcess) -> None:

@@ -13,7 +13,7 @@ import select
 import struct
 
 from rl.errors import RlError, UsageError
-from rl.kernel import process as kp
+from rl.kernel import proc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def forward_signals(pidfd: int, relay: Relay | None) -> None:
             relay.resize()
             return
         try:
-            kp.pidfd_send_signal(pidfd, number)
+            proc.pidfd_send_signal(pidfd, number)
         except OSError:
             pass
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rl.errors import UnsupportedError
-from rl.runtime import cgroup, devicefilter
+from rl.runtime import cgroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def apply(program: Program, manager: Manager, resources: dict[str, Any]) -> None
 def limit_devices(program: Program, path: str, resources: dict[str, Any]) -> None:
     """The device filter of cgroup *path*, where rules are given."""
     if resources.get("devices"):
+        from rl.runtime import devicefilter
+
         reason = devicefilter.enforce(path, resources["devices"])
         if reason:
             program.warn(f"linux.resources.devices is not enforced: {reason}")

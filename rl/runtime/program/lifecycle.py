@@ -7,12 +7,12 @@ one container, and most of the time of each is its start.
 from __future__ import annotations
 
 import _socket
-import os
+import posix as os  # as rl.kernel.proc
 import time
 
 from rl.config.jsonio import loads
 from rl.errors import RlError, StateError, from_wire
-from rl.kernel import process as kp
+from rl.kernel import proc
 
 PACKET = 1 << 15  # as rl.runtime.sync
 
@@ -45,11 +45,13 @@ def start(program: Program, options: dict[str, Any], operands: list[str]) -> int
 
 def notify_of(record: Record) -> Notify | None:
     """The socket the container says READY=1 to, where our service manager asks for it."""
-    if "NOTIFY_SOCKET" not in os.environ:
+    if b"NOTIFY_SOCKET" not in os.environ:
         return None
+    from os import environ
+
     from rl.runtime import activation
 
-    return activation.Notify.of(record.directory, os.environ)
+    return activation.Notify.of(record.directory, environ)
 
 
 def wait_ready(record: Record, notify: Notify) -> None:
@@ -152,7 +154,7 @@ def _signal(record: Record, pid: int, number: int) -> None:
     try:
         if record.pid != pid:
             raise StateError(f"container {record.id} is not running: container not running")
-        kp.pidfd_send_signal(pidfd, number)
+        proc.pidfd_send_signal(pidfd, number)
     except OSError as error:
         raise RlError(f"send signal {number} to container {record.id}: {error.strerror}") from None
     finally:
@@ -182,13 +184,36 @@ def kill_all(record: Record) -> None:
     pid = record.pid
     if pid:
         _signal(record, pid, 9)
-    if record.cgroup:
-        group_of(record.cgroup).kill()
+    path = record.cgroup
+    if path and not _is_empty(path):
+        group_of(path).kill()
     end = time.monotonic() + _PATIENCE
     while pid and record.pid == pid:
         if time.monotonic() > end:
             raise StateError(f"container {record.id}: its process {pid} does not end after SIGKILL")
         time.sleep(0.001)
+
+
+def _is_empty(path: str) -> bool:
+    """Whether no process is in the cgroup, nor below; False also where it cannot be told."""
+    try:
+        with open(f"{path}/cgroup.events", encoding="utf-8") as file:
+            return "populated 0\n" in file.read()
+    except OSError:
+        return False
+
+
+def _is_removed(path: str) -> bool:
+    """Remove a cgroup that holds nothing, as most do by now; True when it is gone. A scope of systemd's takes more."""
+    if ".scope/" in path + "/":
+        return False
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def delete(program: Program, options: dict[str, Any], operands: list[str]) -> int:
@@ -216,9 +241,10 @@ def delete(program: Program, options: dict[str, Any], operands: list[str]) -> in
 def destroy(program: Program, record: Record) -> None:
     """End what runs, remove the cgroup, run the poststop hooks, remove the record: each whatever came before."""
     kill_all(record)
-    if record.cgroup:
+    path = record.cgroup
+    if path and not _is_removed(path):
         try:
-            group_of(record.cgroup).remove()
+            group_of(path).remove()
         except RlError as error:
             program.warn(error.message)
     if record.state.get("hooks"):

@@ -5,7 +5,7 @@ Called by helpers/rl-runtime. The exit codes are runc's: 1 for an error (255 for
 
 from __future__ import annotations
 
-import os
+import posix as os  # as rl.kernel.proc
 import sys
 
 from rl.errors import RlError, UsageError
@@ -49,7 +49,9 @@ class Program:
         """The containers below --root."""
         from rl.runtime.program.store import Store, default_root
 
-        return Store(os.path.abspath(self.options.get("root") or default_root(dict(os.environ))))
+        environ = {"XDG_RUNTIME_DIR": os.environ.get(b"XDG_RUNTIME_DIR", b"").decode(errors="surrogateescape")}
+        root: str = self.options.get("root") or default_root(environ)
+        return Store(root if root.startswith("/") else f"{os.getcwd()}/{root}")
 
     @property
     def cgroup_manager(self) -> str:

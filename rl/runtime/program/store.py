@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
+import posix as os  # as rl.kernel.proc: this is most of what `start` and `delete` are
 import time
 
 from rl.config.jsonio import dumps, read_json, write_json
 from rl.errors import ConflictError, CorruptRecordError, NotFoundError, RlError, StateError, UsageError
-from rl.kernel import process as kp
+from rl.kernel import proc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def check_id(container_id: str) -> None:
 def default_root(environ: dict[str, str]) -> str:
     """``$XDG_RUNTIME_DIR/rl-runtime`` for who is not the host's root, else /run/rl-runtime."""
     base = environ.get("XDG_RUNTIME_DIR", "")
-    ranges = kp.id_map("uid")
+    ranges = proc.id_map("uid")
     host_root = os.geteuid() == 0 and ranges[0][:2] == (0, 0) and ranges[0][2] > 1 << 31
     return f"{base}/rl-runtime" if base and not host_root else "/run/rl-runtime"
 
@@ -75,9 +75,9 @@ class Record:
         pid: int = self.state.get("pid", 0)
         alive = (
             pid > 0
-            and self.state.get("boot") == kp.boot_id()
-            and kp.start_time(pid) == self.state.get("start_time")
-            and not kp.is_zombie(pid)
+            and self.state.get("boot") == proc.boot_id()
+            and proc.start_time(pid) == self.state.get("start_time")
+            and not proc.is_zombie(pid)
         )
         return pid if alive else 0
 
@@ -88,7 +88,7 @@ class Record:
             return "creating"
         if not self.pid:
             return "stopped"
-        if os.path.exists(self.start_path):
+        if _mode(self.start_path):
             return "created"
         path = self.cgroup
         return "paused" if path and _is_frozen(path) else "running"
@@ -134,12 +134,7 @@ class Record:
     def remove(self) -> None:
         """Remove the directory; the lock goes with it."""
         try:
-            for path, directories, files in os.walk(self.directory, topdown=False):
-                for name in files:
-                    os.unlink(f"{path}/{name}")
-                for name in directories:
-                    os.rmdir(f"{path}/{name}")
-            os.rmdir(self.directory)
+            _remove_tree(self.directory)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -169,7 +164,9 @@ class Store:
         """Take the id for a new container; its lock is held. Raises ConflictError when it is taken."""
         record = Record(self._directory(container_id), container_id, {})
         try:
-            os.makedirs(self.root, 0o711, exist_ok=True)
+            from os import makedirs
+
+            makedirs(self.root, 0o711, exist_ok=True)
         except OSError as error:
             raise RlError(f"create {self.root}: {error.strerror}", "choose a directory of yours with --root") from None
         for _ in range(100):
@@ -189,13 +186,13 @@ class Store:
 
     def _is_taken(self, record: Record) -> bool:
         """Whether the directory is of a container; one that a killed `create` left behind is removed."""
-        if os.path.exists(f"{record.directory}/state.json"):
+        if _mode(f"{record.directory}/state.json"):
             return True
         age = time.time() - _modified(record.directory)
         if not self._lock(record):
-            return os.path.isdir(record.directory)
+            return bool(_mode(record.directory))
         try:
-            if not os.path.exists(f"{record.directory}/config.json") and age < 1:
+            if not _mode(f"{record.directory}/config.json") and age < 1:
                 return True  # its maker is between mkdir and lock
             if record.cgroup:
                 from rl.runtime import cgroup
@@ -215,7 +212,8 @@ class Store:
             return False
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            same = os.path.samestat(os.fstat(fd), os.stat(f"{record.directory}/lock"))
+            ours, there = os.fstat(fd), os.stat(f"{record.directory}/lock")
+            same = (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
         except (BlockingIOError, FileNotFoundError):
             same = False
         if not same:
@@ -231,7 +229,7 @@ class Store:
         try:
             state = read_json(path)
         except FileNotFoundError:
-            if os.path.isdir(directory):
+            if _mode(directory):
                 return Record(directory, container_id, {})
             raise NotFoundError(
                 f"container {container_id} does not exist", f"see: rl-runtime --root {self.root} list"
@@ -286,6 +284,24 @@ def _is_frozen(cgroup: str) -> bool:
             return "frozen 1\n" in file.read()
     except OSError:
         return False
+
+
+def _mode(path: str) -> int:
+    """The type and mode of what is at *path*; 0 where nothing is."""
+    try:
+        return os.stat(path).st_mode
+    except OSError:
+        return 0
+
+
+def _remove_tree(path: str) -> None:
+    with os.scandir(path) as entries:
+        for entry in list(entries):
+            if entry.is_dir(follow_symlinks=False):
+                _remove_tree(entry.path)
+            else:
+                os.unlink(entry.path)
+    os.rmdir(path)
 
 
 def _modified(path: str) -> float:
