@@ -134,6 +134,8 @@ def test_corrupt_record_is_named_and_others_are_unaffected(rl: Rl) -> None:
         path = rl.data / "containers" / bad / file
         before = path.read_bytes()
         for damage in (b"{", b"", b"[1, 2]", b"\xff\xfe"):
+            if (file, damage) == ("state.json", b""):
+                continue  # what a power cut leaves: repaired on sight, see the unit tests of records
             path.write_bytes(damage)
             done = rl("inspect", "bad")
             assert done.returncode == 125 and str(path) in done.stderr, done.stderr

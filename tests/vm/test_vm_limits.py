@@ -156,4 +156,6 @@ def test_the_smallest_memory_limit(vm: Vm, capsys: pytest.CaptureFixture[str]) -
     with capsys.disabled():
         print(f"\nsmallest memory limit under which `true` runs: {', '.join(f'{n} {b >> 10} KiB' for n, b in found.items())}")
     assert found["rl"] <= found["runc"] + SMALLEST, found
+    done = vm.machine.user("rl", "run", "--rm", *NONE, "-m", str(SMALLEST), "busybox", "true")  # less than enough: told
+    assert done.returncode == 125 and "memory limit may be too small: raise --memory" in done.stderr, done.stderr
     assert vm.ok("ps", "-aq") == ""

@@ -183,7 +183,10 @@ def kill_all(record: Record) -> None:
     """SIGKILL to all of a container; returns when init has ended. Raises RlError after some seconds."""
     pid = record.pid
     if pid:
-        _signal(record, pid, 9)
+        try:
+            _signal(record, pid, 9)
+        except StateError:
+            pass  # it has ended meanwhile, as was wanted
     path = record.cgroup
     if path and not _is_empty(path):
         group_of(path).kill()
