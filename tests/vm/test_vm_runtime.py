@@ -52,7 +52,7 @@ def test_limits_of_a_scope(vm: Vm) -> None:
     vm.sh(f"{runtime} run --detach one < /dev/null > /dev/null 2>&1")
     try:
         state = json.loads(vm.sh(f"{runtime} state one"))
-        group = vm.sh(f"sed -n s/^0::// /proc/{state['pid']}/cgroup").strip()
+        group = vm.sh(f"sed -n s/^0:://p /proc/{state['pid']}/cgroup").strip()
         assert ".scope" in group and "user@1000.service" in group
         read = f"cat /sys/fs/cgroup{group}"
         assert vm.sh(f"{read}/memory.max").strip() == str(64 << 20) and vm.sh(f"{read}/pids.max").strip() == "40"
