@@ -19,7 +19,6 @@ from rl.runtime.sync import Io
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from rl.config.model import ContainerConfig, ContainerState
@@ -127,6 +126,7 @@ class _Session:
         """Start it."""
         profile = (self.spec.get("linux") or {}).get("seccomp")
         cgroup = self.state.get("cgroup") or ""
+        by_systemd = self.state.get("cgroup_manager") == "systemd"
         if self.state.get("affinity"):
             os.sched_setaffinity(0, self.state["affinity"])  # ours is inherited
         state = None
@@ -135,7 +135,8 @@ class _Session:
             state = hooks.state(self.spec, bundle, self.id, "running", self.pid)
         created = runtime.spawn(
             self.pid, self.pidfd, {"process": self.process}, io, decide=self.decide,
-            cgroup_procs=f"{cgroup}/cgroup.procs" if cgroup else "", place=self._place(cgroup),
+            cgroup_procs=f"{cgroup}/cgroup.procs" if cgroup else "",
+            place=runtime.by_systemd(cgroup, self.engine.warn) if by_systemd else None,
             seccomp_program=seccomp.program_for(profile, self.engine.paths.cache) if profile else None,
             seccomp_flags=seccomp.flags_of(profile) if profile else 0, profile=profile,
             state=state,
@@ -143,22 +144,6 @@ class _Session:
         for warning in created.warnings:
             self.engine.warn(warning)
         return created
-
-
-    def _place(self, path: str) -> Callable[[int], object] | None:
-        """How a process comes into the container's cgroup out of a login session: systemd's hand, where it made it."""
-        if self.state.get("cgroup_manager") != "systemd":
-            return None
-
-        def place(pid: int) -> None:
-            from rl.runtime.cgroup import systemd
-
-            try:
-                systemd.attach(os.path.basename(os.path.dirname(path)), "/" + os.path.basename(path), [pid])
-            except RlError as error:
-                self.engine.warn(f"the container's limits do not count for this process: {error.message}")
-
-        return place
 
 
 def _open_running(config: ContainerConfig, state: ContainerState) -> int:

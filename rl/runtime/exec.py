@@ -75,6 +75,24 @@ def spawn(
     return created
 
 
+def by_systemd(cgroup: str, warn: Callable[[str], object]) -> Callable[[int], None]:
+    """For *place*: systemd's hand moves a process into *cgroup*, in a scope of its making, out of a login session too.
+
+    Where it does not, *warn* is told: the process then runs without the container's limits.
+    """
+    above, _, below = cgroup.rpartition(".scope/")
+
+    def place(pid: int) -> None:
+        from rl.runtime.cgroup import systemd
+
+        try:
+            systemd.attach(f"{above.rpartition('/')[2]}.scope", f"/{below}", [pid])
+        except RlError as error:
+            warn(f"the container's limits do not count for this process: {error.message}")
+
+    return place
+
+
 def _differing(pid: int) -> int:
     """The namespaces of *pid* that are not ours: joining one that is shared with the host would be refused."""
     flags = 0

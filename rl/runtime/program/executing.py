@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from rl.config.jsonio import read_json
-from rl.errors import RlError, StateError, UsageError
+from rl.errors import StateError, UsageError
 from rl.runtime import exec as runtime
 from rl.runtime import seccomp, validate
 from rl.runtime.program import common, console, lifecycle
@@ -13,7 +13,6 @@ from rl.runtime.sync import Io
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from rl.runtime.program.main import Program
@@ -37,7 +36,8 @@ def exec_(program: Program, options: dict[str, Any], operands: list[str]) -> int
     if record.pid != pid:
         raise StateError(f"container {record.id} is not running")
     created = runtime.spawn(
-        pid, pidfd, {**spec, "process": process}, io, cgroup_procs=procs, place=_placing(program, procs),
+        pid, pidfd, {**spec, "process": process}, io, cgroup_procs=procs,
+        place=runtime.by_systemd(procs.removesuffix("/cgroup.procs"), program.warn) if ".scope/" in procs else None,
         seccomp_program=seccomp.program_for(profile, common.cache_directory()) if profile else None,
         seccomp_flags=seccomp.flags_of(profile) if profile else 0, profile=profile,
         state=lifecycle.hook_state(record, spec, "running"),
@@ -79,23 +79,6 @@ def _cgroup(record: Record, below: str) -> str:
     if not path or ".." in below.split("/"):
         raise UsageError(f"--cgroup {below}: must be a path below the container's cgroup")
     return f"{path}/{below.strip('/')}/cgroup.procs"
-
-
-def _placing(program: Program, procs: str) -> Callable[[int], None] | None:
-    """How a process comes into the cgroup of a scope out of a login session: by systemd's hand (rl.engine.exec too)."""
-    above, scope, below = procs.rpartition("/cgroup.procs")[0].partition(".scope/")
-    if not scope:
-        return None
-
-    def place(pid: int) -> None:
-        from rl.runtime.cgroup import systemd
-
-        try:
-            systemd.attach(f"{above.rpartition('/')[2]}.scope", f"/{below}", [pid])
-        except RlError as error:
-            program.warn(f"the container's limits do not count for this process: {error.message}")
-
-    return place
 
 
 def _process(spec: dict[str, Any], options: dict[str, Any], command: list[str]) -> dict[str, Any]:

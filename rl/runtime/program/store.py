@@ -3,7 +3,7 @@
 ```
 ROOT/<id>/lock         held (flock) by who makes or removes the container
 ROOT/<id>/config.json  the specification it was made from
-ROOT/<id>/state.json   pid, start time, boot, bundle, cgroup; complete or not there
+ROOT/<id>/state.json   pid, start time, boot, bundle; complete or not there
 ROOT/<id>/start        socket that the container's init listens on while it waits for start
 ROOT/<id>/cgroup       path of its cgroup, from before there is a process in it
 ```
@@ -195,11 +195,9 @@ class Store:
             if not _mode(f"{record.directory}/config.json") and age < 1:
                 return True  # its maker is between mkdir and lock
             if record.cgroup:
-                from rl.runtime import cgroup
+                from rl.runtime.program import groups
 
-                group = cgroup.Cgroup(record.cgroup)
-                group.kill()
-                group.remove()
+                groups.remove(record.cgroup)
             record.remove()
         finally:
             record.release()
