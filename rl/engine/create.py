@@ -317,6 +317,12 @@ def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any
     config["stop_timeout"] = values.integer(options.get("stop_timeout", 10), "--stop-timeout", 0)
     config["detach_keys"] = options.get("detach_keys", "ctrl-p,ctrl-q")
     config["log"] = logs.log_config(f"{engine.paths.container(config['id'])}/ctr.log", options)
+    if image.get("Healthcheck") or any("health" in key for key in options):
+        from rl.engine.spec.health import health
+
+        checks = health(options, image)
+        if checks:
+            config["health"] = checks
 
 
 def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:

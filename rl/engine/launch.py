@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from rl.config.model import ContainerConfig, ContainerState
     from rl.config.paths import Paths
+    from rl.monitor.health import Health
     from rl.runtime.cgroup.systemd import Scope
 
     class Created(Protocol):
@@ -454,8 +455,16 @@ class Launch:
                 "remove": self.config["remove"],
                 "delete": self._to_delete(),
                 "state": dict(self.state),
+                "health": self._health(),
             }
         )
+
+    def _health(self) -> Health:
+        if "health" not in self.config:
+            return {}
+        from rl.engine import healthcheck
+
+        return healthcheck.begin(self.paths, self.config)
 
     def _to_delete(self) -> list[str]:
         """What --rm removes beside the container's directory: its name and its anonymous volumes."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, TypedDict
 
     from rl.config.model import LogConfig
+    from rl.monitor.health import Health
 
     class Params(TypedDict, total=False):
         """What :func:`become_monitor` takes; descriptors are -1 where there is none."""
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         remove: bool  # --rm
         delete: list[str]  # with --rm, what to delete beside container_dir: files, links, directories
         state: dict[str, Any]  # state.json as it is; the end is written into it
+        health: Health
         # set here
         clients: list[tuple[int, bool, bool, bool, bool]]
         slave_fd: int
@@ -190,6 +192,7 @@ def _settle(params: Params) -> None:
 
 def _kept(params: Params) -> list[int]:
     found: list[int] = [params[key] for key in _FDS]  # type: ignore[literal-required]
+    found += [params["health"].get("fd", -1)] if params.get("health") else []
     return [fd for fd in found if fd >= 0] + params["keep_fds"] + [client[0] for client in params["clients"]]
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rl.monitor.handover import Params
+    from rl.monitor.health import Checks
 
 CHUNK = 32768  # the largest payload of a packet
 #: After the container's end this much is still read from a pipe that somebody else keeps open and
@@ -54,7 +55,7 @@ class Monitor:
 
     __slots__ = (
         "_buffer", "_handlers", "_held", "_input", "_listener", "_poll", "_reopened", "_signal_fd", "_streams",
-        "_timers", "_view", "clients", "ended", "log", "params", "status", "stdin_fd",
+        "_timers", "_view", "checks", "clients", "ended", "log", "params", "status", "stdin_fd",
     )
 
     def __init__(self, params: Params) -> None:
@@ -88,6 +89,11 @@ class Monitor:
             posix.set_blocking(self.stdin_fd, False)
         for fd, stdin, stdout, stderr, first in params["clients"]:
             self._add_client(fd, stdin, stdout, stderr, first)
+        self.checks: Checks | None = None
+        if params["pid"] and params.get("health"):
+            from rl.monitor.health import Checks
+
+            self.checks = Checks(self)
 
     # the loop -----------------------------------------------------------------------------------
     def run(self, seconds: float = 0) -> bool:
@@ -175,6 +181,12 @@ class Monitor:
             self.kill(self.params["stop_signal"])
             if _KILL not in self._timers:
                 self.at(_KILL, self.params["stop_timeout"], lambda: self.kill(9))
+
+    def request_stop(self, restart: bool = False, timeout: float | None = None) -> None:
+        """Temporary."""
+        self.kill(self.params["stop_signal"])
+        if _KILL not in self._timers:
+            self.at(_KILL, self.params["stop_timeout"], lambda: self.kill(9))
 
     def _reap(self) -> None:
         """Take the status of every child that ended; orphans of the container come to us too (subreaper)."""
@@ -350,6 +362,10 @@ class Monitor:
             client.hello(payload)
         elif kind == 7 and len(payload) == 1:
             self.kill(payload[0])
+        elif kind == 8:
+            from rl.monitor import control
+
+            control.obey(self, client, payload)
 
     # input ----------------------------------------------------------------------------------------
     def _on_input(self, client: Client, data: bytes) -> None:

@@ -32,7 +32,7 @@ def spawn(
     target_pid: int, target_pidfd: int, specification: dict[str, Any], io: Io, *, cgroup_procs: str = "",
     place: Callable[[int], object] | None = None, seccomp_program: bytes | None = None, seccomp_flags: int = 0,
     profile: dict[str, Any] | None = None, state: dict[str, Any] | None = None,
-    decide: Callable[[int, dict[str, Any]], None] | None = None,
+    decide: Callable[[int, dict[str, Any]], None] | None = None, die_with_parent: bool = False,
 ) -> Created:
     """Start a process beside *target_pid*, the container's init, which *target_pidfd* stands for.
 
@@ -41,7 +41,8 @@ def spawn(
     *place* is called with a pid that may not be written there by itself and needs another's hand.
     *profile* is the OCI object that *seccomp_program* is made of and *state* the container's state document: a
     seccomp agent gets them. *decide* is called inside the container with its root directory's descriptor and the
-    process, to fill in what must be looked up there: the user. Returns when the command runs:
+    process, to fill in what must be looked up there: the user. *die_with_parent*: it ends with the caller. Returns when
+    the command runs:
     ``pid`` is a child of the caller, ``master`` its terminal. Raises CommandNotFoundError (127),
     CommandNotExecutableError (126), StateError when the container ends meanwhile, RlError.
     """
@@ -52,6 +53,7 @@ def spawn(
     created.place = place
     setup.seccomp, setup.seccomp_flags = seccomp_program, seccomp_flags
     setup.make_cwd = False
+    setup.die_with_parent = die_with_parent
     steps = STEPS if decide is None else (("find the user", _deciding(decide)), *STEPS)
     try:
         try:
