@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn, TypedDict
 
-    from rl.config.model import LogConfig
+    from rl.config.model import EventLog, LogConfig
     from rl.monitor.health import Health
 
     class Params(TypedDict, total=False):
@@ -58,6 +58,9 @@ if TYPE_CHECKING:
         delete: list[str]  # with --rm, what to delete beside container_dir: files, links, directories
         state: dict[str, Any]  # state.json as it is; the end is written into it
         health: Health
+        events: EventLog  # where the end is told; without it nowhere
+        image: str  # for events, as are:
+        labels: dict[str, str]
         # set here
         clients: list[tuple[int, bool, bool, bool, bool]]
         slave_fd: int

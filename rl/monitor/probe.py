@@ -57,6 +57,7 @@ def main(params: Params, check: HealthCheck, excused: bool, pipe: int, failed: s
         _record(params, {**health, **verdict}, entry)
     except (OSError, ValueError):
         pass  # a full disk: the monitor knows all the same
+    _tell(params, {**health, **verdict}, entry)
     os.write(pipe, marshal.dumps({**verdict, "code": code}))
     os._exit(0)
 
@@ -201,6 +202,20 @@ def _record(params: Params, health: Any, entry: HealthLogEntry) -> None:
     if where.startswith("/"):
         document = {"Status": record["status"], "FailingStreak": record["failing_streak"], "Log": record["log"]}
         write_json(f"{where}/{params['id']}-healthcheck.log", document, sync=False)
+
+
+def _tell(params: Params, health: Any, entry: HealthLogEntry) -> None:
+    """The event of the probe."""
+    if "events" not in params:
+        return
+    from rl.monitor import eventlog
+
+    more = {"image": params.get("image", ""), "health_status": health["status"]}
+    if health["config"].get("log_destination") == "events_logger":
+        more["health_log"] = entry["Output"]
+    name, labels = params["log"].get("name", ""), params.get("labels")
+    event = eventlog.event("container", "health_status", params["id"], name, more, labels)
+    eventlog.write(params["events"], [event])
 
 
 def read_log(path: str) -> list[HealthLogEntry]:
