@@ -77,7 +77,7 @@ def standard_io(setup: Setup) -> None:
     for name in ("master", "listener", "agent"):
         if getattr(setup, name) >= 0:
             setattr(setup, name, fcntl.fcntl(getattr(setup, name), fcntl.F_DUPFD_CLOEXEC, above))
-    keep = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in io.preserve]
+    keep = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) if fd >= 0 else -1 for fd in io.preserve]
     if setup.slave >= 0:
         terminal.take(setup.slave)
     else:
@@ -86,7 +86,10 @@ def standard_io(setup: Setup) -> None:
             os.dup2(fd, number, inheritable=True)
         _own_pipes(setup)
     for number, fd in enumerate(keep):
-        os.dup2(fd, 3 + number, inheritable=True)
+        if fd >= 0:
+            os.dup2(fd, 3 + number, inheritable=True)
+        else:
+            kp.close_range(3 + number, 3 + number)
     sync.move(os.dup2(sync.sock.fileno(), first_free, inheritable=False))
     for name in ("master", "listener", "agent"):
         if getattr(setup, name) >= 0:

@@ -45,7 +45,7 @@ def living(run_dir: str) -> list[tuple[str, int, int]]:
         if pid and proc.start_time(pid) == start:
             found.append((name[len(PREFIX) :], pid, start))
         elif pid:  # without one it is being written
-            _remove(path)
+            remove(path)
     return found
 
 
@@ -69,16 +69,18 @@ def end_all(run_dir: str) -> None:
     Nothing is left to kill but where the container shared its pid namespace, and has no cgroup to kill it by.
     """
     for _, pid, start in living(run_dir):
-        kill(pid, start)
+        if not proc.is_zombie(pid):
+            kill(pid, start)
     try:
         names = [name for name in os.listdir(run_dir) if name.startswith(PREFIX)]
     except OSError:
         return
     for name in names:
-        _remove(f"{run_dir}/{name}")
+        remove(f"{run_dir}/{name}")
 
 
-def _remove(path: str) -> None:
+def remove(path: str) -> None:
+    """Forget a session: its command has ended."""
     try:
         os.unlink(path)
     except OSError:
