@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 
 from rl.config.jsonio import read_json
-from rl.engine import containers, events, oci
+from rl.engine import containers
 from rl.errors import CorruptRecordError, StateError, UsageError
 from rl.kernel import process as kp
 from rl.monitor import terminal
 from rl.runtime import exec as runtime
-from rl.runtime import hooks, seccomp, sessions, users
+from rl.runtime import seccomp
 from rl.runtime.sync import Io
 
 TYPE_CHECKING = False
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rl.config.model import ContainerConfig, ContainerState
     from rl.engine.context import Engine
-    from rl.runtime.container import Created
+    from rl.runtime.spawning import Created
 
 
 def exec_(
@@ -136,12 +136,18 @@ class Session:
     def begin(self, pid: int) -> None:
         """Its command runs, as *pid*: put it on record."""
         if self.recorded:
+            from rl.engine import events
+            from rl.runtime import sessions
+
             self.file = sessions.record(self.engine.paths.container_run(self.id), self.session_id, pid)
             events.emit_container(self.engine.paths, self.config, "exec")
 
     def end(self, code: int) -> None:
         """Its command has ended with *code*."""
         if self.recorded:
+            from rl.engine import events
+            from rl.runtime import sessions
+
             sessions.remove(self.file)
             events.emit_container(
                 self.engine.paths, self.config, "exec_died", containerExitCode=str(code), execID=self.session_id
@@ -149,6 +155,9 @@ class Session:
 
     def decide(self, root: int, process: dict[str, Any]) -> None:
         """Called inside the container: the user's numbers, and the capabilities that follow from them."""
+        from rl.engine import oci
+        from rl.runtime import users
+
         if self.user:
             uid, gid, groups, _ = users.lookup(root, self.user)
             umask = process["user"].get("umask", 0o022)
@@ -170,12 +179,20 @@ class Session:
         by_systemd = self.state.get("cgroup_manager") == "systemd"
         if self.state.get("affinity"):
             os.sched_setaffinity(0, self.state["affinity"])  # ours is inherited
+        decide = None
+        if self.user or self.privileged:
+            from rl.engine import oci  # noqa: F401  # inside, an import would come from the container
+
+            decide = self.decide
         state = None
         if profile and profile.get("listenerPath"):
+            from rl.runtime import hooks
+
             bundle = f"{self.engine.paths.container(self.id)}/bundle"
             state = hooks.state(self.spec, bundle, self.id, "running", self.pid)
         created = runtime.spawn(
-            self.pid, self.pidfd, {"process": self.process}, io, decide=self.decide,
+            self.pid, self.pidfd, {"process": self.process}, io, decide=decide,
+            meanwhile=_import_rest if self.recorded else None,
             cgroup_procs=f"{cgroup}/cgroup.procs" if cgroup else "",
             place=runtime.by_systemd(cgroup, self.engine.warn) if by_systemd else None,
             seccomp_program=seccomp.program_for(profile, self.engine.paths.cache) if profile else None,
@@ -185,6 +202,12 @@ class Session:
         for warning in created.warnings:
             self.engine.warn(warning)
         return created
+
+
+def _import_rest() -> None:
+    """What is needed once the command runs: imported while the container is joined, which takes longer."""
+    from rl.engine import events  # noqa: F401
+    from rl.runtime import sessions  # noqa: F401
 
 
 def _open_running(config: ContainerConfig, state: ContainerState) -> int:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from rl.engine.exec import Session
     from rl.monitor.keeper import Params
-    from rl.runtime.container import Created
+    from rl.runtime.spawning import Created
 
 
 def detached(session: Session) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rl.config.model import HealthCheck, HealthLogEntry, HealthRecord
     from rl.monitor.handover import Params
     from rl.monitor.health import Health
-    from rl.runtime.container import Created
+    from rl.runtime.spawning import Created
 
 _CHUNK = 1 << 16
 TIMED_OUT = -1  # as an exit code

@@ -89,13 +89,20 @@ def standard_io(setup: Setup) -> None:
         if fd >= 0:
             os.dup2(fd, 3 + number, inheritable=True)
         else:
-            kp.close_range(3 + number, 3 + number)
+            _close_quietly(3 + number)
     sync.move(os.dup2(sync.sock.fileno(), first_free, inheritable=False))
     for name in ("master", "listener", "agent"):
         if getattr(setup, name) >= 0:
             first_free += 1
             setattr(setup, name, os.dup2(getattr(setup, name), first_free, inheritable=False))
     _close_from(first_free + 1)
+
+
+def _close_quietly(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:
+        pass  # nothing was there
 
 
 def _close_from(first: int) -> None:

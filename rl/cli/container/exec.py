@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rl.cli import common, output
+from rl.cli import common
 from rl.errors import UsageError
 
 TYPE_CHECKING = False
@@ -51,6 +51,8 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
         detach_keys=options.get("detach_keys"), record=not options.get("no_session"),
     )
     if isinstance(result, str):
+        from rl.cli import output
+
         output.write(result + "\n")
         return 0
     return result
