@@ -50,14 +50,7 @@ def launch(
     for progress in (*spans, {"ids": mode}):
         prefork.send_progress(sock, progress)
     try:
-        for name, step in STEPS:
-            began = time.monotonic_ns()
-            try:
-                step(work)
-            except OSError as error:
-                what = f"{name}: {error.filename + ': ' if error.filename else ''}{error.strerror}"
-                raise RlError(what, disk_hint(error) or limit_hint(error)) from None
-            prefork.send_progress(sock, {"step": name, "start": began, "end": time.monotonic_ns()})
+        work.walk()
         work.become_monitor()
     except BaseException as error:
         work.roll_back()
@@ -94,13 +87,27 @@ class Launch:
         self.streams: dict[str, int] = {}  # the monitor's ends: stdout, stderr, stdin
         self.created: Created | None = None
         self.start: Callable[[], None] = lambda: None
+        self.attach_fd = -1
+        self.restarts = 0  # how often its policy has started it again
+
+    def walk(self) -> None:
+        """Do the steps. Raises RlError; then :meth:`roll_back` is due."""
+        for name, step in STEPS:
+            began = time.monotonic_ns()
+            try:
+                step(self)
+            except OSError as error:
+                what = f"{name}: {error.filename + ': ' if error.filename else ''}{error.strerror}"
+                raise RlError(what, disk_hint(error) or limit_hint(error)) from None
+            prefork.send_progress(self.sock, {"step": name, "start": began, "end": time.monotonic_ns()})
 
     def read_record(self) -> None:
         """The container's record, and the log and attach socket of its monitor."""
         self.config = containers.read_config(self.paths, self.id)
         # The writable layer of one driver means nothing to another: the first start decides.
         self.driver = containers.read_state(self.paths, self.id).get("driver") or self.config["driver"]
-        self.attach_fd = handover.listen(self.paths.container_run(self.id))
+        if self.attach_fd < 0:
+            self.attach_fd = handover.listen(self.paths.container_run(self.id))
         self.limits = containers.limits(self.paths, self.config)
         manager = self.message.get("cgroup_manager", "")
         self.placement = cgroups.Placement(self.config, self.limits, self._limit_refused, self.scope, manager)
@@ -387,7 +394,7 @@ class Launch:
             "boot_id": process.boot_id(), "started": containers.now(), "finished": "", "exit_code": 0,
             "oom_killed": False, "error": "", "driver": self.driver, "network": self._network_record(),
             "cgroup": self._cgroup_path(), "cgroup_manager": self.placement.manager,
-            "affinity": self.placement.affinity,
+            "affinity": self.placement.affinity, "restarts": self.restarts,
         }
         self._bind(pid)
         self.start()
@@ -423,39 +430,52 @@ class Launch:
         for warning in self.warnings:
             prefork.send_progress(self.sock, {"warning": warning})
         prefork.send_progress(self.sock, {"started": self.created.pid})
-        attached = self.message.get("attach", False)
-        if not attached:
+        params = self.monitor_params()
+        if self.message.get("attach", False):
+            params["client_fd"], params["client"] = self.sock.detach(), self.message.get("streams", {})
+        else:
             self.sock.close()
-        handover.become_monitor(
-            {
-                "id": self.id,
-                "container_dir": self.directory,
-                "run_dir": self.paths.container_run(self.id),
-                "trash_dir": self.paths.trash,
-                "lock_fd": self.lock,
-                "pid": self.created.pid,
-                "pidfd": self.created.pidfd,
-                "master_fd": self.created.master,
-                "stdout_fd": self.streams.get("stdout", -1),
-                "stderr_fd": self.streams.get("stderr", -1),
-                "stdin_fd": self.streams.get("stdin", -1),
-                "listen_fd": self.attach_fd,
-                "client_fd": self.sock.detach() if attached else -1,
-                "client": self.message.get("streams", {}),
-                "log": {**self.config["log"], "id": self.id, "name": self.config["name"]},
-                "stdin_open": self.config["stdin_open"],
-                "terminal": self.config["terminal"],
-                "helpers": self.helpers,
-                "wait_for_helpers": bool(self.config["network"].get("ports") or self.mounted_by),
-                "keep_fds": [fd for fd in (self.net_fd, self.user_fd) if fd >= 0],
-                "cgroup": self._cgroup_path(),
-                "stop_signal": self.config["stop_signal"],
-                "stop_timeout": self.config["stop_timeout"],
-                "remove": self.config["remove"],
-                "delete": self._to_delete(),
-                "state": dict(self.state),
-            }
-        )
+        handover.become_monitor(params)
+
+    def monitor_params(self) -> handover.Params:
+        """What the monitor has to know of the container."""
+        assert self.created is not None
+        passthrough = self.config["log"]["driver"] == "passthrough"
+        return {
+            "id": self.id,
+            "container_dir": self.directory,
+            "run_dir": self.paths.container_run(self.id),
+            "trash_dir": self.paths.trash,
+            "lock_fd": self.lock,
+            "pid": self.created.pid,
+            "pidfd": self.created.pidfd,
+            "master_fd": self.created.master,
+            "stdout_fd": self.streams.get("stdout", -1),
+            "stderr_fd": self.streams.get("stderr", -1),
+            "stdin_fd": self.streams.get("stdin", -1),
+            "listen_fd": self.attach_fd,
+            "client_fd": -1,
+            "log": {**self.config["log"], "id": self.id, "name": self.config["name"]},
+            "stdin_open": self.config["stdin_open"],
+            "terminal": self.config["terminal"],
+            "helpers": self.helpers,
+            "wait_for_helpers": bool(self.config["network"].get("ports") or self.mounted_by),
+            "keep_fds": [fd for fd in (self.net_fd, self.user_fd) if fd >= 0],
+            "stdio_fds": [os.dup(fd) for fd in range(3)] if passthrough else [],
+            "cgroup": self._cgroup_path(),
+            "stop_signal": self.config["stop_signal"],
+            "stop_timeout": self.config["stop_timeout"],
+            "remove": self.config["remove"],
+            "delete": self._to_delete(),
+            "state": dict(self.state),
+            "restart": containers.restart_policy(self.paths, self.config),
+            "restarts": self.restarts,
+            "started": time.monotonic(),
+            "launch": {
+                "paths": [self.paths.data, self.paths.run, self.paths.config, self.paths.cache],
+                "message": {**self.message, "attach": False},
+            },
+        }
 
     def _to_delete(self) -> list[str]:
         """What --rm removes beside the container's directory: its name and its anonymous volumes."""

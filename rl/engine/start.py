@@ -51,7 +51,9 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
     container_id = containers.find(paths, name)
     config = containers.read_config(paths, container_id)
     before = containers.read_state(paths, container_id)
-    if before.get("status") in containers.LIVE:
+    if before.get("status") in containers.MONITORED:
+        if before["status"] not in containers.LIVE:
+            _start_now(paths, container_id)
         return _already(engine, name, options, attached)
     keys = options.get("detach_keys", config["detach_keys"])
     stdin = bool(options.get("interactive")) and config["stdin_open"]
@@ -69,6 +71,22 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
         return attach_streams(engine, config, handle.sock, streams, pid)
     handle.sock.close()
     return 0
+
+
+def _start_now(paths: Paths, container_id: str) -> None:
+    """It waits to be started, with a monitor."""
+    from rl.engine.monitors import Connection
+
+    try:
+        connection = Connection(paths, container_id)
+    except OSError as error:
+        what = f"start container {container_id[:12]}: reach its monitor: {error.strerror}"
+        raise RlError(what, "try again") from None
+    try:
+        connection.tell("start", {})
+        connection.started()
+    finally:
+        connection.close()
 
 
 def _already(engine: Engine, name: str, options: dict[str, Any], attached: bool) -> int:

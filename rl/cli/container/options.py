@@ -116,6 +116,7 @@ _OTHERS: Table = (
     ("--read-only", "flag", "", "Mount the root file system read-only"),
     ("--read-only-tmpfs", "flag", "", "With --read-only, mount tmpfs on /run, /tmp and /var/tmp (default true)"),
     ("--replace", "flag", "", "Remove the container that has this name first"),
+    ("--restart", "value", "POLICY", "Start it again when it has ended: no, on-failure[:N], always, unless-stopped"),
     ("--rm", "flag", "", "Remove the container when it ends"),
     ("--rootfs", "flag", "", "IMAGE is a directory: the root file system itself"),
     ("--security-opt", "array", "OPTION",
