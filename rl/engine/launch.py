@@ -40,6 +40,9 @@ if TYPE_CHECKING:
         master: int
 
 
+    Steps = tuple[tuple[str, Callable[["Launch"], None]], ...]
+
+
 def launch(
     paths: Paths, container_id: str, sock: _socket.socket, lock: int, mode: str, message: dict[str, Any],
     spans: list[dict[str, Any]], scope: Scope | None = None,
@@ -50,8 +53,14 @@ def launch(
     for progress in (*spans, {"ids": mode}):
         prefork.send_progress(sock, progress)
     try:
-        work.walk()
-        work.become_monitor()
+        if message.get("init"):
+            from rl.engine import initialized
+
+            work.walk(STEPS[:-1])
+            initialized.wait_for_start(work, STEPS[-1:])
+        else:
+            work.walk(STEPS)
+            work.become_monitor()
     except BaseException as error:
         work.roll_back()
         prefork.send_progress(sock, {"error": to_wire(error)})
@@ -90,9 +99,9 @@ class Launch:
         self.attach_fd = -1
         self.restarts = 0  # how often its policy has started it again
 
-    def walk(self) -> None:
+    def walk(self, steps: Steps) -> None:
         """Do the steps. Raises RlError; then :meth:`roll_back` is due."""
-        for name, step in STEPS:
+        for name, step in steps:
             began = time.monotonic_ns()
             try:
                 step(self)
@@ -388,21 +397,28 @@ class Launch:
     def start_process(self) -> None:
         """The command runs; the record says so."""
         assert self.created is not None
+        state = self.state_as("running")
+        state["started"] = containers.now()
+        self._bind(state["pid"])
+        self.start()
+        containers.write_state(self.paths, self.id, state)
+        self.state = state
+        for option, pid in (("pidfile", state["pid"]), ("conmon_pidfile", os.getpid())):
+            if self.config["options"].get(option):
+                with open(self.config["options"][option], "w", encoding="utf-8") as file:
+                    file.write(f"{pid}\n")
+
+    def state_as(self, status: str) -> ContainerState:
+        """state.json with *status*, of a container that exists."""
+        assert self.created is not None
         pid = self.created.pid
-        state: ContainerState = {
-            "status": "running", "pid": pid, "pid_start": process.start_time(pid), "monitor_pid": os.getpid(),
-            "boot_id": process.boot_id(), "started": containers.now(), "finished": "", "exit_code": 0,
+        return {
+            "status": status, "pid": pid, "pid_start": process.start_time(pid), "monitor_pid": os.getpid(),
+            "boot_id": process.boot_id(), "started": "", "finished": "", "exit_code": 0,
             "oom_killed": False, "error": "", "driver": self.driver, "network": self._network_record(),
             "cgroup": self._cgroup_path(), "cgroup_manager": self.placement.manager,
             "affinity": self.placement.affinity, "restarts": self.restarts,
         }
-        self._bind(pid)
-        self.start()
-        containers.write_state(self.paths, self.id, state)
-        self.state = state
-        if self.config["options"].get("pidfile"):
-            with open(self.config["options"]["pidfile"], "w", encoding="utf-8") as file:
-                file.write(f"{pid}\n")
 
     def _bind(self, pid: int) -> None:
         """CPU affinity, in the place of a cpuset; what the process starts inherits it."""
@@ -426,10 +442,7 @@ class Launch:
     # hand-over ----------------------------------------------------------------------------------
     def become_monitor(self) -> None:
         """Say that it runs, then replace this process by the lean monitor."""
-        assert self.created is not None
-        for warning in self.warnings:
-            prefork.send_progress(self.sock, {"warning": warning})
-        prefork.send_progress(self.sock, {"started": self.created.pid})
+        self.tell_ready()
         params = self.monitor_params()
         if self.message.get("attach", False):
             params["client_fd"], params["client"] = self.sock.detach(), self.message.get("streams", {})
@@ -437,10 +450,18 @@ class Launch:
             self.sock.close()
         handover.become_monitor(params)
 
+    def tell_ready(self) -> None:
+        """The command line has waited for this."""
+        assert self.created is not None
+        for warning in self.warnings:
+            prefork.send_progress(self.sock, {"warning": warning})
+        prefork.send_progress(self.sock, {"started": self.created.pid})
+
     def monitor_params(self) -> handover.Params:
         """What the monitor has to know of the container."""
         assert self.created is not None
         passthrough = self.config["log"]["driver"] == "passthrough"
+        timeout = int(self.config["options"].get("timeout", 0)) if self.state["status"] == "running" else 0
         return {
             "id": self.id,
             "container_dir": self.directory,
@@ -471,6 +492,7 @@ class Launch:
             "restart": containers.restart_policy(self.paths, self.config),
             "restarts": self.restarts,
             "started": time.monotonic(),
+            "deadline": time.monotonic() + timeout if timeout else 0.0,
             "launch": {
                 "paths": [self.paths.data, self.paths.run, self.paths.config, self.paths.cache],
                 "message": {**self.message, "attach": False},
@@ -512,7 +534,7 @@ def _container_id_of_root(config: ContainerConfig) -> tuple[int, int]:
 
 #: What happens between the launch message and the running command, in order. The network helper starts
 #: first and gets ready while the root file system is mounted and the container made.
-STEPS: tuple[tuple[str, Callable[[Launch], None]], ...] = (
+STEPS: Steps = (
     ("hand over to the monitor", Launch.read_record),
     ("set up the network", Launch.begin_network),
     ("join namespaces", Launch.join_namespaces),

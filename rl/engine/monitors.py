@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rl.config.paths import Paths
+    from rl.engine.launching import Streams
 
 _PACKET = 1 << 17
 
@@ -25,9 +26,10 @@ class Connection:
 
     __slots__ = ("_id", "_sock")
 
-    def __init__(self, paths: Paths, container_id: str) -> None:
+    def __init__(self, paths: Paths, container_id: str, streams: Streams | None = None) -> None:
         self._id = container_id
-        fd = client.connect(paths.container_run(container_id))
+        wants = (streams.stdin, streams.stdout, streams.stderr) if streams else (False, False, False)
+        fd = client.connect(paths.container_run(container_id), stdin=wants[0], stdout=wants[1], stderr=wants[2])
         self._sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd)
 
     def tell(self, key: str, value: dict[str, Any]) -> None:
@@ -52,6 +54,11 @@ class Connection:
                 return int(message["started"])
             if "error" in message:
                 raise from_wire(message["error"])
+
+    def detach(self) -> _socket.socket:
+        """The socket, to relay the streams over: nothing of them is lost, for the answer came before."""
+        sock, self._sock = self._sock, _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        return sock
 
     def close(self) -> None:
         """Disconnect."""

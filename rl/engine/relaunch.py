@@ -13,7 +13,7 @@ import os
 from rl.config.jsonio import dumps
 from rl.config.paths import Paths
 from rl.engine import containers
-from rl.engine.launch import Launch
+from rl.engine.launch import STEPS, Launch
 from rl.errors import RlError, to_wire
 from rl.monitor import control, ending, handover
 from rl.runtime import userns
@@ -33,7 +33,7 @@ def main(params: Params) -> NoReturn:
         except BaseException as error:
             _failed(params, error)
         try:
-            work.walk()
+            work.walk(STEPS)
             fresh = work.monitor_params()
         except BaseException as error:
             work.roll_back()

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rl.config.model import ContainerState
+    from rl.config.model import ContainerConfig, ContainerState
     from rl.config.paths import Paths
     from rl.engine.context import Engine
 
@@ -53,11 +53,9 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
     before = containers.read_state(paths, container_id)
     if before.get("status") in containers.MONITORED:
         if before["status"] not in containers.LIVE:
-            _start_now(paths, container_id)
+            return _start_now(engine, container_id, options, attached)
         return _already(engine, name, options, attached)
-    keys = options.get("detach_keys", config["detach_keys"])
-    stdin = bool(options.get("interactive")) and config["stdin_open"]
-    streams = Streams(stdin, attached, attached, keys, options.get("sig_proxy", True))
+    streams = _streams(config, options, attached)
     handle = prefork(paths, container_id)
     progress = Progress(engine, handle.pid)
     try:
@@ -73,20 +71,29 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
     return 0
 
 
-def _start_now(paths: Paths, container_id: str) -> None:
-    """It waits to be started, with a monitor."""
+def _start_now(engine: Engine, container_id: str, options: dict[str, Any], attached: bool) -> int:
+    """It waits to be started, with a monitor: initialized, or between two runs."""
     from rl.engine.monitors import Connection
 
+    config = containers.read_config(engine.paths, container_id)
+    streams = _streams(config, options, attached)
     try:
-        connection = Connection(paths, container_id)
+        connection = Connection(engine.paths, container_id, streams)
     except OSError as error:
         what = f"start container {container_id[:12]}: reach its monitor: {error.strerror}"
         raise RlError(what, "try again") from None
     try:
         connection.tell("start", {})
-        connection.started()
+        pid = connection.started()
+        return attach_streams(engine, config, connection.detach(), streams, pid) if attached else 0
     finally:
         connection.close()
+
+
+def _streams(config: ContainerConfig, options: dict[str, Any], attached: bool) -> Streams:
+    stdin = bool(options.get("interactive")) and config["stdin_open"]
+    keys = options.get("detach_keys", config["detach_keys"])
+    return Streams(stdin, attached, attached, keys, options.get("sig_proxy", True))
 
 
 def _already(engine: Engine, name: str, options: dict[str, Any], attached: bool) -> int:

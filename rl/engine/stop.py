@@ -43,6 +43,8 @@ class _Stopping:
         self.signal = config.get("stop_signal") or 15
         timeout = config.get("stop_timeout", 10) if time is None else time
         self.timeout = _FOREVER if timeout < 0 else float(timeout)
+        if state.get("status") == "initialized":
+            self.timeout = 0.0  # what waits there is ours, and takes no stop signal
         self.killed = False
         self.deadline = _FOREVER
 

@@ -7,7 +7,7 @@ Called by `rl.monitor.loop`; `rl.engine.monitors` is the other end. The keys:
   (any more, or not yet), the monitor does itself what was meant.
 - ``restart``: {"time": seconds or null}. Stop it, and start it again at once. The answer, when that is done or has
   failed, is packet 6 (progress) with ``started`` or ``error``.
-- ``start``: {}. Between two runs: do not wait any longer. The answer as above.
+- ``start``: {}. Between two runs: do not wait any longer; before the first (`rl init`): run. The answer as above.
 - ``policy``: a restart policy that takes the place of the present one.
 """
 
@@ -52,12 +52,15 @@ def _signal(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
 
 
 def _restart(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
-    monitor.params["stopped_by_user"] = False
+    monitor.params["stopped_by_user"], monitor.params["restarts"] = False, 0
     monitor.request_stop(restart=True, timeout=value["time"])
 
 
 def _start(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
-    if not monitor.params["pid"]:
+    if monitor.begin is not None:
+        begin, monitor.begin = monitor.begin, None
+        begin(client)
+    elif not monitor.params["pid"]:
         monitor.params["stopped_by_user"] = False
         monitor.request_stop(restart=True)
     else:

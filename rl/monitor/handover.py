@@ -15,6 +15,7 @@ import _socket
 import marshal
 import os
 import sys
+import time
 
 from rl.errors import RlError, UsageError
 from rl.kernel import process
@@ -22,9 +23,12 @@ from rl.monitor import logs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn, TypedDict
 
     from rl.config.model import LogConfig, RestartPolicy
+    from rl.monitor.clients import Client
+    from rl.monitor.loop import Monitor
 
     class Params(TypedDict, total=False):
         """What :func:`become_monitor` takes; descriptors are -1 where there is none."""
@@ -58,6 +62,8 @@ if TYPE_CHECKING:
         state: dict[str, Any]  # state.json as it is; the end is written into it
         restart: RestartPolicy
         restarts: int  # how often it was started again by its policy
+        deadline: float  # --timeout: when it is killed, time.monotonic(); 0: never
+        timed_out: bool
         started: float  # when its command began to run, time.monotonic()
         launch: dict[str, Any]  # what `rl.engine.relaunch` needs to do it all again
         # set here and by rl.monitor.restart
@@ -142,8 +148,11 @@ def _package_root() -> str:
     return os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
-def become_monitor(params: Params) -> NoReturn:
-    """Be the container's monitor until it has ended and everything of it is cleaned up."""
+def become_monitor(params: Params, begin: Callable[[Monitor, Client], object] | None = None) -> NoReturn:
+    """Be the container's monitor until it has ended and everything of it is cleaned up.
+
+    With *begin* the container only waits: a client that says start has *begin* called, in this very process.
+    """
     try:
         # Until the loop has its handlers, a signal waits.
         waiting = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGURG)
@@ -153,7 +162,11 @@ def become_monitor(params: Params) -> NoReturn:
         from rl.monitor.loop import Monitor
 
         monitor = Monitor(params)
-        if not monitor.run(LINGER):
+        if begin is None:
+            monitor.until = time.monotonic() + LINGER
+        else:
+            monitor.begin = lambda client: begin(monitor, client)
+        if not monitor.run():
             try:
                 replace(monitor.export())
             except (OSError, RlError):

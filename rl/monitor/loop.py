@@ -55,7 +55,7 @@ class Monitor:
 
     __slots__ = (
         "_buffer", "_handlers", "_held", "_input", "_listener", "_poll", "_reopened", "_signal_fd", "_streams",
-        "_timers", "_view", "clients", "ended", "lean", "log", "params", "status", "stdin_fd",
+        "_timers", "_view", "begin", "clients", "ended", "lean", "log", "params", "status", "stdin_fd", "until",
     )
 
     def __init__(self, params: Params) -> None:
@@ -63,6 +63,8 @@ class Monitor:
         self.status = 0  # exit code of the container's init, once it has ended
         self.ended = False
         self.clients: list[Client] = []
+        self.begin: Callable[[Client], object] | None = None  # let an initialized container's command run
+        self.until = 0.0  # when run() is to return, time.monotonic(); 0: not before the container's end
         self.lean = False  # in the interpreter that helpers/rl-monitor is for
         self.log = open_log(params["log"]) if params["pid"] else None  # 0: it waits to be started again
         if self.log and "log_carry" in params:
@@ -92,6 +94,8 @@ class Monitor:
         for exported in params["clients"]:
             self._add_client(Client(**exported))
         self._hold()
+        if params["pid"]:
+            self.limit_time(params.get("deadline", 0.0))
         if "kill_at" in params:
             self.at(_KILL, params.pop("kill_at") - time.monotonic(), lambda: self.kill(9))
         if self._input:
@@ -100,17 +104,16 @@ class Monitor:
             self._end_input()
 
     # the loop -----------------------------------------------------------------------------------
-    def run(self, seconds: float = 0) -> bool:
-        """Work until the container has ended (True), or for *seconds* and until nothing is half done (False)."""
-        until = time.monotonic() + seconds if seconds else 0.0
+    def run(self) -> bool:
+        """Work until the container has ended (True), or until *until* and nothing is half done (False)."""
         self._reap()
         while not self.ended:
-            if until and time.monotonic() >= until and not self._half_done():
+            if self.until and time.monotonic() >= self.until and not self._half_done():
                 return False
             self._run_timers()
             if self.ended:
                 break
-            self._turn(self._wait(until))
+            self._turn(self._wait())
         return True
 
     def _turn(self, milliseconds: float | None) -> int:
@@ -150,8 +153,9 @@ class Monitor:
                 del self._timers[key]
                 callback()
 
-    def _wait(self, until: float) -> float | None:
+    def _wait(self) -> float | None:
         """Milliseconds until something is due; None: nothing ever is."""
+        until = self.until
         due = min((when for when, _ in self._timers.values()), default=0.0)
         soonest = min((when for when in (until, due) if when), default=0.0)
         if not soonest:
@@ -212,6 +216,18 @@ class Monitor:
         if _KILL not in self._timers or timeout is not None:
             self.at(_KILL, seconds, lambda: self.kill(9))
 
+    def limit_time(self, deadline: float) -> None:
+        """Kill the container at *deadline* (time.monotonic()), unless that is 0."""
+        self.params["deadline"] = deadline
+        if deadline:
+            self.at("timeout", deadline - time.monotonic(), self._time_out)
+
+    def _time_out(self) -> None:
+        """--timeout is over: killed, and the exit code says so, as conmon's does."""
+        self.params["timed_out"] = True
+        self._thaw()
+        self.kill(9)
+
     def _thaw(self) -> None:
         """A paused container takes no signal but SIGKILL."""
         if self.params.get("cgroup"):
@@ -237,6 +253,8 @@ class Monitor:
                 self.ended = True
                 code = posix.waitstatus_to_exitcode(status)
                 self.status = code if code >= 0 else 128 - code
+                if self.params.get("timed_out") and self.status == 137:
+                    self.status = -1
 
     def _init_exists(self) -> bool:
         try:

@@ -66,6 +66,7 @@ def wait(monitor: Monitor) -> None:
     left = max(0.0, params["restart_at"] - time.monotonic())
     if params.get("after") != "restart":
         monitor.at("restart", left, lambda: setattr(monitor, "ended", True))
+        monitor.until = 0.0
         if left > _SOON and not monitor.lean:
             _replace(monitor)
         monitor.run()
