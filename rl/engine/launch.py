@@ -11,7 +11,7 @@ import os
 import time
 
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, containers, oci, prefork, volumes
+from rl.engine import cgroups, containers, events, oci, prefork, volumes
 from rl.engine.spec import security
 from rl.errors import RlError, UnsupportedError, UsageError, disk_hint, limit_hint, to_wire
 from rl.kernel import mount, process
@@ -75,6 +75,7 @@ class Launch:
         self.sock = sock
         self.lock = lock
         self.message = message
+        events.adopt(paths, message["events"])
         self.directory = paths.container(container_id)
         self.config: ContainerConfig = {}
         self.context = oci.Context()
@@ -422,6 +423,7 @@ class Launch:
         assert self.created is not None
         for warning in self.warnings:
             prefork.send_progress(self.sock, {"warning": warning})
+        events.emit_container(self.paths, self.config, *self._happened())
         prefork.send_progress(self.sock, {"started": self.created.pid})
         attached = self.message.get("attach", False)
         if not attached:
@@ -454,8 +456,15 @@ class Launch:
                 "remove": self.config["remove"],
                 "delete": self._to_delete(),
                 "state": dict(self.state),
+                "events": self.message["events"],
+                "image": self.config["image"],
+                "labels": self.config["labels"],
             }
         )
+
+    def _happened(self) -> tuple[str, ...]:
+        """The events of a start; told here, for of the attached command line nobody knows how soon it would."""
+        return ("init", "start", "attach") if self.message.get("attach") else ("init", "start")
 
     def _to_delete(self) -> list[str]:
         """What --rm removes beside the container's directory: its name and its anonymous volumes."""

@@ -6,8 +6,9 @@ even when the disk is full. No second program is started.
 
 1. Drain the streams, close the log. 2. Ask the cgroup whether memory ran out. 3. Kill what the container left running
 (with a shared pid namespace). 4. End pasta, fuse-overlayfs and the like. 5. Remove the cgroup. 6. Write state.json, or
-with --rm rename the container into the trash and free its name. 7. Remove the run directory and give the lock back:
-from here `start` and `rm` work. 8. Tell waiters and attached clients. 9. Erase the trash, which nobody waits for.
+with --rm rename the container into the trash and free its name; tell the log of events. 7. Remove the run directory and
+give the lock back: from here `start` and `rm` work. 8. Tell waiters and attached clients. 9. Erase the trash, which
+nobody waits for.
 """
 
 from __future__ import annotations
@@ -92,8 +93,29 @@ class Ending:
 
     def record(self) -> None:
         """The last word in state.json; with --rm the container goes into the trash instead."""
-        if not self.params.get("remove") or not self._discard():
-            self._write_state()
+        removed = bool(self.params.get("remove")) and self._discard()
+        try:
+            if not removed:
+                self._write_state()
+        finally:
+            self._emit(removed)
+
+    def _emit(self, removed: bool) -> None:
+        """The events of the end: before anyone is told of it, so that who waits for the container finds them."""
+        params = self.params
+        if "events" not in params:
+            return
+        from rl.monitor import eventlog
+
+        image = {"image": params.get("image", "")}
+        died = {**image, "containerExitCode": str(self.monitor.status)}
+        happened = [("oom", image)] if self.oom_killed else []
+        happened += [("died", died), ("cleanup", image)]
+        if removed:
+            happened.append(("remove", image))
+        name, labels = params["log"].get("name", ""), params.get("labels")
+        events = [eventlog.event("container", each, params["id"], name, more, labels) for each, more in happened]
+        eventlog.write(params["events"], events)
 
     def _discard(self) -> bool:
         """Volumes and cidfile, the record that names them, the name: one killed in here leaves nothing unknown."""

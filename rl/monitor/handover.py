@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn, TypedDict
 
-    from rl.config.model import LogConfig
+    from rl.config.model import EventLog, LogConfig
 
     class Params(TypedDict, total=False):
         """What :func:`become_monitor` takes; descriptors are -1 where there is none."""
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
         remove: bool  # --rm
         delete: list[str]  # with --rm, what to delete beside container_dir: files, links, directories
         state: dict[str, Any]  # state.json as it is; the end is written into it
+        events: EventLog  # where the end is told; without it nowhere
+        image: str  # for events, as are:
+        labels: dict[str, str]
         # set here
         clients: list[tuple[int, bool, bool, bool, bool]]
         slave_fd: int

@@ -45,6 +45,7 @@ CHUNK = 32768  # the largest payload of a packet
 DRAIN = 1 << 20
 
 STOPPING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGURG)
+_KILL = "kill"  # the timer of what did not obey the stop signal
 IN, OUT, GONE = select.POLLIN, select.POLLOUT, select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
@@ -52,8 +53,8 @@ class Monitor:
     """One container's streams, clients and process."""
 
     __slots__ = (
-        "_buffer", "_handlers", "_held", "_input", "_listener", "_poll", "_reopened", "_signal_fd", "_stop_at",
-        "_streams", "_view", "clients", "ended", "log", "params", "status", "stdin_fd",
+        "_buffer", "_handlers", "_held", "_input", "_listener", "_poll", "_reopened", "_signal_fd", "_streams",
+        "_timers", "_view", "clients", "ended", "log", "params", "status", "stdin_fd",
     )
 
     def __init__(self, params: Params) -> None:
@@ -72,7 +73,7 @@ class Monitor:
         self._streams: dict[int, int] = {}  # descriptor: 1 stdout, 2 stderr
         self._held = False  # the first client is behind: the streams are not read
         self._input: list[bytes] = []  # what the container has not taken yet
-        self._stop_at = 0.0  # when to kill what did not obey the stop signal
+        self._timers: dict[str, tuple[float, Callable[[], object]]] = {}
         self._reopened = 0
         self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, params["listen_fd"])
         self._signal_fd = self._catch_signals()
@@ -94,22 +95,47 @@ class Monitor:
         until = time.monotonic() + seconds if seconds else 0.0
         self._reap()
         while not self.ended:
-            now = time.monotonic()
-            if until and now >= until and not self._half_done():
+            if until and time.monotonic() >= until and not self._half_done():
                 return False
-            if self._stop_at and now >= self._stop_at:
-                self._stop_at = 0.0
-                self.kill(9)
-            wait = min((t for t in (until, self._stop_at) if t), default=0.0)
-            # At least 20 ms: past `until` a client's queue is what we wait for.
-            for fd, events in self._poll.poll(max(20.0, (wait - now) * 1000) if wait else None):
+            self._run_timers()
+            if self.ended:
+                break
+            for fd, events in self._poll.poll(self._wait(until)):
                 handler = self._handlers.get(fd)
                 if handler:
                     handler(events)
         return True
 
     def _half_done(self) -> bool:
-        return bool(self._input or self._stop_at or any(client.queue for client in self.clients))
+        return bool(self._input or _KILL in self._timers or any(client.queue for client in self.clients))
+
+    # timers -------------------------------------------------------------------------------------
+    def at(self, key: str, seconds: float, callback: Callable[[], object]) -> None:
+        """Call *callback* once, *seconds* from now, in the loop; an earlier timer of that *key* is replaced.
+
+        Timers are this process's: who needs one after :meth:`export` sets it again.
+        """
+        self._timers[key] = (time.monotonic() + seconds, callback)
+
+    def cancel(self, key: str) -> None:
+        """Forget the timer *key*, if there is one."""
+        self._timers.pop(key, None)
+
+    def _run_timers(self) -> None:
+        now = time.monotonic()
+        for key, (when, callback) in tuple(self._timers.items()):
+            if now >= when and self._timers.get(key) == (when, callback):
+                del self._timers[key]
+                callback()
+
+    def _wait(self, until: float) -> float | None:
+        """Milliseconds until something is due; None: nothing ever is."""
+        due = min((when for when, _ in self._timers.values()), default=0.0)
+        soonest = min((when for when in (until, due) if when), default=0.0)
+        if not soonest:
+            return None
+        # poll(2) takes whole milliseconds: rounded up, or it would spin. Past `until` a client's queue is waited for.
+        return max(20.0 if soonest == until else 1.0, (soonest - time.monotonic()) * 1000 + 1)
 
     def _watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         self._poll.register(fd, events)
@@ -147,7 +173,8 @@ class Monitor:
         self._reap()
         if not self.ended and not numbers.isdisjoint(STOPPING):
             self.kill(self.params["stop_signal"])
-            self._stop_at = self._stop_at or time.monotonic() + self.params["stop_timeout"]
+            if _KILL not in self._timers:
+                self.at(_KILL, self.params["stop_timeout"], lambda: self.kill(9))
 
     def _reap(self) -> None:
         """Take the status of every child that ended; orphans of the container come to us too (subreaper)."""
