@@ -201,11 +201,9 @@ def _graph(engine: Engine, config: ContainerConfig, state: ContainerState) -> di
     directory = engine.paths.container(config["id"])
     if config.get("rootfs"):
         return {}
-    from rl.storage import layers
+    from rl.engine import rootfs
 
-    key = config.get("id_key", "")
-    lowers = [layers.layer_path(engine.paths, diff_id, key) for diff_id in reversed(config.get("layers", []))]
-    data = {"LowerDir": ":".join(lowers)}
+    data = {"LowerDir": ":".join(rootfs.lower_directories(engine.paths, config))}
     if state.get("status") in containers.LIVE:
         data["MergedDir"] = f"{directory}/rootfs"
     data["UpperDir"] = f"{directory}/upper"
