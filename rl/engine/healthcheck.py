@@ -123,6 +123,8 @@ def healthcheck_run(engine: Engine, container: str) -> tuple[int, str]:
     answer = _ask(engine.paths.container_run(container_id))
     if answer is None:
         raise StateError(f"container {container_id} is not running: it has just ended", "`rl ps -a` shows its state")
+    if answer["probe"] is None:
+        raise RlError(f"check the health of container {name}: no probe could be made", "`rl ps -a` shows its state")
     if answer["status"] not in STATUSES or not isinstance(answer["probe"], int):
         raise RlError(f"the monitor of container {name} answered {answer}", "restart the container")
     return answer["probe"], answer["status"]

@@ -91,6 +91,16 @@ class Checks:
         if self.health["fd"] < 0:
             self._begin()
 
+    def stop(self) -> None:
+        """The container has ended: no more probes. One that is at work ends as what the container left running does."""
+        for key in (_PROBE, _LIMIT):
+            self._monitor.cancel(key)
+        if self.health["fd"] >= 0:
+            self._monitor._forget(self.health["fd"])
+            posix.close(self.health["fd"])
+            self.health["fd"] = -1
+        self._answer(None)
+
     def _set_timer(self) -> None:
         if self.health["due"] and self.health["fd"] < 0:
             self._monitor.at(_PROBE, max(0.0, self.health["due"] - time.monotonic()), self._on_time)
@@ -104,8 +114,6 @@ class Checks:
         self._set_timer()
 
     def _on_time(self) -> None:
-        if self._monitor.ended or self.health["fd"] >= 0:
-            return
         if self._is_paused():
             self._schedule()  # a frozen process answers nothing
         else:
@@ -139,7 +147,7 @@ class Checks:
         posix.close(writer)
         if pid < 0:
             posix.close(reader)
-            self._answer(-1)
+            self._answer(None)
             self._schedule()
             return
         seconds = 0 if failed else self.check["timeout"] / 1e9
@@ -191,7 +199,7 @@ class Checks:
             health["limit"] = 0.0  # once: where that fails too, the container gets no verdict
             return
         verdict = marshal.loads(data) if data else {}
-        code: int = verdict.pop("code", -1)
+        code: int | None = verdict.pop("code", None)
         before, was_starting = health["status"], health["starting"]
         self._set(**verdict)
         self._answer(code)
@@ -202,12 +210,12 @@ class Checks:
             self._schedule()
         self._follow(before)
 
-    def _answer(self, code: int) -> None:
-        """Tell who asked."""
+    def _answer(self, code: int | None) -> None:
+        """Tell who asked; None: there is no result."""
         waiting, self.health["waiting"] = self.health["waiting"], []
         if waiting:
             word = b"healthy" if code == 0 else b"starting" if self.health["starting"] else b"unhealthy"
-            packet = b'\6{"probe": %d, "status": "%s"}' % (code, word)
+            packet = b'\6{"probe": null}' if code is None else b'\6{"probe": %d, "status": "%s"}' % (code, word)
             for client in tuple(self._monitor.clients):
                 if client.fd in waiting:
                     self._monitor.send(client, packet)
