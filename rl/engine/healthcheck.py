@@ -65,6 +65,25 @@ def status(paths: Paths, config: ContainerConfig) -> str:
     return read(paths, config["id"]).get("status", "starting") if has_check(config) else ""
 
 
+def wait_health(paths: Paths, container_id: str, state: str, wanted: set[str]) -> bool:
+    """Whether the container, whose state is *state*, is as healthy as `rl wait` *wanted* it to be.
+
+    To be asked each time a record of it has changed. Raises StateError where it never will be: it has no health
+    check, or it has ended.
+    """
+    config = containers.read_config(paths, container_id)
+    if not has_check(config):
+        raise StateError(
+            f"container {config['name']} has no defined healthcheck", "give it one: rl run --health-cmd COMMAND …"
+        )
+    if state == "running":
+        return status(paths, config) in wanted
+    if state in ("exited", "removing") and "exited" not in wanted:
+        words = " or ".join(sorted(wanted.intersection(STATUSES)))
+        raise StateError(f"container {config['name']} has ended before it was {words}", f"rl logs {config['name']}")
+    return False
+
+
 def state_document(paths: Paths, config: ContainerConfig) -> dict[str, Any]:
     """``.State.Health`` of `rl inspect`."""
     record = read(paths, config["id"]) if has_check(config) else {}
