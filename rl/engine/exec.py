@@ -36,13 +36,17 @@ def exec_(
 
     *env* are ``NAME=VALUE`` items on top of the container's environment; *user* and *workdir* default to the
     container's. With *tty* and *interactive* the caller's terminal is in raw mode while the command runs, and
-    *detach_keys* (default ctrl-p,ctrl-q) leave it running: then the result is 0. *preserve_fds* descriptors from 3 on
-    are passed on, or those of *preserve_fd*, by the same numbers. Without *record* the session is neither shown by
-    `inspect` nor told by events. Raises StateError when the container does not run, CommandNotFoundError (127),
-    CommandNotExecutableError (126), UsageError, RlError.
+    *detach_keys* (default: containers.conf's, else ctrl-p,ctrl-q) leave it running: then the result is 0.
+    *preserve_fds* descriptors from 3 on are passed on, or those of *preserve_fd*, by the same numbers. Without *record*
+    the session is neither shown by `inspect` nor told by events. Raises StateError when the container does not run,
+    CommandNotFoundError (127), CommandNotExecutableError (126), UsageError, RlError.
     """
     if not command:
         raise UsageError("exec: no command given", "rl exec CONTAINER COMMAND [ARGUMENT…]")
+    if detach_keys is None and tty and interactive:
+        from rl.config import containersconf
+
+        detach_keys = containersconf.load(engine.paths.run).get("engine.detach_keys")
     if detach_keys is not None:
         terminal.parse_detach_keys(detach_keys)  # before anything runs
     preserve = _preserved(preserve_fds, preserve_fd or [])  # before we open anything ourselves
