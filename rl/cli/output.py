@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from rl.cli.template import Template
+
     #: (heading, field) of each column
     Columns = Sequence[tuple[str, str]]
 
@@ -144,6 +146,13 @@ def print_one(format: str, document: dict[str, Any], indent: str = "  ") -> None
     from rl.cli.template import tagged
 
     return write(render(format, tagged(document)))
+
+
+def template(format: str) -> Template:
+    """The parsed ``--format`` of a verb that prints row by row."""
+    from rl.cli.template import Template
+
+    return Template(_outside_actions(format, False))
 
 
 def render(format: str, document: Any) -> str:

@@ -39,6 +39,7 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("image.tag", ("tag", "image tag"), "Give an image a further name"),
     ("image.untag", ("untag", "image untag"), "Take names away from an image"),
     ("system.completion", ("completion",), "Print the completion script for a shell"),
+    ("system.events", ("events", "system events"), "Show what happens, as it happens"),
     ("system.help", ("help",), "Show help about a command"),
     ("system.info", ("info", "system info"), "Show what this host and this rl can do"),
     ("system.inspect", ("inspect",), "Show all that is known of a container, an image or a volume"),

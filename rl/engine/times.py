@@ -95,6 +95,21 @@ def go_time(text: str) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", local) + fraction + time.strftime(" %z %Z", local)
 
 
+def rfc3339_local(ns: int) -> str:
+    """Nanoseconds since 1970 as RFC 3339 with the local offset, as Go writes it in JSON: no zeros at the end."""
+    local = time.localtime(ns // 10**9)
+    fraction = f".{ns % 10**9:09d}".rstrip("0").rstrip(".")
+    return time.strftime("%Y-%m-%dT%H:%M:%S", local) + fraction + zone(local.tm_gmtoff)
+
+
+def zone(offset: int) -> str:
+    """A zone's offset in seconds as RFC 3339 has it."""
+    if not offset:
+        return "Z"
+    sign, offset = ("+", offset) if offset > 0 else ("-", -offset)
+    return f"{sign}{offset // 3600:02d}:{offset // 60 % 60:02d}"
+
+
 def ago(text: str) -> str:
     """``5 minutes ago`` for an RFC 3339 time, "" for none."""
     ns = epoch_ns(text)
@@ -124,6 +139,26 @@ def duration_ns(text: str) -> int:
     except (ValueError, KeyError):
         raise UsageError(f"{text!r} is not a duration", "write it as 300ms, 10s, 5m or 1h30m") from None
     return int(total)
+
+
+def flag_ns(flag: str, text: str, ahead: bool = False) -> int:
+    """As :func:`moment_ns`, 0 for ""; the error names the *flag*. *ahead*, as Podman's --until is: ``10m`` is in ten
+    minutes, ``-10m`` ten minutes ago. Raises UsageError."""
+    if not text:
+        return 0
+    sign = 1
+    if text[0] in "+-":
+        sign, text = (-1 if text[0] == "-" else 1), text[1:]
+        duration = True
+    else:
+        duration = not text.replace(".", "", 1).isdigit() and text[4:5] != "-"
+    try:
+        if duration:
+            return time.time_ns() + (sign if ahead else -sign) * duration_ns(text)
+        return moment_ns(text)
+    except UsageError:
+        hint = "use 2026-01-31T12:00:00Z, 2026-01-31, seconds since 1970, or a duration: 1h30m"
+        raise UsageError(f'parsing --{flag} "{text}": unable to interpret time value', hint) from None
 
 
 def moment_ns(text: str) -> int:
