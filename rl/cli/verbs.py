@@ -24,6 +24,7 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("container.rm", ("rm", "container rm"), "Remove containers"),
     ("container.run", ("run", "container run"), "Run a command in a new container"),
     ("container.start", ("start", "container start"), "Start containers"),
+    ("container.stats", ("stats", "container stats"), "Show what containers use of processor, memory, network, disks"),
     ("container.stop", ("stop", "container stop"), "Stop running containers"),
     ("container.top", ("top", "container top"), "Show the processes of a container"),
     ("container.update", ("update", "container update"), "Change the limits of a container"),

@@ -27,6 +27,35 @@ def human_size(size: float, precision: int = 3, space: str = "") -> str:
     return f"{text}{space}{units[at]}"
 
 
+def binary_size(size: float) -> str:
+    """Bytes in units of 1024: ``23.54GiB``."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+    at, value = 0, float(size)
+    while abs(value) >= 1024 and at < len(units) - 1:
+        value /= 1024
+        at += 1
+    return f"{value:.4g}{units[at]}" if abs(value) < 1000 else f"{value:.0f}{units[at]}"
+
+
+def go_duration(ns: int) -> str:
+    """Nanoseconds as Go prints a time.Duration: ``1h2m3.5s``, ``20.386825ms``, ``0s``."""
+    for unit, size in (("ns", 1), ("µs", 10**3), ("ms", 10**6)):
+        if ns < size * 1000:
+            return f"{_fraction(ns, size)}{unit}" if ns else "0s"
+    minutes, rest = divmod(ns, 60 * 10**9)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{_fraction(rest, 10**9)}s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text
+
+
+def _fraction(value: int, size: int) -> str:
+    whole, rest = divmod(value, size)
+    digits = str(rest).rjust(len(str(size)) - 1, "0").rstrip("0") if rest else ""
+    return f"{whole}.{digits}" if digits else str(whole)
+
+
 _SPANS = ((48, 1, "hours"), (24 * 14, 24, "days"), (24 * 60, 24 * 7, "weeks"), (24 * 365 * 2, 24 * 30, "months"))
 
 
