@@ -34,6 +34,18 @@ class MountSpec(TypedDict, total=False):
     no_copy: bool
 
 
+class SecretUse(TypedDict):
+    """One --secret: which secret, and how the container gets it. Its data never stands in a record."""
+
+    id: str
+    name: str
+    type: str  # mount | env
+    target: str  # absolute path in the container, or the variable's name
+    uid: int
+    gid: int
+    mode: int
+
+
 class LogConfig(TypedDict, total=False):
     driver: str  # k8s-file | json-file | journald | none | passthrough
     path: str
@@ -105,6 +117,7 @@ class ContainerConfig(TypedDict, total=False):
     workdir: str
     user: str
     group_add: list[str]
+    host_users: list[tuple[str, int, int, str, str]]  # --hostuser: name, uid, gid, full name, home
     umask: str
     timezone: str
     hostname: str
@@ -120,6 +133,7 @@ class ContainerConfig(TypedDict, total=False):
     cgroupns_mode: str
     network: NetworkRequest
     mounts: list[MountSpec]
+    secrets: list[SecretUse]
     read_only: bool
     read_only_tmpfs: bool
     shm_size: int
@@ -167,6 +181,18 @@ class LayerInfo(TypedDict, total=False):
     diff_id: str
     size: int  # bytes unpacked
     entries: int
+
+
+class SecretRecord(TypedDict, total=False):
+    """secrets/<id>/secret.json: what is known of a secret, its data left out."""
+
+    id: str  # 25 hex digits
+    name: str
+    driver: str  # file | pass | shell
+    options: dict[str, str]  # of the driver
+    labels: dict[str, str]
+    created: str
+    updated: str
 
 
 class ImageRecord(TypedDict, total=False):

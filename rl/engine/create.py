@@ -10,7 +10,7 @@ import os
 import sys
 
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, containers, events
+from rl.engine import cgroups, containers, events, identity
 from rl.engine.spec import environment, idmaps, limits, logs, mounts, security, values
 from rl.errors import ConflictError, NoSuchImageError, NotFoundError, RlError, UsageError, disk_hint
 from rl.image import content
@@ -85,7 +85,7 @@ def plan(
         "remove": bool(options.get("rm")),
     }
     options = {**options, "_command": command}
-    for fill in (_process, _identity, _namespaces, _network, _filesystem, _security, _supervision):
+    for fill in (_process, _identity, _namespaces, _network, _filesystem, _secrets, _security, _supervision):
         fill(engine, config, options)
     return config
 
@@ -113,7 +113,9 @@ def _process(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -
     if not config["workdir"].startswith("/"):
         raise UsageError(f"--workdir {config['workdir']!r} must be an absolute path in the container")
     config["user"] = options["user"] if "user" in options else image.get("User") or ""
+    identity.check(options)
     config["group_add"] = list(options.get("group_add", []))
+    config["host_users"] = identity.host_users(options.get("hostuser", []))
     config["terminal"] = bool(options.get("tty"))
     config["stdin_open"] = bool(options.get("interactive"))
     config["umask"] = _umask(options.get("umask", "0022"))
@@ -276,6 +278,23 @@ def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]
         config["options"]["init_path"] = _find_init(options)
 
 
+def _secrets(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """--secret: ids and places; the data is copied when the container is recorded."""
+    config["secrets"] = []
+    if not options.get("secret"):
+        return
+    from rl.engine import secrets
+    from rl.engine.spec.secrets import uses
+
+    taken = {spec["destination"] for spec in config["mounts"]}
+    for use in uses(options["secret"]):
+        record = secrets.find(engine.paths, use["name"])
+        use["id"], use["name"] = record["id"], record["name"]
+        if use["type"] == "mount" and taken.intersection((use["target"], os.path.dirname(use["target"]))):
+            raise UsageError(f"--secret: {use['target']}: duplicate mount destination", "give it another target=")
+        config["secrets"].append(use)
+
+
 _INITS = ("/usr/libexec/podman/catatonit", "/usr/libexec/catatonit/catatonit", "/usr/bin/catatonit",
           "/usr/bin/tini-static", "/usr/bin/dumb-init", "/usr/bin/docker-init",
           "/usr/libexec/docker/docker-init", "/sbin/tini")
@@ -341,6 +360,10 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
                 raise NoSuchImageError(f"image {config['image']} was removed meanwhile", f"rl pull {config['image']}")
             if not sync:
                 os.close(os.open(f"{staging}/{containers.PASSING}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            if config["secrets"]:
+                from rl.engine import container_secrets
+
+                container_secrets.copy(paths, config, staging, sync)
             write_json(f"{staging}/config.json", config, sync=sync)
             write_json(f"{staging}/state.json", state, sync=sync)
             os.rename(staging, paths.container(container_id))
@@ -408,7 +431,8 @@ def _replace(engine: Engine, config: ContainerConfig) -> bool:
 
 
 def _undo(engine: Engine, config: ContainerConfig, staging: str, cidfile: str) -> None:
-    for name in ("config.json", "state.json", containers.PASSING):
+    copies = [f"secret.{use['id']}" for use in config["secrets"]]
+    for name in ("config.json", "state.json", containers.PASSING, *copies):
         try:
             os.unlink(f"{staging}/{name}")
         except OSError:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Context:
     """What the monitor knows when it makes the specification."""
 
-    __slots__ = ("additional_gids", "binds", "cgroup_path", "gid", "home", "id_mode", "namespaces", "resources",
-                 "rootfs", "seccomp", "shared_memory", "uid", "volumes")
+    __slots__ = ("additional_gids", "binds", "cgroup_path", "gid", "home", "id_mode", "keep_groups", "namespaces", "resources",
+                 "rootfs", "seccomp", "secrets", "shared_memory", "uid", "volumes")
 
     def __init__(self) -> None:
         self.rootfs = ""
@@ -29,10 +29,12 @@ class Context:
         self.uid = 0
         self.gid = 0
         self.additional_gids: list[int] = []
+        self.keep_groups = False  # --group-add keep-groups: the caller's own
         self.home = "/"
         self.id_mode = "full"
         self.namespaces: dict[str, str] = {}  # kind → path to join
         self.binds: list[tuple[str, str]] = []  # (file on the host, path in the container): hosts, resolv.conf …
+        self.secrets: list[tuple[str, str]] = []  # the same, for --secret
         self.volumes: dict[str, str] = {}  # destination → directory of the volume
         self.seccomp: dict[str, Any] | None = None
         self.resources: dict[str, Any] = {}
@@ -71,6 +73,8 @@ def specification(config: ContainerConfig, context: Context) -> dict[str, Any]:
             "org.opencontainers.image.stopSignal": str(config["stop_signal"]),
         },
     }
+    if context.keep_groups:
+        result["annotations"]["run.oci.keep_original_groups"] = "1"  # crun's, and our runtime knows it
     if config["uts_mode"] == "private":
         result["hostname"] = config["hostname"]
     return result
@@ -136,18 +140,24 @@ def _namespaces(config: ContainerConfig, context: Context) -> list[dict[str, str
 def _mounts(config: ContainerConfig, context: Context) -> list[dict[str, Any]]:
     """The standard mounts, then the files we make, then what was asked for, parents before children."""
     requested = [_requested(spec, context) for spec in config["mounts"]]
+    requested += [_bound(source, destination) for source, destination in context.secrets]
     taken = {mount["destination"] for mount in requested}
     result = [mount for mount in _standard(config, context) if mount["destination"] not in taken]
     for source, destination in context.binds:
         if destination not in taken:
-            result.append({"destination": destination, "type": "bind", "source": source,
-                           "options": ["bind", "rprivate", "nosuid", "nodev"]})
+            result.append(_bound(source, destination))
     result += sorted(requested, key=lambda mount: str(mount["destination"]).count("/"))
     result += _devices(config)
     if config["init"]:
         result.append({"destination": "/run/rl-init", "type": "bind", "source": config["options"]["init_path"],
                        "options": ["bind", "ro", "rprivate"]})
     return result
+
+
+def _bound(source: str, destination: str) -> dict[str, Any]:
+    """A file or directory of ours."""
+    return {"destination": destination, "type": "bind", "source": source,
+            "options": ["bind", "rprivate", "nosuid", "nodev"]}
 
 
 def _mount(destination: str, fstype: str, options: str, source: str = "") -> dict[str, Any]:
