@@ -94,6 +94,9 @@ class NetworkRequest(TypedDict, total=False):
     dns_options: list[str]
     add_hosts: list[str]
     no_hosts: bool
+    no_hostname: bool
+    hosts_file: str  # base of /etc/hosts: path | image | none | "" (as containers.conf says)
+    mac: str  # hardware address asked for, "" = any
     no_resolv: bool
 
 
@@ -107,6 +110,7 @@ class ContainerConfig(TypedDict, total=False):
     image: str  # normalized reference as asked, "" with --rootfs
     image_id: str  # 64 hex digits
     rootfs: str  # --rootfs: a directory on the host
+    rootfs_overlay: bool  # it stays as it is: what the container changes is lost at its end
     layers: list[str]  # diff ids, base first
     driver: str  # storage driver asked for by name; "" = the first start chooses
     id_key: str  # which on-disk id mapping of the layers: "" | "single" | …
@@ -145,6 +149,7 @@ class ContainerConfig(TypedDict, total=False):
     sysctl: dict[str, str]
     ulimits: list[str]
     init: bool
+    systemd: bool  # a place for systemd: see rl.engine.spec.systemd
     labels: dict[str, str]
     annotations: dict[str, str]
     stop_signal: int

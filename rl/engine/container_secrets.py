@@ -11,21 +11,39 @@ import errno
 import os
 
 from rl.config.jsonio import write_atomic
-from rl.engine.spec.secrets import DIRECTORY
-from rl.errors import RlError, UnsupportedError
+from rl.engine.spec.secrets import DIRECTORY, uses
+from rl.errors import RlError, UnsupportedError, UsageError
 from rl.kernel import mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from rl.config.model import ContainerConfig, SecretUse
     from rl.config.paths import Paths
+    from rl.engine.context import Engine
 
 
 def file_name(secret_id: str) -> str:
     """The copy's name in the container's directory."""
     return f"secret.{secret_id}"
+
+
+def fill(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """--secret: ids and places; the data is copied when the container is recorded."""
+    config["secrets"] = []
+    if not options.get("secret"):
+        return
+    from rl.engine import secrets
+
+    taken = {spec["destination"] for spec in config["mounts"]}
+    for use in uses(options["secret"]):
+        record = secrets.find(engine.paths, use["name"])
+        use["id"], use["name"] = record["id"], record["name"]
+        if use["type"] == "mount" and taken.intersection((use["target"], os.path.dirname(use["target"]))):
+            raise UsageError(f"--secret: {use['target']}: duplicate mount destination", "give it another target=")
+        config["secrets"].append(use)
 
 
 def copy(paths: Paths, config: ContainerConfig, directory: str, sync: bool) -> None:

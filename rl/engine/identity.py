@@ -107,9 +107,10 @@ def write_entries(
         return
     passwd, group = _lines(context.rootfs, "passwd"), _lines(context.rootfs, "group")
     new = {"passwd": _passwd_entries(config, context, passwd, host_uid), "group": []}
-    names = [line.partition(":")[0] for line in new["passwd"][-1:]]
     if _entry(group, 2, str(context.gid)) is None:
-        new["group"].append(_group_entry(config, context, names[0] if names else str(context.uid)))
+        known = [line.split(":") for line in new["passwd"]] + passwd
+        own = _entry(known, 2, str(context.uid))
+        new["group"].append(_group_entry(config, context, own[0] if own else str(context.uid)))
     for file, lines in new.items():
         if lines:
             old = passwd if file == "passwd" else group
@@ -136,24 +137,24 @@ def _passwd_entries(
     if _entry(known, 2, str(context.uid)) is not None or any(line.split(":")[2] == str(context.uid) for line in lines):
         return lines
     if config["userns"].startswith("keep-id"):
-        name, full_name = _caller(context.uid, host_uid)
+        name, full_name, home = _caller(context.uid, host_uid)
     elif _by_number(config["user"].partition(":")[0]):
-        name, full_name = str(context.uid), "container user"
+        name, full_name, home = str(context.uid), "container user", ""
     else:
         return lines
-    context.home = config["workdir"]
+    context.home = home if home and _mounted(config, home) else config["workdir"]
     lines.append(_passwd_line(wanted, name, context.uid, context.gid, full_name, context.home))
     return lines
 
 
-def _caller(uid: int, host_uid: int | None) -> tuple[str, str]:
-    """Name and full name of keep-id's user: the caller's, where the number is the caller's."""
+def _caller(uid: int, host_uid: int | None) -> tuple[str, str, str]:
+    """Name, full name and home of keep-id's user: the caller's, where the number is the caller's."""
     if host_uid != uid:
-        return "user", "user"
+        return "user", "user", ""
     import pwd
 
     entry = pwd.getpwuid(uid)
-    return entry.pw_name, entry.pw_gecos.replace(":", " ") or entry.pw_name
+    return entry.pw_name, entry.pw_gecos.replace(":", " ") or entry.pw_name, entry.pw_dir
 
 
 def _passwd_line(wanted: str, name: str, uid: int, gid: int, full_name: str, home: str) -> str:

@@ -19,7 +19,7 @@ from rl.monitor import handover
 from rl.network import namespace
 from rl.network import setup as network_setup
 from rl.runtime import container as runtime
-from rl.runtime import mountns, seccomp
+from rl.runtime import mountns, rootpath, seccomp
 from rl.storage import driver as storage
 
 TYPE_CHECKING = False
@@ -119,7 +119,8 @@ class Launch:
             self.context.namespaces["network"] = self._other_namespace("net", mode)
         own = not joined and mode != "host"
         if own or nested is not None:
-            self.user_fd, self.net_fd = namespace.create(nested, network=own)
+            other = self._other_users() if nested else -1
+            self.user_fd, self.net_fd = namespace.create(nested, network=own, join=other)
         self.pending = network_setup.start(config["network"], self.net_fd, run_dir=self.paths.run)
         self.undo.append(self.pending.cancel)
         if self.user_fd >= 0:
@@ -138,6 +139,13 @@ class Launch:
                 f"join the {kind} namespace of container {rest[:12]}: it is not running", f"rl start {rest[:12]}"
             )
         return f"/proc/{state['pid']}/ns/{kind}"
+
+    def _other_users(self) -> int:
+        """A descriptor of the user namespace to join with --userns=container:ID; -1 if it is not that."""
+        mode = self.config["userns"]
+        if not mode.startswith("container:"):
+            return -1
+        return os.open(self._other_namespace("user", mode), os.O_RDONLY | os.O_CLOEXEC)
 
     def join_namespaces(self) -> None:
         """--pid, --ipc, --uts, --cgroupns of another container or of a file."""
@@ -181,11 +189,19 @@ class Launch:
         from rl.network import files, settings
 
         memory = settings.remembered(self.paths.run)
-        contents = files.render(
-            self.config["network"], self.network, self.config["hostname"], self.config["name"], memory.config()
-        )
+        request, config = self.config["network"], memory.config()
+        own = self._image_file("/etc/hosts") if files.base_file(request, config) == "image" else ""
+        contents = files.render(request, self.network, self.config["hostname"], self.config["name"], config, own)
         memory.save()
         return contents
+
+    def _image_file(self, path: str) -> str:
+        """A text file of the image; "" where it has none."""
+        root = os.open(self.context.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return rootpath.read_limited(root, path, 8 << 20).decode(errors="surrogateescape")
+        finally:
+            os.close(root)
 
     def finish_network(self) -> None:
         """Wait for the helper; if another rung of the ladder was taken, the files are corrected in place."""
@@ -207,12 +223,15 @@ class Launch:
         """The image's layers with the container's own writable layer on top, at containers/<id>/rootfs."""
         from rl.engine import rootfs
 
-        if self.config["rootfs"]:
+        if self.config["rootfs"] and not self.config.get("rootfs_overlay"):
             self.context.rootfs = self.config["rootfs"]
             return
         chosen = storage.choose(self.paths, self.driver)
         self.driver = chosen.name
-        mounted = rootfs.mount(self.paths, chosen, self.config, self.context.id_mode, self._note)
+        if self.config["rootfs"]:
+            mounted = rootfs.mount_directory(self.paths, chosen, self.config)
+        else:
+            mounted = rootfs.mount(self.paths, chosen, self.config, self.context.id_mode, self._note)
         self.helpers += mounted["pids"]
         self.mounted_by = mounted["pids"]
         self.undo.append(lambda: chosen.unmount(mounted))
@@ -292,10 +311,13 @@ class Launch:
 
     def _choose_seccomp(self) -> None:
         chosen = security.security_options(self.config["security_opt"])
+        label = (self.config["image_config"].get("Labels") or {}).get(security.SECCOMP_LABEL)
         bounding, _ = security.capabilities(self.config["cap_add"], self.config["cap_drop"], self.config["privileged"])
         if chosen.seccomp == "unconfined" or (self.config["privileged"] and not chosen.seccomp):
             return
-        if chosen.seccomp:
+        if label and self.config["options"].get("seccomp_policy") == "image":
+            self.context.seccomp = self._image_profile(label, bounding)
+        elif chosen.seccomp:
             from rl.config.jsonio import read_json
 
             try:
@@ -306,8 +328,18 @@ class Launch:
         else:
             self.context.seccomp = seccomp.default_profile(bounding)
 
+    def _image_profile(self, label: str, bounding: list[str]) -> dict[str, Any]:
+        from rl.config.jsonio import loads
+
+        try:
+            return seccomp.resolve(loads(label), bounding)
+        except ValueError as error:
+            what = f"read the seccomp profile in the label {security.SECCOMP_LABEL} of {self.config['image']}"
+            raise RlError(f"{what}: {error}", "leave --seccomp-policy=image out") from None
+
     def _open_streams(self) -> None:
         """Pipes between the container and its monitor; a terminal brings its own, passthrough needs none."""
+        self.io.preserve = self.message.get("preserve", [])
         if self.config["log"]["driver"] == "passthrough":
             if any(map(os.isatty, range(3))):
                 raise UsageError(

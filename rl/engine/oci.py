@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Context:
     """What the monitor knows when it makes the specification."""
 
-    __slots__ = ("additional_gids", "binds", "cgroup_path", "gid", "home", "id_mode", "keep_groups", "namespaces", "resources",
-                 "rootfs", "seccomp", "secrets", "shared_memory", "uid", "volumes")
+    __slots__ = ("additional_gids", "binds", "cgroup_path", "gid", "home", "id_mode", "keep_groups", "namespaces",
+                 "resources", "rootfs", "seccomp", "secrets", "shared_memory", "uid", "volumes")
 
     def __init__(self) -> None:
         self.rootfs = ""
@@ -75,6 +75,8 @@ def specification(config: ContainerConfig, context: Context) -> dict[str, Any]:
     }
     if context.keep_groups:
         result["annotations"]["run.oci.keep_original_groups"] = "1"  # crun's, and our runtime knows it
+    if config["options"].get("personality"):
+        linux["personality"] = {"domain": config["options"]["personality"].upper()}
     if config["uts_mode"] == "private":
         result["hostname"] = config["hostname"]
     return result
@@ -146,6 +148,9 @@ def _mounts(config: ContainerConfig, context: Context) -> list[dict[str, Any]]:
     for source, destination in context.binds:
         if destination not in taken:
             result.append(_bound(source, destination))
+    for base in config["options"].get("chrootdirs", []):
+        result += [_bound(source, f"{base.rstrip('/')}{destination}")
+                   for source, destination in context.binds if destination.startswith("/etc/")]
     result += sorted(requested, key=lambda mount: str(mount["destination"]).count("/"))
     result += _devices(config)
     if config["init"]:
@@ -167,13 +172,16 @@ def _mount(destination: str, fstype: str, options: str, source: str = "") -> dic
 def _standard(config: ContainerConfig, context: Context) -> list[dict[str, Any]]:
     tty_gid = "" if context.id_mode == "single" else ",gid=5"
     sys_mode = "rw" if config["privileged"] else "ro"
+    own_cgroups = bool(config.get("systemd")) and config["cgroupns_mode"] == "private"
+    cgroup_mode = "rw" if own_cgroups else sys_mode
+    proc_options = ",".join(["nosuid", "noexec", "nodev", *security.security_options(config["security_opt"]).proc])
     mounts = [
-        _mount("/proc", "proc", "nosuid,noexec,nodev"),
+        _mount("/proc", "proc", proc_options),
         _mount("/dev", "tmpfs", "nosuid,noexec,strictatime,mode=755,size=65536k"),
         _mount("/sys", "sysfs", f"nosuid,noexec,nodev,{sys_mode}"),
         _mount("/dev/pts", "devpts", f"nosuid,noexec,newinstance,ptmxmode=0666,mode=0620{tty_gid}"),
         _mount("/dev/mqueue", "mqueue", "nosuid,noexec,nodev"),
-        _mount("/sys/fs/cgroup", "cgroup", f"rprivate,nosuid,noexec,nodev,relatime,{sys_mode}"),
+        _mount("/sys/fs/cgroup", "cgroup", f"rprivate,nosuid,noexec,nodev,relatime,{cgroup_mode}"),
     ]
     if config["pid_mode"] == "host":
         mounts[0] = {"destination": "/proc", "type": "bind", "source": "/proc",
@@ -194,6 +202,11 @@ def _standard(config: ContainerConfig, context: Context) -> list[dict[str, Any]]
         for path in ("/run", "/tmp", "/var/tmp"):
             mode = "" if path == "/run" else ",mode=1777"
             mounts.append(_mount(path, "tmpfs", f"rw,rprivate,nosuid,nodev,tmpcopyup{mode}"))
+    if config.get("systemd"):
+        from rl.engine.spec import systemd
+
+        there = {mount["destination"] for mount in mounts}
+        mounts += [_mount(path, "tmpfs", how) for path, how in systemd.tmpfs(config["options"]) if path not in there]
     return mounts
 
 

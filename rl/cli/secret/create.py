@@ -15,7 +15,7 @@ ARGUMENTS = (2, 2)
 INTERSPERSED = True
 COMPLETE = "file"
 OPTIONS = (
-    ("-d --driver", "value", "NAME", "Who keeps the data: file (default; not encrypted), pass (gpg) or shell (your commands)"),
+    ("-d --driver", "value", "NAME", "Who keeps it: file (default; not encrypted), pass (gpg), shell (your commands)"),
     ("--driver-opts", "list", "KEY=VALUE", "Option of the driver, such as path=DIR of file"),
     ("--env", "flag", "", "FILE is the name of an environment variable that holds the data"),
     ("--ignore", "flag", "", "If the name is taken, print the id of the secret that has it"),

@@ -63,7 +63,8 @@ def _pretty(document: dict[str, Any]) -> str:
     lines = [("ID", document["ID"]), ("Name", spec["Name"])]
     lines += [("Labels", "")] if spec["Labels"] else []
     lines += [(f" - {key}", value) for key, value in spec["Labels"].items()]
-    lines += [("Driver", spec["Driver"]["Name"]), ("Created at", shown["CreatedAt"]), ("Updated at", shown["UpdatedAt"])]
+    lines += [("Driver", spec["Driver"]["Name"])]
+    lines += [("Created at", shown["CreatedAt"]), ("Updated at", shown["UpdatedAt"])]
     if "SecretData" in document:
         lines.append(("Secret", document["SecretData"]))
     return "".join([f"{title + ':':<17}{value}".rstrip() + "\n" for title, value in lines])
