@@ -83,6 +83,11 @@ class Event(TypedDict, total=False):
     Attributes: dict[str, str]  # a container's labels, and more
 
 
+class RestartPolicy(TypedDict):
+    policy: str  # no | on-failure | always | unless-stopped
+    retries: int  # with on-failure: how often at most, 0: no limit
+
+
 class NetworkRequest(TypedDict, total=False):
     """``mode``: default | pasta | slirp4netns | host | none | private | container:ID | ns:PATH."""
 
@@ -155,6 +160,7 @@ class ContainerConfig(TypedDict, total=False):
     stop_signal: int
     stop_timeout: int
     remove: bool
+    restart: RestartPolicy
     log: LogConfig
     limits: dict[str, Any]  # memory, cpus, pids, … as asked, in bytes / units
     runtime: str
@@ -165,7 +171,7 @@ class ContainerConfig(TypedDict, total=False):
 class ContainerState(TypedDict, total=False):
     """containers/<id>/state.json: where it stands. Written by the monitor while one lives."""
 
-    status: str  # created | running | paused | stopping | exited | removing
+    status: str  # created | initialized | running | paused | stopping | restarting | exited | removing
     pid: int  # host pid of the container's init, 0 when none
     pid_start: int  # its start time, clock ticks after boot
     monitor_pid: int
@@ -179,6 +185,8 @@ class ContainerState(TypedDict, total=False):
     network: dict[str, Any]  # what rl.network reported: mode, ip, gateway …
     cgroup: str  # directory of the container's cgroup, "" without one
     cgroup_manager: str  # systemd | cgroupfs | "" (none)
+    restarts: int  # how often its restart policy has started it since `rl start`
+    stopped_by_user: bool  # by `rl stop` or `rl kill`: its restart policy does not count
     affinity: list[int]  # CPUs its processes are bound to where no cgroup can; [] = not
 
 

@@ -11,7 +11,7 @@ import sys
 
 from rl.config.jsonio import write_json
 from rl.engine import cgroups, container_secrets, containers, events, identity, namespaces
-from rl.engine.spec import environment, limits, logs, mounts, security, systemd, values
+from rl.engine.spec import environment, limits, logs, mounts, restart, security, systemd, values
 from rl.errors import (
     ConflictError,
     NoSuchImageError,
@@ -310,13 +310,17 @@ def _security(engine: Engine, config: ContainerConfig, options: dict[str, Any]) 
 
 
 def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
-    """Stop signal and timeout, log, detach keys."""
+    """Stop signal and timeout, restart policy, log, detach keys."""
     from rl.config.signals import parse_signal
 
     image = config["image_config"]
     usual = systemd.STOP_SIGNAL if config["systemd"] else "TERM"
     config["stop_signal"] = parse_signal(options.get("stop_signal") or image.get("StopSignal") or usual)
     config["stop_timeout"] = values.integer(options.get("stop_timeout", 10), "--stop-timeout", 0)
+    config["restart"] = restart.policy(options.get("restart", ""), config["remove"])
+    for flag in ("pidfile", "conmon_pidfile"):
+        if options.get(flag):  # it may be written again, by a monitor, which is elsewhere
+            config["options"][flag] = os.path.abspath(options[flag])
     config["detach_keys"] = options.get("detach_keys", "ctrl-p,ctrl-q")
     config["log"] = logs.log_config(f"{engine.paths.container(config['id'])}/ctr.log", options)
 

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
         master: int
 
 
+    Steps = tuple[tuple[str, Callable[["Launch"], None]], ...]
+
+
 def launch(
     paths: Paths, container_id: str, sock: _socket.socket, lock: int, mode: str, message: dict[str, Any],
     spans: list[dict[str, Any]], scope: Scope | None = None,
@@ -50,15 +53,14 @@ def launch(
     for progress in (*spans, {"ids": mode}):
         prefork.send_progress(sock, progress)
     try:
-        for name, step in STEPS:
-            began = time.monotonic_ns()
-            try:
-                step(work)
-            except OSError as error:
-                what = f"{name}: {error.filename + ': ' if error.filename else ''}{error.strerror}"
-                raise RlError(what, disk_hint(error) or limit_hint(error)) from None
-            prefork.send_progress(sock, {"step": name, "start": began, "end": time.monotonic_ns()})
-        work.become_monitor()
+        if message.get("init"):
+            from rl.engine import initialized
+
+            work.walk(STEPS[:-1])
+            initialized.wait_for_start(work, STEPS[-1:])
+        else:
+            work.walk(STEPS)
+            work.become_monitor()
     except BaseException as error:
         work.roll_back()
         prefork.send_progress(sock, {"error": to_wire(error)})
@@ -95,13 +97,27 @@ class Launch:
         self.streams: dict[str, int] = {}  # the monitor's ends: stdout, stderr, stdin
         self.created: Created | None = None
         self.start: Callable[[], None] = lambda: None
+        self.attach_fd = -1
+        self.restarts = 0  # how often its policy has started it again
+
+    def walk(self, steps: Steps) -> None:
+        """Do the steps. Raises RlError; then :meth:`roll_back` is due."""
+        for name, step in steps:
+            began = time.monotonic_ns()
+            try:
+                step(self)
+            except OSError as error:
+                what = f"{name}: {error.filename + ': ' if error.filename else ''}{error.strerror}"
+                raise RlError(what, disk_hint(error) or limit_hint(error)) from None
+            prefork.send_progress(self.sock, {"step": name, "start": began, "end": time.monotonic_ns()})
 
     def read_record(self) -> None:
         """The container's record, and the log and attach socket of its monitor."""
         self.config = containers.read_config(self.paths, self.id)
         # The writable layer of one driver means nothing to another: the first start decides.
         self.driver = containers.read_state(self.paths, self.id).get("driver") or self.config["driver"]
-        self.attach_fd = handover.listen(self.paths.container_run(self.id))
+        if self.attach_fd < 0:
+            self.attach_fd = handover.listen(self.paths.container_run(self.id))
         self.limits = containers.limits(self.paths, self.config)
         manager = self.message.get("cgroup_manager", "")
         self.placement = cgroups.Placement(self.config, self.limits, self._limit_refused, self.scope, manager)
@@ -390,21 +406,28 @@ class Launch:
     def start_process(self) -> None:
         """The command runs; the record says so."""
         assert self.created is not None
-        pid = self.created.pid
-        state: ContainerState = {
-            "status": "running", "pid": pid, "pid_start": process.start_time(pid), "monitor_pid": os.getpid(),
-            "boot_id": process.boot_id(), "started": containers.now(), "finished": "", "exit_code": 0,
-            "oom_killed": False, "error": "", "driver": self.driver, "network": self._network_record(),
-            "cgroup": self._cgroup_path(), "cgroup_manager": self.placement.manager,
-            "affinity": self.placement.affinity,
-        }
-        self._bind(pid)
+        state = self.state_as("running")
+        state["started"] = containers.now()
+        self._bind(state["pid"])
         self.start()
         containers.write_state(self.paths, self.id, state)
         self.state = state
-        if self.config["options"].get("pidfile"):
-            with open(self.config["options"]["pidfile"], "w", encoding="utf-8") as file:
-                file.write(f"{pid}\n")
+        for option, pid in (("pidfile", state["pid"]), ("conmon_pidfile", os.getpid())):
+            if self.config["options"].get(option):
+                with open(self.config["options"][option], "w", encoding="utf-8") as file:
+                    file.write(f"{pid}\n")
+
+    def state_as(self, status: str) -> ContainerState:
+        """state.json with *status*, of a container that exists."""
+        assert self.created is not None
+        pid = self.created.pid
+        return {
+            "status": status, "pid": pid, "pid_start": process.start_time(pid), "monitor_pid": os.getpid(),
+            "boot_id": process.boot_id(), "started": "", "finished": "", "exit_code": 0,
+            "oom_killed": False, "error": "", "driver": self.driver, "network": self._network_record(),
+            "cgroup": self._cgroup_path(), "cgroup_manager": self.placement.manager,
+            "affinity": self.placement.affinity, "restarts": self.restarts,
+        }
 
     def _bind(self, pid: int) -> None:
         """CPU affinity, in the place of a cpuset; what the process starts inherits it."""
@@ -428,47 +451,66 @@ class Launch:
     # hand-over ----------------------------------------------------------------------------------
     def become_monitor(self) -> None:
         """Say that it runs, then replace this process by the lean monitor."""
+        self.tell_ready()
+        params = self.monitor_params()
+        if self.message.get("attach", False):
+            params["client_fd"], params["client"] = self.sock.detach(), self.message.get("streams", {})
+        else:
+            self.sock.close()
+        handover.become_monitor(params)
+
+    def tell_ready(self) -> None:
+        """The command line has waited for this."""
         assert self.created is not None
         for warning in self.warnings:
             prefork.send_progress(self.sock, {"warning": warning})
         events.emit_container(self.paths, self.config, *self._happened())
         prefork.send_progress(self.sock, {"started": self.created.pid})
-        attached = self.message.get("attach", False)
-        if not attached:
-            self.sock.close()
-        handover.become_monitor(
-            {
-                "id": self.id,
-                "container_dir": self.directory,
-                "run_dir": self.paths.container_run(self.id),
-                "trash_dir": self.paths.trash,
-                "lock_fd": self.lock,
-                "pid": self.created.pid,
-                "pidfd": self.created.pidfd,
-                "master_fd": self.created.master,
-                "stdout_fd": self.streams.get("stdout", -1),
-                "stderr_fd": self.streams.get("stderr", -1),
-                "stdin_fd": self.streams.get("stdin", -1),
-                "listen_fd": self.attach_fd,
-                "client_fd": self.sock.detach() if attached else -1,
-                "client": self.message.get("streams", {}),
-                "log": {**self.config["log"], "id": self.id, "name": self.config["name"]},
-                "stdin_open": self.config["stdin_open"],
-                "terminal": self.config["terminal"],
-                "helpers": self.helpers,
-                "wait_for_helpers": bool(self.config["network"].get("ports") or self.mounted_by),
-                "keep_fds": [fd for fd in (self.net_fd, self.user_fd) if fd >= 0],
-                "cgroup": self._cgroup_path(),
-                "stop_signal": self.config["stop_signal"],
-                "stop_timeout": self.config["stop_timeout"],
-                "remove": self.config["remove"],
-                "delete": self._to_delete(),
-                "state": dict(self.state),
-                "events": self.message["events"],
-                "image": self.config["image"],
-                "labels": self.config["labels"],
-            }
-        )
+
+    def monitor_params(self) -> handover.Params:
+        """What the monitor has to know of the container."""
+        assert self.created is not None
+        passthrough = self.config["log"]["driver"] == "passthrough"
+        timeout = int(self.config["options"].get("timeout", 0)) if self.state["status"] == "running" else 0
+        return {
+            "id": self.id,
+            "container_dir": self.directory,
+            "run_dir": self.paths.container_run(self.id),
+            "trash_dir": self.paths.trash,
+            "lock_fd": self.lock,
+            "pid": self.created.pid,
+            "pidfd": self.created.pidfd,
+            "master_fd": self.created.master,
+            "stdout_fd": self.streams.get("stdout", -1),
+            "stderr_fd": self.streams.get("stderr", -1),
+            "stdin_fd": self.streams.get("stdin", -1),
+            "listen_fd": self.attach_fd,
+            "client_fd": -1,
+            "log": {**self.config["log"], "id": self.id, "name": self.config["name"]},
+            "stdin_open": self.config["stdin_open"],
+            "terminal": self.config["terminal"],
+            "helpers": self.helpers,
+            "wait_for_helpers": bool(self.config["network"].get("ports") or self.mounted_by),
+            "keep_fds": [fd for fd in (self.net_fd, self.user_fd) if fd >= 0],
+            "stdio_fds": [os.dup(fd) for fd in range(3)] if passthrough else [],
+            "cgroup": self._cgroup_path(),
+            "stop_signal": self.config["stop_signal"],
+            "stop_timeout": self.config["stop_timeout"],
+            "remove": self.config["remove"],
+            "delete": self._to_delete(),
+            "state": dict(self.state),
+            "events": self.message["events"],
+            "image": self.config["image"],
+            "labels": self.config["labels"],
+            "restart": containers.restart_policy(self.paths, self.config),
+            "restarts": self.restarts,
+            "started": time.monotonic(),
+            "deadline": time.monotonic() + timeout if timeout else 0.0,
+            "launch": {
+                "paths": [self.paths.data, self.paths.run, self.paths.config, self.paths.cache],
+                "message": {**self.message, "attach": False},
+            },
+        }
 
     def _happened(self) -> tuple[str, ...]:
         """The events of a start; told here, for of the attached command line nobody knows how soon it would."""
@@ -505,7 +547,7 @@ def _outside(ranges: list[tuple[int, int, int]], inside: int) -> int:
 
 #: What happens between the launch message and the running command, in order. The network helper starts
 #: first and gets ready while the root file system is mounted and the container made.
-STEPS: tuple[tuple[str, Callable[[Launch], None]], ...] = (
+STEPS: Steps = (
     ("hand over to the monitor", Launch.read_record),
     ("set up the network", Launch.begin_network),
     ("join namespaces", Launch.join_namespaces),
