@@ -41,6 +41,11 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("image.save", ("save", "image save"), "Save images to an archive"),
     ("image.tag", ("tag", "image tag"), "Give an image a further name"),
     ("image.untag", ("untag", "image untag"), "Take names away from an image"),
+    ("secret.create", ("secret create",), "Keep a secret"),
+    ("secret.exists", ("secret exists",), "Tell by the exit code whether a secret exists"),
+    ("secret.inspect", ("secret inspect",), "Show all that is known of secrets, but not what they hold"),
+    ("secret.ls", ("secret ls", "secret list"), "List secrets"),
+    ("secret.rm", ("secret rm",), "Remove secrets"),
     ("system.completion", ("completion",), "Print the completion script for a shell"),
     ("system.events", ("events", "system events"), "Show what happens, as it happens"),
     ("system.help", ("help",), "Show help about a command"),
@@ -55,6 +60,7 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 NOUNS = {
     "container": "Manage containers",
     "image": "Manage images",
+    "secret": "Manage secrets",
     "system": "Manage rl itself",
 }
 
@@ -67,6 +73,11 @@ def find(words: Sequence[str]) -> tuple[str, int]:
         if name in names:
             return module, count
     return "", 0
+
+
+def names_of(name: str) -> tuple[str, ...]:
+    """All names of the command that has the full name *name*."""
+    return next((names for _, names, _ in VERBS if name in names), ())
 
 
 def listing(noun: str = "") -> list[tuple[str, str]]:

@@ -91,7 +91,12 @@ class _Session:
             raise UsageError(f"--workdir {workdir!r} must be an absolute path in the container")
         process = dict(self.spec["process"])
         process.update(args=command, terminal=tty, cwd=workdir or process.get("cwd") or "/")
-        process["env"] = self._environment(list(process.get("env") or []), env, bool(user), tty)
+        own = list(process.get("env") or [])
+        if self.config.get("secrets"):
+            from rl.engine import container_secrets
+
+            own += container_secrets.environment(self.engine.paths.container(self.id), self.config)
+        process["env"] = self._environment(own, env, bool(user), tty)
         process.pop("consoleSize", None)
         if tty:
             rows, columns = terminal.window_size(0)
@@ -133,8 +138,9 @@ class _Session:
         if profile and profile.get("listenerPath"):
             bundle = f"{self.engine.paths.container(self.id)}/bundle"
             state = hooks.state(self.spec, bundle, self.id, "running", self.pid)
+        specification = {"process": self.process, "annotations": self.spec.get("annotations")}
         created = runtime.spawn(
-            self.pid, self.pidfd, {"process": self.process}, io, decide=self.decide,
+            self.pid, self.pidfd, specification, io, decide=self.decide,
             cgroup_procs=f"{cgroup}/cgroup.procs" if cgroup else "",
             place=runtime.by_systemd(cgroup, self.engine.warn) if by_systemd else None,
             seccomp_program=seccomp.program_for(profile, self.engine.paths.cache) if profile else None,

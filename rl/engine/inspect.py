@@ -302,13 +302,19 @@ def _config(config: ContainerConfig) -> dict[str, Any]:
         "CreateCommand": config.get("create_command") or [],
         "Umask": config.get("umask", "0022"),
         "Timeout": int(options.get("timeout", 0)),
-        "Passwd": True,
+        "Passwd": options.get("passwd", True),
         "sdNotifyMode": "container",
         "HealthcheckOnFailureAction": "none",
         "ExposedPorts": image.get("ExposedPorts") or {},
     }
     if config.get("timezone"):
         document["Timezone"] = config["timezone"]
+    shown = [use for use in config.get("secrets", []) if use["type"] == "mount"]
+    if shown:
+        document["Secrets"] = [
+            {"Name": use["name"], "ID": use["id"], "UID": use["uid"], "GID": use["gid"], "Mode": use["mode"]}
+            for use in shown
+        ]
     return document
 
 

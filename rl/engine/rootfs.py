@@ -9,7 +9,7 @@ import time
 
 from rl.errors import RlError
 from rl.image import store
-from rl.storage import container
+from rl.storage import container, trash
 from rl.storage import driver as storage
 from rl.storage import layers as layer_store
 
@@ -55,6 +55,15 @@ def mount(paths: Paths, driver: Driver, config: ContainerConfig, mode: str, note
     upper, work, target = container.prepare(paths, paths.container(config["id"]), lowers)
     # What a container that is removed at its end wrote need not survive a power loss.
     return driver.mount(lowers, upper, work, target, volatile=config["remove"], data=data, id_maps=id_maps)
+
+
+def mount_directory(paths: Paths, driver: Driver, config: ContainerConfig) -> Mounted:
+    """--rootfs DIR:O: a writable layer over a directory of the host, new at each start."""
+    directory = paths.container(config["id"])
+    for name in ("upper", "work"):
+        trash.remove_tree(f"{directory}/{name}")
+    upper, work, target = container.prepare(paths, directory, [config["rootfs"]])
+    return driver.mount([config["rootfs"]], upper, work, target, volatile=True)
 
 
 def lower_directories(paths: Paths, config: ContainerConfig) -> list[str]:
