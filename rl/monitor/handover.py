@@ -61,7 +61,7 @@ if TYPE_CHECKING:
         delete: list[str]  # with --rm, what to delete beside container_dir: files, links, directories
         state: dict[str, Any]  # state.json as it is; the end is written into it
         restart: RestartPolicy
-        restarts: int  # how often it was started again by its policy
+        restarts: int  # how often its policy has started it again since its user did
         deadline: float  # --timeout: when it is killed, time.monotonic(); 0: never
         timed_out: bool
         started: float  # when its command began to run, time.monotonic()

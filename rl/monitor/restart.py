@@ -49,7 +49,6 @@ def again(ending: Ending) -> None:
     if params.get("after"):
         params["backoff"] = seconds = 0.0
     else:
-        params["restarts"] = params.get("restarts", 0) + 1
         ran = time.monotonic() - params.get("started", 0.0)
         seconds = FIRST if ran >= STEADY else min(LONGEST, max(FIRST, 2 * params.get("backoff", 0.0)))
         params["backoff"] = seconds
@@ -73,6 +72,8 @@ def wait(monitor: Monitor) -> None:
     monitor.hear()
     if params.get("after") == "stop":
         return
+    if not params.get("after"):
+        params["restarts"] = params.get("restarts", 0) + 1
     params["after"] = ""
     del params["restart_at"]
     params["relaunch"] = True
