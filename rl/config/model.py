@@ -50,6 +50,32 @@ class RestartPolicy(TypedDict):
     retries: int  # with on-failure: how often at most, 0: no limit
 
 
+class EventLog(TypedDict):
+    """Where events are written: see rl.monitor.eventlog."""
+
+    backend: str  # file | journald | none
+    path: str
+    limit: int  # bytes of the file, after which another is begun
+
+
+class Event(TypedDict, total=False):
+    """A line of the log of events; Time, timeNano, Type, Status, ID and Name are always there."""
+
+    Time: str  # RFC 3339 with nanoseconds, UTC
+    timeNano: int
+    Type: str  # container | image | volume | secret | pod | network | system
+    Status: str
+    ID: str
+    Name: str
+    Image: str
+    ContainerExitCode: int
+    HealthStatus: str
+    Network: str
+    PodID: str
+    Error: str
+    Attributes: dict[str, str]  # a container's labels, and more
+
+
 class NetworkRequest(TypedDict, total=False):
     """``mode``: default | pasta | slirp4netns | host | none | private | container:ID | ns:PATH."""
 

@@ -425,6 +425,13 @@ def _end_of(paths: Paths, container_id: str, state: ContainerState) -> None:
         write_state(paths, container_id, state)
     except OSError:
         pass  # a full disk: the truth is told all the same
+    try:
+        config = read_config(paths, container_id)
+    except RlError:
+        return
+    from rl.engine import events
+
+    events.emit_container(paths, config, "died", "cleanup", containerExitCode=str(state["exit_code"]))
 
 
 def _remove_cgroup(path: str) -> None:

@@ -10,7 +10,7 @@ import os
 import sys
 
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, containers
+from rl.engine import cgroups, containers, events
 from rl.engine.spec import environment, idmaps, limits, logs, mounts, restart, security, values
 from rl.errors import ConflictError, NoSuchImageError, NotFoundError, RlError, UsageError, disk_hint
 from rl.image import content
@@ -357,6 +357,7 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
     finally:
         if held >= 0:
             os.close(held)
+    events.emit_container(paths, config, "create")
 
 
 def _write_cidfile(path: str, container_id: str) -> None:

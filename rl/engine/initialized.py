@@ -46,6 +46,7 @@ def _begin(work: Launch, rest: Steps, monitor: Monitor, client: Client) -> None:
         for other in monitor.clients:
             other.send(packet)
         os._exit(1)
+    work.tell_event("start")
     fresh = work.monitor_params()
     for key in ("state", "started", "keep_fds"):
         monitor.params[key] = fresh[key]

@@ -11,7 +11,7 @@ import os
 import time
 
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, containers, oci, prefork, volumes
+from rl.engine import cgroups, containers, events, oci, prefork, volumes
 from rl.engine.spec import security
 from rl.errors import RlError, UnsupportedError, UsageError, disk_hint, limit_hint, to_wire
 from rl.kernel import mount, process
@@ -77,6 +77,7 @@ class Launch:
         self.sock = sock
         self.lock = lock
         self.message = message
+        events.adopt(paths, message["events"])
         self.directory = paths.container(container_id)
         self.config: ContainerConfig = {}
         self.context = oci.Context()
@@ -455,6 +456,7 @@ class Launch:
         assert self.created is not None
         for warning in self.warnings:
             prefork.send_progress(self.sock, {"warning": warning})
+        self.tell_event(*self._happened())
         prefork.send_progress(self.sock, {"started": self.created.pid})
 
     def monitor_params(self) -> handover.Params:
@@ -493,11 +495,24 @@ class Launch:
             "restarts": self.restarts,
             "started": time.monotonic(),
             "deadline": time.monotonic() + timeout if timeout else 0.0,
+            "events": self.message["events"],
+            "image": self.config["image"],
+            "labels": self.config["labels"],
             "launch": {
                 "paths": [self.paths.data, self.paths.run, self.paths.config, self.paths.cache],
                 "message": {**self.message, "attach": False},
             },
         }
+
+    def tell_event(self, *statuses: str) -> None:
+        """Emit events of this container."""
+        events.emit_container(self.paths, self.config, *statuses)
+
+    def _happened(self) -> tuple[str, ...]:
+        """The events of a start; told here, for of the attached command line nobody knows how soon it would."""
+        if self.state["status"] == "initialized":
+            return ("init",)
+        return ("init", "start", "attach") if self.message.get("attach") else ("init", "start")
 
     def _to_delete(self) -> list[str]:
         """What --rm removes beside the container's directory: its name and its anonymous volumes."""

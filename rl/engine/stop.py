@@ -11,7 +11,7 @@ import select
 import time as clock
 
 from rl.config.signals import signal_name
-from rl.engine import containers, signalling
+from rl.engine import containers, events, signalling
 from rl.errors import NoSuchContainerError, RlError, StateError
 from rl.monitor.client import ExitWatch
 
@@ -27,10 +27,11 @@ _FOREVER = float("inf")
 class _Stopping:
     """One container on its way down."""
 
-    __slots__ = ("deadline", "killed", "name", "pid", "pidfd", "signal", "timeout", "watch")
+    __slots__ = ("config", "deadline", "killed", "name", "pid", "pidfd", "signal", "timeout", "watch")
 
     def __init__(self, engine: Engine, name: str, container_id: str, time: int | None) -> None:
         config = containers.read_config(engine.paths, container_id)
+        self.config = config
         self.name = config.get("name") or name
         # Connected before the signal: the container cannot end unseen in between.
         self.watch = ExitWatch(engine.paths.container_run(container_id))
@@ -132,6 +133,7 @@ def _wait(engine: Engine, going: dict[int, _Stopping], results: dict[int, RlErro
             index = by_fd[fd]
             if going[index].watch.ended():
                 poll.unregister(fd)
+                events.emit_container(engine.paths, going[index].config, "stop")
                 going.pop(index).close()
                 results[index] = None
         now = clock.monotonic()

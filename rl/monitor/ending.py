@@ -7,8 +7,9 @@ no further than its cgroup: the monitor stays.
 
 1. Drain the streams, close the log. 2. Ask the cgroup whether memory ran out. 3. Kill what the container left running
 (with a shared pid namespace). 4. End pasta, fuse-overlayfs and the like. 5. Remove the cgroup. 6. Write state.json, or
-with --rm rename the container into the trash and free its name. 7. Remove the run directory and give the lock back:
-from here `start` and `rm` work. 8. Tell waiters and attached clients. 9. Erase the trash, which nobody waits for.
+with --rm rename the container into the trash and free its name; tell the log of events. 7. Remove the run directory and
+give the lock back: from here `start` and `rm` work. 8. Tell waiters and attached clients. 9. Erase the trash, which
+nobody waits for.
 """
 
 from __future__ import annotations
@@ -105,20 +106,47 @@ class Ending:
         """state.json while the monitor waits."""
         self._note_end()
         self.params["state"]["status"] = "restarting"
-        self._write_state()
+        try:
+            self._write_state()
+        finally:
+            self._emit(("died", "cleanup"))
 
     def record(self) -> None:
         """The last word in state.json; with --rm the container goes into the trash instead."""
-        state = self.params["state"]
-        if state["status"] != "restarting":
+        params, state = self.params, self.params["state"]
+        told = state["status"] == "restarting"  # and stopped before it ran again
+        if not told:
             self._note_end()
         state["status"] = "exited"
-        if self.params.get("stopped_by_user"):
+        if params.get("stopped_by_user"):
             state["stopped_by_user"] = True
-        if not self.params.get("remove") or not self._discard():
-            self._write_state()
-            if self.params["spare_fd"] >= 0:
-                _unlink(f"{self.params['container_dir']}/state.spare")
+        removed = bool(params.get("remove")) and self._discard()
+        try:
+            if not removed:
+                self._write_state()
+                if params["spare_fd"] >= 0:
+                    _unlink(f"{params['container_dir']}/state.spare")
+        finally:
+            self._emit(() if told else ("died", "cleanup"), ("remove",) if removed else ())
+
+    def _emit(self, *statuses: tuple[str, ...]) -> None:
+        """The events of the end: before anyone is told of it, so that who waits for the container finds them."""
+        params = self.params
+        if "events" not in params:
+            return
+        from rl.monitor import eventlog
+
+        image = {"image": params.get("image", "")}
+        died = {**image, "containerExitCode": str(self.monitor.status)}
+        happened = [each for group in statuses for each in group]
+        if self.oom_killed and "died" in happened:
+            happened.insert(0, "oom")
+        name, labels = params["log"].get("name", ""), params.get("labels")
+        events = [
+            eventlog.event("container", each, params["id"], name, died if each == "died" else image, labels)
+            for each in happened
+        ]
+        eventlog.write(params["events"], events)
 
     def _discard(self) -> bool:
         """Volumes and cidfile, the record that names them, the name: one killed in here leaves nothing unknown."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn, TypedDict
 
-    from rl.config.model import LogConfig, RestartPolicy
+    from rl.config.model import EventLog, LogConfig, RestartPolicy
     from rl.monitor.clients import Client
     from rl.monitor.loop import Monitor
 
@@ -60,6 +60,9 @@ if TYPE_CHECKING:
         remove: bool  # --rm
         delete: list[str]  # with --rm, what to delete beside container_dir: files, links, directories
         state: dict[str, Any]  # state.json as it is; the end is written into it
+        events: EventLog  # where the end is told; without it nowhere
+        image: str  # for events, as are:
+        labels: dict[str, str]
         restart: RestartPolicy
         restarts: int  # how often its policy has started it again since its user did
         deadline: float  # --timeout: when it is killed, time.monotonic(); 0: never

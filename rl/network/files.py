@@ -30,7 +30,7 @@ def render(
 ) -> dict[str, str]:  # fmt: skip
     """{"hosts": …, "resolv.conf": …, "hostname": …}; a file the container shall not get is not in it.
 
-    *network* is what the network reported (setup.start); *config* the keys of settings.parse, by default
+    *network* is what the network reported (setup.start); *config* the keys of containersconf.parse, by default
     those of this host; *image_hosts* the image's own /etc/hosts, for ``base_hosts_file="image"``.
     """
     if config is None:
@@ -44,10 +44,9 @@ def render(
 
 
 def _config() -> dict[str, Any]:
-    from rl.network import settings
+    from rl.config import containersconf
 
-    memory = settings.last()
-    return memory.config() if memory else settings.parse(settings.config_files())
+    return containersconf.last() or containersconf.parse(containersconf.config_files())
 
 
 # hosts

@@ -196,7 +196,7 @@ def test_init(rl: Rl, tmp_path: Path) -> None:
     assert rl.ok("ps") == rl.ok("ps", "--filter", "status=running") and "Initialized" in rl.ok("ps", "-a")
     for words in (("init", "c"), ("exec", "c", "true"), ("kill", "c"), ("attach", "c")):
         done = rl(*words)
-        assert done.returncode in (125, 255) and "improper" in done.stderr or "initialized" in done.stderr, words
+        assert done.returncode and ("improper" in done.stderr or "initialized" in done.stderr), words
     assert rl.ok("init", "--all").split() == rl.containers()
     assert rl.ok("start", "--attach", "c") == "ran"
     assert until(rl, "c", "exited")["Pid"] == 0 and int(pidfile.read_text()) == found["Pid"]

@@ -394,9 +394,10 @@ def test_containers_conf_chooses_the_rung(tmp_path: Any, monkeypatch: Any) -> No
     ("text", "error"), [("[network\n", "read .*containers.conf"), ("[network]\npasta_options = 7\n", "pasta_options")]
 )
 def test_a_bad_containers_conf_is_named(text: str, error: str, tmp_path: Any) -> None:
+    from rl.config import containersconf
     from rl.errors import RlError
 
     conf = tmp_path / "containers.conf"
     conf.write_text(text)
     with pytest.raises(RlError, match=error):
-        settings.parse([str(conf)])
+        containersconf.parse([str(conf)])
