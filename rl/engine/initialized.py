@@ -52,4 +52,5 @@ def _begin(work: Launch, rest: Steps, monitor: Monitor, client: Client) -> None:
         monitor.params[key] = fresh[key]
     monitor.until = time.monotonic() + handover.LINGER
     monitor.limit_time(fresh["deadline"])
+    monitor.started()
     monitor.send(client, control.started(fresh["pid"]))

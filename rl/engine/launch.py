@@ -98,6 +98,7 @@ class Launch:
         self.created: Created | None = None
         self.start: Callable[[], None] = lambda: None
         self.attach_fd = -1
+        self.notify: dict[str, Any] = {}
         self.restarts = 0  # how often its policy has started it again
 
     def walk(self, steps: Steps) -> None:
@@ -314,6 +315,10 @@ class Launch:
         self._choose_seccomp()
         self._open_streams()
         self.spec = oci.specification(self.config, self.context)
+        if os.environ.get("NOTIFY_SOCKET"):
+            from rl.engine import readiness
+
+            self.notify = readiness.prepare(self.config, self.spec, self.directory)
         self.bundle = f"{self.directory}/bundle"
         os.makedirs(self.bundle, 0o700, exist_ok=True)
         write_json(f"{self.bundle}/config.json", self.spec, sync=False)
@@ -495,6 +500,7 @@ class Launch:
             "restarts": self.restarts,
             "started": time.monotonic(),
             "deadline": time.monotonic() + timeout if timeout else 0.0,
+            **({"notify": self.notify} if self.notify else {}),
             "events": self.message["events"],
             "image": self.config["image"],
             "labels": self.config["labels"],

@@ -51,6 +51,10 @@ def run(
         raise
     message = launch_message(engine, streams)
     progress = Progress(engine, handle.pid, trace)
+    if os.environ.get("NOTIFY_SOCKET"):
+        from rl.engine.readiness import announce
+
+        announce(config, handle.pid)
     try:
         pid = handle.launch(message, progress)
     except BaseException:

@@ -106,6 +106,11 @@ def _let_go(monitor: Monitor) -> None:
     params["pid"] = 0
     params["stopped_by_user"], params["user_signals"] = False, []
     params.pop("log_carry", None)
+    notified = params.get("notify", {}).get("fd", -1)
+    if notified >= 0:
+        monitor.forget(notified)
+        params["notify"]["fd"] = -1
+        params["keep_fds"].append(notified)
     for fd in params["keep_fds"]:
         posix.close(fd)
     params["keep_fds"] = []

@@ -120,6 +120,7 @@ _OTHERS: Table = (
     ("--restart", "value", "POLICY", "Start it again when it has ended: no, on-failure[:N], always, unless-stopped"),
     ("--rm", "flag", "", "Remove the container when it ends"),
     ("--rootfs", "flag", "", "IMAGE is a directory: the root file system itself"),
+    ("--sdnotify", "value", "MODE", "Who tells systemd that it is ready: container (default), conmon, healthy, ignore"),
     ("--security-opt", "array", "OPTION",
      "no-new-privileges, seccomp=FILE|unconfined, mask=PATHS, unmask=PATHS|ALL, label=disable"),
     ("--shm-size", "value", "SIZE", "Size of /dev/shm (default 64m)"),
