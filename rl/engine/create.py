@@ -318,6 +318,10 @@ def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any
     config["stop_signal"] = parse_signal(options.get("stop_signal") or image.get("StopSignal") or usual)
     config["stop_timeout"] = values.integer(options.get("stop_timeout", 10), "--stop-timeout", 0)
     config["restart"] = restart.policy(options.get("restart", ""), config["remove"])
+    notify = options.get("sdnotify", "container")
+    if notify not in ("container", "conmon", "healthy", "ignore"):
+        what = f'invalid sdnotify value "{notify}"'
+        raise UsageError(what, "it must be container, conmon, healthy or ignore")
     for flag in ("pidfile", "conmon_pidfile"):
         if options.get(flag):  # it may be written again, by a monitor, which is elsewhere
             config["options"][flag] = os.path.abspath(options[flag])

@@ -303,7 +303,7 @@ def _config(config: ContainerConfig) -> dict[str, Any]:
         "Umask": config.get("umask", "0022"),
         "Timeout": int(options.get("timeout", 0)),
         "Passwd": options.get("passwd", True),
-        "sdNotifyMode": "container",
+        "sdNotifyMode": options.get("sdnotify", "container"),
         "HealthcheckOnFailureAction": "none",
         "ExposedPorts": image.get("ExposedPorts") or {},
     }

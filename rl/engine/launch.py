@@ -98,6 +98,7 @@ class Launch:
         self.created: Created | None = None
         self.start: Callable[[], None] = lambda: None
         self.attach_fd = -1
+        self.notify: dict[str, Any] = {}
         self.restarts = 0  # how often its policy has started it again
 
     def walk(self, steps: Steps) -> None:
@@ -298,6 +299,10 @@ class Launch:
         self._choose_seccomp()
         self._open_streams()
         self.spec = oci.specification(self.config, self.context)
+        if os.environ.get("NOTIFY_SOCKET"):
+            from rl.engine import readiness
+
+            self.notify = readiness.prepare(self.config, self.spec, self.directory)
         self.bundle = f"{self.directory}/bundle"
         os.makedirs(self.bundle, 0o700, exist_ok=True)
         write_json(f"{self.bundle}/config.json", self.spec, sync=False)
@@ -464,7 +469,7 @@ class Launch:
         assert self.created is not None
         for warning in self.warnings:
             prefork.send_progress(self.sock, {"warning": warning})
-        events.emit_container(self.paths, self.config, *self._happened())
+        self.tell_event(*self._happened())
         prefork.send_progress(self.sock, {"started": self.created.pid})
 
     def monitor_params(self) -> handover.Params:
@@ -506,14 +511,24 @@ class Launch:
             "restarts": self.restarts,
             "started": time.monotonic(),
             "deadline": time.monotonic() + timeout if timeout else 0.0,
+            **({"notify": self.notify} if self.notify else {}),
+            "events": self.message["events"],
+            "image": self.config["image"],
+            "labels": self.config["labels"],
             "launch": {
                 "paths": [self.paths.data, self.paths.run, self.paths.config, self.paths.cache],
                 "message": {**self.message, "attach": False},
             },
         }
 
+    def tell_event(self, *statuses: str) -> None:
+        """Emit events of this container."""
+        events.emit_container(self.paths, self.config, *statuses)
+
     def _happened(self) -> tuple[str, ...]:
         """The events of a start; told here, for of the attached command line nobody knows how soon it would."""
+        if self.state["status"] == "initialized":
+            return ("init",)
         return ("init", "start", "attach") if self.message.get("attach") else ("init", "start")
 
     def _to_delete(self) -> list[str]:

@@ -61,8 +61,7 @@ def _start(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
         begin, monitor.begin = monitor.begin, None
         begin(client)
     elif not monitor.params["pid"]:
-        monitor.params["stopped_by_user"] = False
-        monitor.request_stop(restart=True)
+        _restart(monitor, client, {"time": None})
     else:
         monitor.send(client, started(monitor.params["pid"]))
 

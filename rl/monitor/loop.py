@@ -91,6 +91,9 @@ class Monitor:
                 self._watch(fd, IN, self._reader(fd, kind))
         if self.stdin_fd >= 0:
             posix.set_blocking(self.stdin_fd, False)
+        notified: int = params.get("notify", {}).get("fd", -1)
+        if notified >= 0:
+            self._watch(notified, IN, self._on_notification)
         for exported in params["clients"]:
             self._add_client(Client(**exported))
         self._hold()
@@ -167,7 +170,8 @@ class Monitor:
         self._poll.register(fd, events)
         self._handlers[fd] = handler
 
-    def _forget(self, fd: int) -> None:
+    def forget(self, fd: int) -> None:
+        """Watch *fd* no more."""
         if self._handlers.pop(fd, None):
             try:
                 self._poll.unregister(fd)
@@ -215,6 +219,18 @@ class Monitor:
         self.kill(self.params["stop_signal"] if seconds > 0 else 9)
         if _KILL not in self._timers or timeout is not None:
             self.at(_KILL, seconds, lambda: self.kill(9))
+
+    def started(self) -> None:
+        """The command runs since just now."""
+        if "notify" in self.params:
+            from rl.monitor import notify
+
+            notify.started(self)
+
+    def _on_notification(self, _events: int) -> None:
+        from rl.monitor import notify
+
+        notify.relay(self, self.params["notify"]["fd"])
 
     def limit_time(self, deadline: float) -> None:
         """Kill the container at *deadline* (time.monotonic()), unless that is 0."""
@@ -312,7 +328,7 @@ class Monitor:
         return True
 
     def _close_stream(self, fd: int) -> None:
-        self._forget(fd)
+        self.forget(fd)
         if self._streams.pop(fd, 0) and fd != self.params["master_fd"]:
             posix.close(fd)
             key: Literal["stdout_fd", "stderr_fd"] = "stdout_fd" if fd == self.params["stdout_fd"] else "stderr_fd"
@@ -388,7 +404,7 @@ class Monitor:
         """The client is gone, or has to go: it alone."""
         if client.fd < 0:
             return
-        self._forget(client.fd)
+        self.forget(client.fd)
         self.clients.remove(client)
         client.close()
         if client.first:
@@ -472,7 +488,7 @@ class Monitor:
         elif waiting:
             self._watch(fd, OUT, lambda _events: self._write_input())
         else:
-            self._forget(fd)
+            self.forget(fd)
 
     def _both(self, reader: Callable[[int], None]) -> Callable[[int], None]:
         def on_terminal(events: int) -> None:
@@ -496,7 +512,7 @@ class Monitor:
     def _close_input(self) -> None:
         self._input.clear()
         if not self.params["terminal"]:
-            self._forget(self.stdin_fd)
+            self.forget(self.stdin_fd)
             posix.close(self.stdin_fd)
             self.params["stdin_fd"] = -1
         self.stdin_fd = -1

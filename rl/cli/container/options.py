@@ -138,6 +138,7 @@ _OTHERS: Table = (
     ("--restart", "value", "POLICY", "Start it again when it has ended: no, on-failure[:N], always, unless-stopped"),
     ("--rm", "flag", "", "Remove the container when it ends"),
     ("--rootfs", "flag", "", "IMAGE is a directory: the root file system itself; DIR:O keeps it as it is"),
+    ("--sdnotify", "value", "MODE", "Who tells systemd that it is ready: container (default), conmon, healthy, ignore"),
     ("--seccomp-policy", "value", "POLICY", "default, or image: the profile in the image's label, if it has one",
      ("default", "image")),
     ("--secret", "array", "NAME[,OPTION=VALUE]",
