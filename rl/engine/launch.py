@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from rl.config.model import ContainerConfig, ContainerState
     from rl.config.paths import Paths
+    from rl.monitor.health import Health
     from rl.runtime.cgroup.systemd import Scope
 
     class Created(Protocol):
@@ -96,6 +97,7 @@ class Launch:
         self.io = runtime.Io()
         self.streams: dict[str, int] = {}  # the monitor's ends: stdout, stderr, stdin
         self.created: Created | None = None
+        self.health: Health = {}  # for the monitor, once the command runs
         self.start: Callable[[], None] = lambda: None
         self.attach_fd = -1
         self.notify: dict[str, Any] = {}
@@ -417,6 +419,10 @@ class Launch:
         self.start()
         containers.write_state(self.paths, self.id, state)
         self.state = state
+        if "health" in self.config:
+            from rl.engine import healthcheck
+
+            self.health = healthcheck.begin(self.paths, self.config)
         for option, pid in (("pidfile", state["pid"]), ("conmon_pidfile", os.getpid())):
             if self.config["options"].get(option):
                 with open(self.config["options"][option], "w", encoding="utf-8") as file:
@@ -504,6 +510,7 @@ class Launch:
             "remove": self.config["remove"],
             "delete": self._to_delete(),
             "state": dict(self.state),
+            "health": self.health,
             "events": self.message["events"],
             "image": self.config["image"],
             "labels": self.config["labels"],

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from rl.monitor.handover import Params
+    from rl.monitor.health import Checks
 
 CHUNK = 32768  # the largest payload of a packet
 #: After the container's end this much is still read from a pipe that somebody else keeps open and
@@ -55,7 +56,8 @@ class Monitor:
 
     __slots__ = (
         "_buffer", "_handlers", "_held", "_input", "_listener", "_poll", "_reopened", "_signal_fd", "_streams",
-        "_timers", "_view", "begin", "clients", "ended", "lean", "log", "params", "status", "stdin_fd", "until",
+        "_timers", "_view", "begin", "checks", "clients", "ended", "lean", "log", "params", "status", "stdin_fd",
+        "until",
     )
 
     def __init__(self, params: Params) -> None:
@@ -64,6 +66,7 @@ class Monitor:
         self.ended = False
         self.clients: list[Client] = []
         self.begin: Callable[[Client], object] | None = None  # let an initialized container's command run
+        self.checks: Checks | None = None
         self.until = 0.0  # when run() is to return, time.monotonic(); 0: not before the container's end
         self.lean = False  # in the interpreter that helpers/rl-monitor is for
         self.log = open_log(params["log"]) if params["pid"] else None  # 0: it waits to be started again
@@ -99,6 +102,7 @@ class Monitor:
         self._hold()
         if params["pid"]:
             self.limit_time(params.get("deadline", 0.0))
+            self.check_health()
         if "kill_at" in params:
             self.at(_KILL, params.pop("kill_at") - time.monotonic(), lambda: self.kill(9))
         if self._input:
@@ -238,6 +242,13 @@ class Monitor:
         if deadline:
             self.at("timeout", deadline - time.monotonic(), self._time_out)
 
+    def check_health(self) -> None:
+        """Begin with the health checks, if the container has any, or go on with them."""
+        if self.params.get("health"):
+            from rl.monitor.health import Checks
+
+            self.checks = Checks(self)
+
     def _time_out(self) -> None:
         """--timeout is over: killed, and the exit code says so, as conmon's does."""
         self.params["timed_out"] = True
@@ -349,6 +360,9 @@ class Monitor:
 
     def drain(self) -> None:
         """What the container wrote before it ended; never waits."""
+        if self.checks is not None:
+            self.checks.stop()
+            self.checks = None
         for fd, kind in tuple(self._streams.items()):
             left = DRAIN
             while left > 0 and (size := self._relay(fd, kind)) > 0:
