@@ -136,6 +136,7 @@ class ContainerConfig(TypedDict, total=False):
     stop_signal: int
     stop_timeout: int
     remove: bool
+    requires: list[str]  # ids of the containers that --requires names
     log: LogConfig
     limits: dict[str, Any]  # memory, cpus, pids, … as asked, in bytes / units
     runtime: str

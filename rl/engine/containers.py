@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rl.config.model import ContainerConfig, ContainerState
     from rl.config.paths import Paths
 
-_HEX = frozenset("0123456789abcdef")
+HEX = frozenset("0123456789abcdef")
 
 #: An empty file in the directory of a container with --rm: its records need not outlive the host's boot.
 PASSING = "passing"
@@ -203,7 +203,7 @@ def find(paths: Paths, name: str) -> str:
             container_id = name if len(name) == 64 else ""
         if container_id and os.path.exists(f"{paths.container(container_id)}/config.json"):
             return container_id
-        if _HEX.issuperset(name):
+        if HEX.issuperset(name):
             found = [i for i in ids(paths) if i.startswith(name)]
             found = [i for i in found if os.path.exists(f"{paths.container(i)}/config.json")]
             if len(found) == 1:

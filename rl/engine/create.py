@@ -10,7 +10,7 @@ import os
 import sys
 
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, containers, events
+from rl.engine import cgroups, containers, dependencies, events
 from rl.engine.spec import environment, idmaps, limits, logs, mounts, security, values
 from rl.errors import ConflictError, NoSuchImageError, NotFoundError, RlError, UsageError, disk_hint
 from rl.image import content
@@ -163,6 +163,8 @@ def _identity(engine: Engine, config: ContainerConfig, options: dict[str, Any]) 
     labels.update(values.pairs(options.get("label", []), "--label"))
     config["labels"] = labels
     config["annotations"] = values.pairs(options.get("annotation", []), "--annotation", strict=True)
+    if options.get("requires"):
+        config["requires"] = dependencies.requires(engine.paths, options["requires"])
 
 
 _NAMESPACE_FLAGS = (
