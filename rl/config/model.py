@@ -34,6 +34,18 @@ class MountSpec(TypedDict, total=False):
     no_copy: bool
 
 
+class SecretUse(TypedDict):
+    """One --secret: which secret, and how the container gets it. Its data never stands in a record."""
+
+    id: str
+    name: str
+    type: str  # mount | env
+    target: str  # absolute path in the container, or the variable's name
+    uid: int
+    gid: int
+    mode: int
+
+
 class LogConfig(TypedDict, total=False):
     driver: str  # k8s-file | json-file | journald | none | passthrough
     path: str
@@ -71,6 +83,11 @@ class Event(TypedDict, total=False):
     Attributes: dict[str, str]  # a container's labels, and more
 
 
+class RestartPolicy(TypedDict):
+    policy: str  # no | on-failure | always | unless-stopped
+    retries: int  # with on-failure: how often at most, 0: no limit
+
+
 class NetworkRequest(TypedDict, total=False):
     """``mode``: default | pasta | slirp4netns | host | none | private | container:ID | ns:PATH."""
 
@@ -82,6 +99,9 @@ class NetworkRequest(TypedDict, total=False):
     dns_options: list[str]
     add_hosts: list[str]
     no_hosts: bool
+    no_hostname: bool
+    hosts_file: str  # base of /etc/hosts: path | image | none | "" (as containers.conf says)
+    mac: str  # hardware address asked for, "" = any
     no_resolv: bool
 
 
@@ -95,6 +115,7 @@ class ContainerConfig(TypedDict, total=False):
     image: str  # normalized reference as asked, "" with --rootfs
     image_id: str  # 64 hex digits
     rootfs: str  # --rootfs: a directory on the host
+    rootfs_overlay: bool  # it stays as it is: what the container changes is lost at its end
     layers: list[str]  # diff ids, base first
     driver: str  # storage driver asked for by name; "" = the first start chooses
     id_key: str  # which on-disk id mapping of the layers: "" | "single" | …
@@ -105,6 +126,7 @@ class ContainerConfig(TypedDict, total=False):
     workdir: str
     user: str
     group_add: list[str]
+    host_users: list[tuple[str, int, int, str, str]]  # --hostuser: name, uid, gid, full name, home
     umask: str
     timezone: str
     hostname: str
@@ -120,6 +142,7 @@ class ContainerConfig(TypedDict, total=False):
     cgroupns_mode: str
     network: NetworkRequest
     mounts: list[MountSpec]
+    secrets: list[SecretUse]
     read_only: bool
     read_only_tmpfs: bool
     shm_size: int
@@ -131,12 +154,14 @@ class ContainerConfig(TypedDict, total=False):
     sysctl: dict[str, str]
     ulimits: list[str]
     init: bool
+    systemd: bool  # a place for systemd: see rl.engine.spec.systemd
     labels: dict[str, str]
     annotations: dict[str, str]
     stop_signal: int
     stop_timeout: int
     remove: bool
     requires: list[str]  # ids of the containers that --requires names
+    restart: RestartPolicy
     log: LogConfig
     limits: dict[str, Any]  # memory, cpus, pids, … as asked, in bytes / units
     runtime: str
@@ -147,7 +172,7 @@ class ContainerConfig(TypedDict, total=False):
 class ContainerState(TypedDict, total=False):
     """containers/<id>/state.json: where it stands. Written by the monitor while one lives."""
 
-    status: str  # created | running | paused | stopping | exited | removing
+    status: str  # created | initialized | running | paused | stopping | restarting | exited | removing
     pid: int  # host pid of the container's init, 0 when none
     pid_start: int  # its start time, clock ticks after boot
     monitor_pid: int
@@ -161,6 +186,8 @@ class ContainerState(TypedDict, total=False):
     network: dict[str, Any]  # what rl.network reported: mode, ip, gateway …
     cgroup: str  # directory of the container's cgroup, "" without one
     cgroup_manager: str  # systemd | cgroupfs | "" (none)
+    restarts: int  # how often its restart policy has started it since `rl start`
+    stopped_by_user: bool  # by `rl stop` or `rl kill`: its restart policy does not count
     affinity: list[int]  # CPUs its processes are bound to where no cgroup can; [] = not
 
 
@@ -168,6 +195,18 @@ class LayerInfo(TypedDict, total=False):
     diff_id: str
     size: int  # bytes unpacked
     entries: int
+
+
+class SecretRecord(TypedDict, total=False):
+    """secrets/<id>/secret.json: what is known of a secret, its data left out."""
+
+    id: str  # 25 hex digits
+    name: str
+    driver: str  # file | pass | shell
+    options: dict[str, str]  # of the driver
+    labels: dict[str, str]
+    created: str
+    updated: str
 
 
 class ImageRecord(TypedDict, total=False):

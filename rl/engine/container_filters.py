@@ -1,6 +1,6 @@
 """``--filter`` of the container verbs, podman-ps(1): which containers a verb is about.
 
-Different keys must all hold; of one key's values one is enough, but all of ``label``, ``annotation`` and their negations.
+Different keys must all hold; of one key's values one is enough, but all of ``label``, ``annotation`` and negations.
 A filter reads no more than it needs: ``id`` and ``name`` no record at all, and the state is read only for what passed
 the filters that look at the configuration. Called through :mod:`rl.engine.selection`.
 """
@@ -93,10 +93,7 @@ class Filters:
 
     def match(self, candidate: Candidate) -> bool:
         """Whether it passes all of them."""
-        for test in self._tests:
-            if not test(candidate):
-                return False
-        return True
+        return all(test(candidate) for test in self._tests)
 
 
 def matcher(value: str) -> Callable[[str], bool]:
@@ -267,9 +264,7 @@ _POLICIES = ("no", "none", "always", "on-failure", "unless-stopped")
 
 
 def _policy_of(candidate: Candidate) -> str:
-    changed = containers.updated(candidate.paths, candidate.id).get("restart")
-    policy: str = (changed or candidate.config.get("restart") or {}).get("policy", "no")
-    return policy
+    return containers.restart_policy(candidate.paths, candidate.config)["policy"]
 
 
 def _restart_policy(engine: Engine, values: list[str]) -> Test:

@@ -40,7 +40,10 @@ def _kill(engine: Engine, name: str, number: int) -> None:
     container_id = containers.find(engine.paths, name)
     state = containers.read_state(engine.paths, container_id)
     status = state.get("status", "")
-    if status in containers.LIVE:
+    if status in containers.LIVE or status == "restarting":
+        signalling.tell(engine.paths, container_id, number, state)
+        if status == "restarting" and number in signalling.ENDING:
+            return
         pidfd = signalling.open_init(state)
         try:
             if signalling.send(pidfd, number, name):

@@ -59,7 +59,7 @@ def ps(
         selection.candidates(engine, Filters(engine, filters or []), states=states, everywhere=sync, last=last)
     )
     if not filters and last <= 0:
-        containers.tidy(engine.paths, {each.id for each in found if each.status in containers.LIVE})
+        containers.tidy(engine.paths, {each.id for each in found if each.status in containers.MONITORED})
     records = [(each.config, each.state) for each in found]
     rows = [_row(config, state, namespaces) for config, state in records]
     if size or sort == "size":
@@ -76,7 +76,7 @@ def ps(
 def _row(config: ContainerConfig, state: ContainerState, namespaces: bool) -> dict[str, Any]:
     status = state.get("status", "created")
     started, finished = state.get("started", ""), state.get("finished", "")
-    running = status in containers.LIVE
+    running = status in containers.LIVE or status == "initialized"
     exited = bool(finished) and not running
     created = epoch_ns(config["created"])
     row: dict[str, Any] = {
@@ -121,6 +121,8 @@ def status_text(state: ContainerState) -> str:
     status = state.get("status", "created")
     if status == "running":
         return "Up " + human_duration((time.time_ns() - epoch_ns(state.get("started", ""))) / 1e9)
+    if status == "restarting":
+        return f"Restarting ({state.get('exit_code', 0)}) {ago(state.get('finished', ''))}".rstrip()
     if status == "exited":
         return f"Exited ({state.get('exit_code', 0)}) {ago(state.get('finished', ''))}".rstrip()
     return status.capitalize()

@@ -110,8 +110,8 @@ def _hold(engine: Engine, container_id: str, force: bool, time: int | None) -> i
                 raise
             status = ""
             _end_monitor(engine.paths, container_id)
-        if status in containers.LIVE:
-            if not force:
+        if status in containers.MONITORED:
+            if not force and status != "initialized":
                 raise ConflictError(
                     f"cannot remove container {container_id} as it is {status} - running or paused containers "
                     "cannot be removed without force: container state improper",

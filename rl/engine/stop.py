@@ -27,7 +27,7 @@ _FOREVER = float("inf")
 class _Stopping:
     """One container on its way down."""
 
-    __slots__ = ("config", "deadline", "killed", "name", "pidfd", "signal", "timeout", "watch")
+    __slots__ = ("config", "deadline", "killed", "name", "pid", "pidfd", "signal", "timeout", "watch")
 
     def __init__(self, engine: Engine, name: str, container_id: str, time: int | None) -> None:
         config = containers.read_config(engine.paths, container_id)
@@ -36,18 +36,23 @@ class _Stopping:
         # Connected before the signal: the container cannot end unseen in between.
         self.watch = ExitWatch(engine.paths.container_run(container_id))
         state = containers.read_state(engine.paths, container_id)
-        running = state.get("status") in containers.LIVE
+        running = state.get("status") in containers.MONITORED
+        self.pid = state.get("pid", 0) if running else 0
         self.pidfd = signalling.open_init(state) if running else -1
         if not running:
             self.watch.close()
         self.signal = config.get("stop_signal") or 15
         timeout = config.get("stop_timeout", 10) if time is None else time
         self.timeout = _FOREVER if timeout < 0 else float(timeout)
+        if state.get("status") == "initialized":
+            self.timeout = 0.0  # what waits there is ours, and takes no stop signal
         self.killed = False
         self.deadline = _FOREVER
 
     def begin(self) -> None:
-        """Send the stop signal."""
+        """Send the stop signal; the monitor is told first, lest it starts the container again."""
+        time = None if self.timeout == _FOREVER else self.timeout
+        self.watch.tell_signal(self.signal, self.pid, stop=True, time=time)
         if self.timeout <= 0:
             self.kill()
             return
