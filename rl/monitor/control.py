@@ -9,6 +9,8 @@ Called by `rl.monitor.loop`; `rl.engine.monitors` is the other end. The keys:
   failed, is packet 6 (progress) with ``started`` or ``error``.
 - ``start``: {}. Between two runs: do not wait any longer; before the first (`rl init`): run. The answer as above.
 - ``policy``: a restart policy that takes the place of the present one.
+- ``freeze``: true or false. Pause it, or let it go on: see `rl.monitor.freezer`.
+- ``name``: {"old": link, "new": link, "name": name}. It was renamed: with --rm another name has to be freed.
 """
 
 from __future__ import annotations
@@ -71,11 +73,23 @@ def _policy(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
     monitor.params["restart"] = {"policy": str(value["policy"]), "retries": int(value["retries"])}
 
 
+def _freeze(monitor: Monitor, client: Client, value: bool) -> None:
+    from rl.monitor import freezer
+
+    freezer.set_frozen(monitor, client, value)
+
+
+def _name(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
+    params = monitor.params
+    params["log"]["name"] = str(value["name"])
+    params["delete"] = [str(value["new"]) if path == value["old"] else path for path in params.get("delete", [])]
+
+
 def started(pid: int) -> bytes:
     """The packet that says that the container's process is *pid* now."""
     return b'\6{"started": %d}' % pid
 
 
 _COMMANDS: dict[str, Callable[[Monitor, Client, Any], None]] = {
-    "policy": _policy, "restart": _restart, "signal": _signal, "start": _start,
+    "freeze": _freeze, "name": _name, "policy": _policy, "restart": _restart, "signal": _signal, "start": _start,
 }  # fmt: skip
