@@ -118,10 +118,11 @@ def _hold(engine: Engine, container_id: str, force: bool, time: int | None) -> i
             _end_monitor(engine.paths, container_id)
         if status in containers.MONITORED:
             if not force and status != "initialized":
+                verb = "unpause" if status == "paused" else "stop"
                 raise ConflictError(
                     f"cannot remove container {container_id} as it is {status} - running or paused containers "
                     "cannot be removed without force: container state improper",
-                    f"stop it first with `rl stop {container_id[:12]}`, or use `rl rm --force`",
+                    f"`rl {verb} {container_id[:12]}` first, or use `rl rm --force`",
                 )
             _stop(engine, [container_id], time)
         try:
