@@ -200,6 +200,7 @@ class ContainerConfig(TypedDict, total=False):
     stop_signal: int
     stop_timeout: int
     remove: bool
+    requires: list[str]  # ids of the containers that --requires names
     restart: RestartPolicy
     log: LogConfig
     health: HealthConfig  # absent: none asked for, none in the image

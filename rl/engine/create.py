@@ -11,7 +11,7 @@ import sys
 
 from rl.config import containersconf
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, container_secrets, containers, events, identity, namespaces
+from rl.engine import cgroups, container_secrets, containers, dependencies, events, identity, namespaces
 from rl.engine.spec import environment, limits, logs, mounts, restart, security, systemd, values
 from rl.errors import (
     ConflictError,
@@ -211,6 +211,8 @@ def _identity(engine: Engine, config: ContainerConfig, options: dict[str, Any]) 
     labels.update(values.pairs(options.get("label", []), "--label"))
     config["labels"] = labels
     config["annotations"] = values.pairs(options.get("annotation", []), "--annotation", strict=True)
+    if options.get("requires"):
+        config["requires"] = dependencies.requires(engine.paths, options["requires"])
 
 
 def _network(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:

@@ -173,7 +173,7 @@ class Checks:
     def _attend(self) -> None:
         """Wait for the result of the probe at work."""
         health = self.health
-        self._monitor._watch(health["fd"], select.POLLIN, self._on_result)
+        self._monitor.watch(health["fd"], select.POLLIN, self._on_result)
         self._monitor.at(_LIMIT, health["limit"] - time.monotonic(), self._give_up)
 
     def _give_up(self) -> None:

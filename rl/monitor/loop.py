@@ -85,18 +85,18 @@ class Monitor:
         self._reopened = 0
         self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, params["listen_fd"])
         self._signal_fd = self._catch_signals()
-        self._watch(params["listen_fd"], IN, self._on_connection)
+        self.watch(params["listen_fd"], IN, self._on_connection)
         for key, kind in (("stdout_fd", 1), ("stderr_fd", 2), ("master_fd", 1)):
             fd: int = params[key]  # type: ignore[literal-required]
             if fd >= 0:
                 posix.set_blocking(fd, False)
                 self._streams[fd] = kind
-                self._watch(fd, IN, self._reader(fd, kind))
+                self.watch(fd, IN, self._reader(fd, kind))
         if self.stdin_fd >= 0:
             posix.set_blocking(self.stdin_fd, False)
         notified: int = params.get("notify", {}).get("fd", -1)
         if notified >= 0:
-            self._watch(notified, IN, self._on_notification)
+            self.watch(notified, IN, self._on_notification)
         for exported in params["clients"]:
             self._add_client(Client(**exported))
         self._hold()
@@ -170,7 +170,7 @@ class Monitor:
         # poll(2) takes whole milliseconds: rounded up, or it would spin. Past `until` a client's queue is waited for.
         return max(20.0 if soonest == until else 1.0, (soonest - time.monotonic()) * 1000 + 1)
 
-    def _watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
+    def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         self._poll.register(fd, events)
         self._handlers[fd] = handler
 
@@ -192,7 +192,7 @@ class Monitor:
             _signal.signal(signal, _signal.SIG_IGN)
         _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self.unblock_signals()
-        self._watch(reader, IN, self._on_signal)
+        self.watch(reader, IN, self._on_signal)
         return reader
 
     def unblock_signals(self) -> None:
@@ -387,7 +387,7 @@ class Monitor:
 
     def _add_client(self, client: Client) -> None:
         self.clients.append(client)
-        self._watch(client.fd, client.events(), lambda events: self._on_client(client, events))
+        self.watch(client.fd, client.events(), lambda events: self._on_client(client, events))
 
     def _on_client(self, client: Client, events: int) -> None:
         if events & OUT:
@@ -500,7 +500,7 @@ class Monitor:
                 reader = self._reader(fd, 1)
                 self._handlers[fd] = self._both(reader) if waiting else reader
         elif waiting:
-            self._watch(fd, OUT, lambda _events: self._write_input())
+            self.watch(fd, OUT, lambda _events: self._write_input())
         else:
             self.forget(fd)
 

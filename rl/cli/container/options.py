@@ -152,6 +152,7 @@ _OTHERS: Table = (
     ("--retry", "value", "N", "How often a pull that failed is tried again (default 3)", "uint"),
     ("--retry-delay", "value", "DURATION", "Time between two tries of a pull, such as 5s (default: longer each time)"),
     ("--restart", "value", "POLICY", "Start it again when it has ended: no, on-failure[:N], always, unless-stopped"),
+    ("--requires", "list", "CONTAINER", "Containers that have to be started before this one"),
     ("--rm", "flag", "", "Remove the container when it ends"),
     ("--rootfs", "flag", "", "IMAGE is a directory: the root file system itself; DIR:O keeps it as it is"),
     ("--sdnotify", "value", "MODE", "Who tells systemd that it is ready: container (default), conmon, healthy, ignore"),
