@@ -108,7 +108,8 @@ def plan(
         "remove": bool(options.get("rm")),
     }
     options = {**options, "_command": command}
-    for fill in (_process, _identity, namespaces.fill, _network, _filesystem, container_secrets.fill, _security, _supervision):
+    for fill in (_process, _identity, namespaces.fill, _network, _filesystem, container_secrets.fill, _security,
+                 _supervision):
         fill(engine, config, options)
     return config
 

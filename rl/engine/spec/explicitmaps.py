@@ -69,7 +69,18 @@ def build(texts: list[str], host: list[IdRange], kind: str, flag: str) -> list[I
             raise UnsupportedError(f"{flag} {text}: there are {total} ids from 0 on here", hint)
         entries.append(entry)
     _check_apart(entries, flag)
-    return overlay([(0, 0, total)] if add or not entries else [], entries)
+    found = overlay([(0, 0, total)] if add or not entries else [], entries)
+    return [piece for line in found for piece in _within(line, host)]
+
+
+def _within(line: IdRange, host: list[IdRange]) -> list[IdRange]:
+    """*line* in pieces, each inside of one range of *host*: the kernel takes no others (user_namespaces(7))."""
+    pieces: list[IdRange] = []
+    for first, _, count in host:
+        low, high = max(first, line[1]), min(first + count, line[1] + line[2])
+        if low < high:
+            pieces.append((line[0] + low - line[1], low, high - low))
+    return pieces
 
 
 def _parse(text: str, host: list[IdRange], flag: str) -> tuple[str, bool, IdRange]:
