@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from rl.config.jsonio import dumps, loads, read_json
-from rl.engine import containers, oci
+from rl.engine import containers, events, oci
 from rl.errors import CorruptRecordError, RlError, StateError, UsageError, from_wire, to_wire
 from rl.kernel import process as kp
 from rl.monitor import terminal
@@ -155,9 +155,17 @@ class _Session:
             seccomp_flags=seccomp.flags_of(profile) if profile else 0, profile=profile,
             state=state,
         )
+        events.emit_container(self.engine.paths, self.config, "exec")
         for warning in created.warnings:
             self.engine.warn(warning)
         return created
+
+    def wait(self, created: Created) -> int:
+        """The exit code of what :meth:`spawn` started, once it has ended."""
+        code = os.waitstatus_to_exitcode(os.waitpid(created.pid, 0)[1])
+        code = code if code >= 0 else 128 - code
+        events.emit_container(self.engine.paths, self.config, "exec_died", containerExitCode=str(code))
+        return code
 
 
 def _open_running(config: ContainerConfig, state: ContainerState) -> int:
@@ -194,9 +202,9 @@ def _attached(session: _Session, interactive: bool, detach_keys: str | None) -> 
     if detached:
         _linger(created)
         return 0
-    code = os.waitstatus_to_exitcode(os.waitpid(created.pid, 0)[1])
+    code = session.wait(created)
     os.close(created.pidfd)
-    return code if code >= 0 else 128 - code
+    return code
 
 
 def _linger(created: Created) -> None:
@@ -249,7 +257,7 @@ def _stay(session: _Session, pipe: int) -> None:
     _leave_terminal(keep=created.master)
     if created.master >= 0:
         _drain(created.master)
-    os.waitpid(created.pid, 0)
+    session.wait(created)
 
 
 def _leave_terminal(keep: int) -> None:
