@@ -310,6 +310,15 @@ def restart_policy(paths: Paths, config: ContainerConfig) -> RestartPolicy:
     return changed or config.get("restart") or NO_RESTART
 
 
+def environment(paths: Paths, config: ContainerConfig) -> list[str]:
+    """The environment asked for, with what `rl update` changed since. Raises CorruptRecordError."""
+    changes: dict[str, str | None] = updated(paths, config["id"]).get("env", {})
+    if not changes:
+        return config["env"]
+    kept = [line for line in config["env"] if line.partition("=")[0] not in changes]
+    return kept + [f"{name}={value}" for name, value in changes.items() if value is not None]
+
+
 def updated(paths: Paths, container_id: str) -> dict[str, Any]:
     """updated.json: what `rl update` changed; {} when it changed nothing. Raises CorruptRecordError."""
     try:

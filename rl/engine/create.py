@@ -11,7 +11,7 @@ import sys
 
 from rl.config import containersconf
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, container_secrets, containers, dependencies, events, identity, namespaces
+from rl.engine import cgroups, containers, dependencies, events, identity, namespaces
 from rl.engine.spec import environment, limits, logs, mounts, restart, security, systemd, values
 from rl.errors import (
     ConflictError,
@@ -110,7 +110,8 @@ def plan(
         "remove": bool(options.get("rm")),
     }
     options = {**options, "_command": command}
-    for fill in (_process, _identity, namespaces.fill, _network, _filesystem, container_secrets.fill, _security, _supervision):
+    for fill in (_process, _identity, namespaces.fill, _network, _filesystem, _secrets, _security,
+                 _supervision):
         fill(engine, config, options)
     return config
 
@@ -281,6 +282,15 @@ def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]
         config["options"]["init_path"] = _find_init(options)
 
 
+def _secrets(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """--secret: which, and where they are to be seen; the data is copied when the container is recorded."""
+    config["secrets"] = []
+    if options.get("secret"):
+        from rl.engine import container_secrets
+
+        config["secrets"] = container_secrets.wanted(engine, config["mounts"], options["secret"])
+
+
 _INITS = ("/usr/libexec/podman/catatonit", "/usr/libexec/catatonit/catatonit", "/usr/bin/catatonit",
           "/usr/bin/tini-static", "/usr/bin/dumb-init", "/usr/bin/docker-init",
           "/usr/libexec/docker/docker-init", "/sbin/tini")
@@ -368,6 +378,8 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
             if not sync:
                 os.close(os.open(f"{staging}/{containers.PASSING}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             if config["secrets"]:
+                from rl.engine import container_secrets
+
                 container_secrets.copy(paths, config, staging, sync)
             write_json(f"{staging}/config.json", config, sync=sync)
             write_json(f"{staging}/state.json", state, sync=sync)

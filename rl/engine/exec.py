@@ -122,7 +122,7 @@ class Session:
             raise UsageError(f"--workdir {workdir!r} must be an absolute path in the container")
         process = dict(self.spec["process"])
         process.update(args=command, terminal=tty, cwd=workdir or process.get("cwd") or "/")
-        own = list(process.get("env") or [])
+        own = self._updated(list(process.get("env") or []))
         if self.config.get("secrets"):
             from rl.engine import container_secrets
 
@@ -133,6 +133,14 @@ class Session:
             rows, columns = terminal.window_size(0)
             process["consoleSize"] = {"height": rows, "width": columns}
         self.process, self.user, self.privileged = process, user, privileged
+
+    def _updated(self, base: list[str]) -> list[str]:
+        """*base* as `rl update --env` has changed it since the start."""
+        before, now = self.config["env"], containers.environment(self.engine.paths, self.config)
+        gone = {line.partition("=")[0] for line in before} - {line.partition("=")[0] for line in now}
+        new = [line for line in now if line not in before]
+        names = gone | {line.partition("=")[0] for line in new}
+        return [line for line in base if line.partition("=")[0] not in names] + new
 
     def _environment(self, base: list[str], extra: list[str], other_user: bool, tty: bool) -> list[str]:
         if other_user and not any(item.startswith("HOME=") for item in self.config["env"]):

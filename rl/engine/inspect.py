@@ -83,6 +83,8 @@ def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:
     config = containers.read_config(engine.paths, container_id)
     if "limits" in config:
         config["limits"] = containers.limits(engine.paths, config)
+    if "env" in config:
+        config["env"] = containers.environment(engine.paths, config)
         config["restart"] = containers.restart_policy(engine.paths, config)
     found = document(engine, config, containers.read_state(engine.paths, container_id))
     if size:

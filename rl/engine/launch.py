@@ -11,15 +11,14 @@ import os
 import time
 
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, containers, events, identity, oci, prefork, volumes
-from rl.engine.spec import security
+from rl.engine import cgroups, confinement, containers, events, identity, oci, prefork, volumes
 from rl.errors import RlError, UnsupportedError, UsageError, disk_hint, limit_hint, to_wire
 from rl.kernel import mount, process
 from rl.monitor import handover
 from rl.network import namespace
 from rl.network import setup as network_setup
 from rl.runtime import container as runtime
-from rl.runtime import mountns, rootpath, seccomp
+from rl.runtime import mountns, rootpath
 from rl.storage import driver as storage
 
 TYPE_CHECKING = False
@@ -122,6 +121,7 @@ class Launch:
         if self.attach_fd < 0:
             self.attach_fd = handover.listen(self.paths.container_run(self.id))
         self.limits = containers.limits(self.paths, self.config)
+        self.config["env"] = containers.environment(self.paths, self.config)
         manager = self.message.get("cgroup_manager", "")
         self.placement = cgroups.Placement(self.config, self.limits, self._limit_refused, self.scope, manager)
         self.undo.append(self.placement.undo)
@@ -298,7 +298,7 @@ class Launch:
     def prepare_runtime(self) -> None:
         """cgroup, seccomp, stdio, and the OCI bundle."""
         self._enter_cgroup()
-        self._choose_seccomp()
+        self.context.seccomp = confinement.seccomp_profile(self.config)
         self._open_streams()
         self.spec = oci.specification(self.config, self.context)
         if os.environ.get("NOTIFY_SOCKET"):
@@ -331,34 +331,6 @@ class Launch:
         if self.message.get("limits") == "strict":
             raise UnsupportedError(what, hint)
         self.warnings.append(what + (f" ({hint})" if hint else ""))
-
-    def _choose_seccomp(self) -> None:
-        chosen = security.security_options(self.config["security_opt"])
-        label = (self.config["image_config"].get("Labels") or {}).get(security.SECCOMP_LABEL)
-        bounding, _ = security.capabilities(self.config["cap_add"], self.config["cap_drop"], self.config["privileged"])
-        if chosen.seccomp == "unconfined" or (self.config["privileged"] and not chosen.seccomp):
-            return
-        if label and self.config["options"].get("seccomp_policy") == "image":
-            self.context.seccomp = self._image_profile(label, bounding)
-        elif chosen.seccomp:
-            from rl.config.jsonio import read_json
-
-            try:
-                profile = read_json(chosen.seccomp)
-            except (OSError, ValueError) as error:
-                raise RlError(f"read the seccomp profile {chosen.seccomp}: {error}") from None
-            self.context.seccomp = seccomp.resolve(profile, bounding)
-        else:
-            self.context.seccomp = seccomp.default_profile(bounding)
-
-    def _image_profile(self, label: str, bounding: list[str]) -> dict[str, Any]:
-        from rl.config.jsonio import loads
-
-        try:
-            return seccomp.resolve(loads(label), bounding)
-        except ValueError as error:
-            what = f"read the seccomp profile in the label {security.SECCOMP_LABEL} of {self.config['image']}"
-            raise RlError(f"{what}: {error}", "leave --seccomp-policy=image out") from None
 
     def _open_streams(self) -> None:
         """Pipes between the container and its monitor; a terminal brings its own, passthrough needs none."""

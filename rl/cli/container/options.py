@@ -176,7 +176,7 @@ _OTHERS: Table = (
     ("--tmpfs", "array", "DIR[:OPTIONS]", "Mount a tmpfs"),
     ("-t --tty", "flag", "", "Give the container a terminal"),
     ("--tz", "value", "ZONE", "Time zone: Area/City, or local"),
-    ("--uidmap", "list", "CTR:FROM:SIZE", "Map uids, in a user namespace of its own: 0:1:1000, @FROM of the host, +CTR adds"),
+    ("--uidmap", "list", "CTR:FROM:SIZE", "Map uids, in a user namespace of its own; @FROM: of the host, +CTR: adds"),
     ("--ulimit", "list", "NAME=SOFT[:HARD]", "Set a resource limit; host: keep the host's"),
     ("--umask", "value", "MODE", "Umask of the process (default 0022)"),
     ("--unsetenv", "array", "NAME", "Leave out this default environment variable"),
