@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol
 
-    from rl.config.model import ContainerConfig, ContainerState
+    from rl.config.model import ContainerConfig, ContainerState, MountSpec
     from rl.config.paths import Paths
     from rl.runtime.cgroup.systemd import Scope
 
@@ -235,9 +235,7 @@ class Launch:
             gid for gid in users.group_ids(context.rootfs, config["group_add"]) if gid not in groups
         ]
         self._check_ids()
-        for spec in config["mounts"]:
-            if "U" in spec.get("options", []):
-                self._own(spec["source"] if spec["type"] == "bind" else context.volumes.get(spec["destination"], ""))
+        self._prepare_sources()
         containerenv = f"{self.directory}/containerenv"
         with open(containerenv, "w", encoding="utf-8") as file:
             file.write(f'engine="rl"\nname="{config["name"]}"\nid="{self.id}"\nimage="{config["image"]}"\n'
@@ -258,11 +256,23 @@ class Launch:
                 if self.context.id_mode == "single" else "extend the user's range in /etc/subuid and /etc/subgid",
             )
 
-    def _own(self, path: str) -> None:
-        if path:
-            uid = _outside(self.config["uid_map"], self.context.uid)
-            gid = _outside(self.config["gid_map"], self.context.gid)
-            volumes.chown_tree(path, uid, gid)
+    def _prepare_sources(self) -> None:
+        """Mounts whose source has to be made first: overlays, images, parts of volumes; and the option U."""
+        config, context = self.config, self.context
+        numbers = [number for number, spec in enumerate(config["mounts"]) if _needs_source(spec)]
+        if not numbers:
+            return
+        from rl.engine.mountpoints import Mountpoints
+
+        driver = storage.choose(self.paths, self.driver)
+        made = Mountpoints(self.paths, config, driver, self.undo, self._note)
+        owner = _outside(config["uid_map"], context.uid), _outside(config["gid_map"], context.gid)
+        for number in numbers:
+            spec = config["mounts"][number]
+            source = context.volumes.get(spec["destination"], spec["source"])
+            context.sources[spec["destination"]] = made.source(number, spec, source, owner)
+        self.helpers += made.pids
+        self.mounted_by = [*self.mounted_by, *made.pids]
 
     def _own_entries(self) -> None:
         """keep-id's user and group, where the image's passwd and group files have none: programs look there."""
@@ -493,6 +503,13 @@ def _outside(ranges: list[tuple[int, int, int]], inside: int) -> int:
         if first <= inside < first + count:
             return outside + inside - first
     return inside
+
+
+def _needs_source(spec: MountSpec) -> bool:
+    """Whether rl.engine.mountpoints has to do with a mount; it is imported only then."""
+    if spec["type"] not in ("bind", "volume", "image"):
+        return False
+    return bool(spec.get("overlay") or spec.get("subpath") or spec["type"] == "image" or "U" in spec["options"])
 
 
 def _container_id_of_root(config: ContainerConfig) -> tuple[int, int]:
