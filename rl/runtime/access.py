@@ -33,6 +33,11 @@ def is_mapped(number: int, kind: str = "uid") -> bool:
     return any(first <= number < first + count for first, _, count in process.id_map(kind))
 
 
+def is_unknown(number: int) -> bool:
+    """Whether *number* may be what the kernel shows for an id that the namespace does not include."""
+    return number == _OVERFLOW and not is_mapped(number)
+
+
 def outside(number: int, kind: str = "uid") -> int:
     """The id outside of this user namespace, -1 where there is none."""
     for first, out, count in process.id_map(kind):
@@ -53,7 +58,7 @@ def owner_of(path: str) -> str:
     if initial:
         return f"{path} belongs to {_name(number)}, {mode}"
     if number == _OVERFLOW or host < 0:
-        return f"{path} belongs to a user of the host that the container's ids do not include, {mode}"
+        return f"{path} belongs to a user of the host outside the container's id map, {mode}"
     return f"{path} belongs to {_name(host)} on the host, which is uid {number} in the user namespace, {mode}"
 
 

@@ -58,8 +58,7 @@ class Walk:
         A directory is changed before its content: so that a second walk finds what a first one, which was
         killed, has not reached.
         """
-        self._change(start, "", "")
-        if not stat.S_ISDIR(os.fstat(start).st_mode):
+        if not self._change(start, "", "") or not stat.S_ISDIR(os.fstat(start).st_mode):
             return
         levels = [_Level(os.open(".", _DIRECTORY | os.O_CLOEXEC, dir_fd=start), "")]
         try:
@@ -76,7 +75,8 @@ class Walk:
 
     def _entry(self, level: _Level, name: str, levels: list[_Level]) -> None:
         path = f"{level.path}/{name}" if level.path else name
-        self._change(level.fd, name, path)
+        if not self._change(level.fd, name, path):
+            return
         try:
             fd = fs.openat2(level.fd, name, _DIRECTORY, 0, self.resolve)
         except OSError as error:
@@ -113,23 +113,25 @@ class Walk:
         finally:
             os.close(done.fd)
 
-    def _change(self, directory: int, name: str, path: str) -> None:
-        """Change one entry; *name* "" is the descriptor itself."""
+    def _change(self, directory: int, name: str, path: str) -> bool:
+        """Change one entry; *name* "" is the descriptor itself. Whether what is below it is to be changed, too."""
         try:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False) if name else os.fstat(directory)
             if name and (status.st_dev, status.st_ino) in self.skip:
-                return
+                return False
             owner = self.choose(path, status)
             if owner is None:
-                return
+                return True
             if name:
                 os.chown(name, *owner, dir_fd=directory, follow_symlinks=False)
             else:
                 fs.chown_descriptor(directory, *owner)
         except FileNotFoundError:
-            return  # removed meanwhile
+            return False  # removed meanwhile
         except OSError as error:
             self.failed(path, error)
+            return False
+        return True
 
 
 def give(path: str, uid: int, gid: int) -> None:
