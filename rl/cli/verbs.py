@@ -63,6 +63,7 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("system.inspect", ("inspect",), "Show all that is known of a container, an image or a volume"),
     ("system.login", ("login",), "Log in to a registry"),
     ("system.logout", ("logout",), "Log out of a registry"),
+    ("system.own", ("own",), "Take files back that containers left to subordinate ids"),
     ("system.unshare", ("unshare", "system unshare"), "Run a command inside the user namespace of the containers"),
     ("system.version", ("version",), "Show versions"),
 )

@@ -26,12 +26,21 @@ class PortMapping(TypedDict):
 class MountSpec(TypedDict, total=False):
     """One requested mount, whatever flag asked for it."""
 
-    type: str  # bind | volume | tmpfs | devpts …
-    source: str  # host path, or volume name
+    type: str  # bind | volume | tmpfs | ramfs | devpts | image
+    source: str  # host path, volume name, or image as asked
     destination: str
     options: list[str]
     anonymous: bool  # a volume made for an image's VOLUME or `-v /path`
     no_copy: bool
+    overlay: bool  # option O: what is written goes to a directory of the container's own
+    upper: str  # … or to this one, which stays
+    work: str
+    id_map: dict[str, list[list[int]]]  # option idmap, see rl.engine.spec.id_mount; {}: the container's own map
+    subpath: str  # of a volume or an image: what is below this path there
+    volume_options: dict[str, str]  # for the volume, if it is made now
+    volume_labels: dict[str, str]
+    image_id: str  # of an image: what the source was when the container was made
+    layers: list[str]
 
 
 class SecretUse(TypedDict):

@@ -268,6 +268,9 @@ def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]
     for spec in config["mounts"]:
         if spec.get("anonymous"):
             spec["source"] = os.urandom(32).hex()
+        elif spec["type"] == "image":
+            found, _ = resolve_image(engine, spec["source"], options)
+            spec["image_id"], spec["layers"] = found["id"], found["layers"]
     config["read_only"] = bool(options.get("read_only"))
     config["read_only_tmpfs"] = options.get("read_only_tmpfs", True)
     for directory in options.get("chrootdirs", []):
