@@ -26,12 +26,33 @@ class PortMapping(TypedDict):
 class MountSpec(TypedDict, total=False):
     """One requested mount, whatever flag asked for it."""
 
-    type: str  # bind | volume | tmpfs | devpts …
-    source: str  # host path, or volume name
+    type: str  # bind | volume | tmpfs | ramfs | devpts | image
+    source: str  # host path, volume name, or image as asked
     destination: str
     options: list[str]
     anonymous: bool  # a volume made for an image's VOLUME or `-v /path`
     no_copy: bool
+    overlay: bool  # option O: what is written goes to a directory of the container's own
+    upper: str  # … or to this one, which stays
+    work: str
+    id_map: dict[str, list[list[int]]]  # option idmap, see rl.engine.spec.id_mount; {}: the container's own map
+    subpath: str  # of a volume or an image: what is below this path there
+    volume_options: dict[str, str]  # for the volume, if it is made now
+    volume_labels: dict[str, str]
+    image_id: str  # of an image: what the source was when the container was made
+    layers: list[str]
+
+
+class SecretUse(TypedDict):
+    """One --secret: which secret, and how the container gets it. Its data never stands in a record."""
+
+    id: str
+    name: str
+    type: str  # mount | env
+    target: str  # absolute path in the container, or the variable's name
+    uid: int
+    gid: int
+    mode: int
 
 
 class LogConfig(TypedDict, total=False):
@@ -87,6 +108,9 @@ class NetworkRequest(TypedDict, total=False):
     dns_options: list[str]
     add_hosts: list[str]
     no_hosts: bool
+    no_hostname: bool
+    hosts_file: str  # base of /etc/hosts: path | image | none | "" (as containers.conf says)
+    mac: str  # hardware address asked for, "" = any
     no_resolv: bool
 
 
@@ -140,6 +164,7 @@ class ContainerConfig(TypedDict, total=False):
     image: str  # normalized reference as asked, "" with --rootfs
     image_id: str  # 64 hex digits
     rootfs: str  # --rootfs: a directory on the host
+    rootfs_overlay: bool  # it stays as it is: what the container changes is lost at its end
     layers: list[str]  # diff ids, base first
     driver: str  # storage driver asked for by name; "" = the first start chooses
     id_key: str  # which on-disk id mapping of the layers: "" | "single" | …
@@ -150,6 +175,7 @@ class ContainerConfig(TypedDict, total=False):
     workdir: str
     user: str
     group_add: list[str]
+    host_users: list[tuple[str, int, int, str, str]]  # --hostuser: name, uid, gid, full name, home
     umask: str
     timezone: str
     hostname: str
@@ -165,6 +191,7 @@ class ContainerConfig(TypedDict, total=False):
     cgroupns_mode: str
     network: NetworkRequest
     mounts: list[MountSpec]
+    secrets: list[SecretUse]
     read_only: bool
     read_only_tmpfs: bool
     shm_size: int
@@ -176,11 +203,13 @@ class ContainerConfig(TypedDict, total=False):
     sysctl: dict[str, str]
     ulimits: list[str]
     init: bool
+    systemd: bool  # a place for systemd: see rl.engine.spec.systemd
     labels: dict[str, str]
     annotations: dict[str, str]
     stop_signal: int
     stop_timeout: int
     remove: bool
+    requires: list[str]  # ids of the containers that --requires names
     restart: RestartPolicy
     log: LogConfig
     health: HealthConfig  # absent: none asked for, none in the image
@@ -216,6 +245,18 @@ class LayerInfo(TypedDict, total=False):
     diff_id: str
     size: int  # bytes unpacked
     entries: int
+
+
+class SecretRecord(TypedDict, total=False):
+    """secrets/<id>/secret.json: what is known of a secret, its data left out."""
+
+    id: str  # 25 hex digits
+    name: str
+    driver: str  # file | pass | shell
+    options: dict[str, str]  # of the driver
+    labels: dict[str, str]
+    created: str
+    updated: str
 
 
 class ImageRecord(TypedDict, total=False):

@@ -122,12 +122,25 @@ class Session:
             raise UsageError(f"--workdir {workdir!r} must be an absolute path in the container")
         process = dict(self.spec["process"])
         process.update(args=command, terminal=tty, cwd=workdir or process.get("cwd") or "/")
-        process["env"] = self._environment(list(process.get("env") or []), env, bool(user), tty)
+        own = self._updated(list(process.get("env") or []))
+        if self.config.get("secrets"):
+            from rl.engine import container_secrets
+
+            own += container_secrets.environment(self.engine.paths.container(self.id), self.config)
+        process["env"] = self._environment(own, env, bool(user), tty)
         process.pop("consoleSize", None)
         if tty:
             rows, columns = terminal.window_size(0)
             process["consoleSize"] = {"height": rows, "width": columns}
         self.process, self.user, self.privileged = process, user, privileged
+
+    def _updated(self, base: list[str]) -> list[str]:
+        """*base* as `rl update --env` has changed it since the start."""
+        before, now = self.config["env"], containers.environment(self.engine.paths, self.config)
+        gone = {line.partition("=")[0] for line in before} - {line.partition("=")[0] for line in now}
+        new = [line for line in now if line not in before]
+        names = gone | {line.partition("=")[0] for line in new}
+        return [line for line in base if line.partition("=")[0] not in names] + new
 
     def _environment(self, base: list[str], extra: list[str], other_user: bool, tty: bool) -> list[str]:
         if other_user and not any(item.startswith("HOME=") for item in self.config["env"]):
@@ -194,8 +207,9 @@ class Session:
 
             bundle = f"{self.engine.paths.container(self.id)}/bundle"
             state = hooks.state(self.spec, bundle, self.id, "running", self.pid)
+        specification = {"process": self.process, "annotations": self.spec.get("annotations")}
         created = runtime.spawn(
-            self.pid, self.pidfd, {"process": self.process}, io, decide=decide,
+            self.pid, self.pidfd, specification, io, decide=decide,
             meanwhile=_import_rest if self.recorded else None,
             cgroup_procs=f"{cgroup}/cgroup.procs" if cgroup else "",
             place=runtime.by_systemd(cgroup, self.engine.warn) if by_systemd else None,

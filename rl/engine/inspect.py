@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from rl.config.signals import signal_name
-from rl.engine import containers
+from rl.engine import containers, dependencies
 from rl.engine.times import NEVER_TEXT, human_size
 from rl.errors import NotFoundError, RlError, UsageError
 from rl.runtime import sessions
@@ -83,6 +83,8 @@ def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:
     config = containers.read_config(engine.paths, container_id)
     if "limits" in config:
         config["limits"] = containers.limits(engine.paths, config)
+    if "env" in config:
+        config["env"] = containers.environment(engine.paths, config)
         config["restart"] = containers.restart_policy(engine.paths, config)
     found = document(engine, config, containers.read_state(engine.paths, container_id))
     if size:
@@ -130,7 +132,7 @@ def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> 
         "ExecIDs": [found[0] for found in sessions.living(run)],
         "GraphDriver": {"Name": _driver(config, state), "Data": _graph(engine, config, state)},
         "Mounts": [_mount(engine, spec) for spec in config.get("mounts", []) if spec.get("type") != "tmpfs"],
-        "Dependencies": _dependencies(config),
+        "Dependencies": dependencies.of(config),
         "NetworkSettings": _network(config, state),
         "Namespace": "",
         "IsInfra": False,
@@ -239,14 +241,6 @@ def _mount(engine: Engine, spec: MountSpec) -> dict[str, Any]:
     return entry
 
 
-def _dependencies(config: ContainerConfig) -> list[str]:
-    """Ids of the containers whose namespaces this one joins."""
-    modes = [config.get("network", {}).get("mode", ""), config.get("pid_mode", ""), config.get("ipc_mode", ""),
-             config.get("uts_mode", ""), config.get("cgroupns_mode", "")]
-    found = [mode.partition(":")[2] for mode in modes if mode.startswith("container:")]
-    return list(dict.fromkeys(found))
-
-
 def port_bindings(ports: list[PortMapping]) -> dict[str, list[dict[str, str]]]:
     """``80/tcp`` → [{HostIp, HostPort}], ranges taken apart."""
     found: dict[str, list[dict[str, str]]] = {}
@@ -311,8 +305,8 @@ def _config(config: ContainerConfig) -> dict[str, Any]:
         "CreateCommand": config.get("create_command") or [],
         "Umask": config.get("umask", "0022"),
         "Timeout": int(options.get("timeout", 0)),
-        "Passwd": True,
-        "sdNotifyMode": "container",
+        "Passwd": options.get("passwd", True),
+        "sdNotifyMode": options.get("sdnotify", "container"),
         "HealthcheckOnFailureAction": "none",
         "ExposedPorts": image.get("ExposedPorts") or {},
     }
@@ -322,6 +316,12 @@ def _config(config: ContainerConfig) -> dict[str, Any]:
         document.update(healthcheck.config_document(config))
     if config.get("timezone"):
         document["Timezone"] = config["timezone"]
+    shown = [use for use in config.get("secrets", []) if use["type"] == "mount"]
+    if shown:
+        document["Secrets"] = [
+            {"Name": use["name"], "ID": use["id"], "UID": use["uid"], "GID": use["gid"], "Mode": use["mode"]}
+            for use in shown
+        ]
     return document
 
 

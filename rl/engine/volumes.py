@@ -112,17 +112,3 @@ def _fill(config: ContainerConfig, spec: MountSpec, data: str, rootfs: str) -> N
 def _root(ranges: list[IdRange]) -> int:
     """The shared id of the container's id 0; ranges are (id inside, shared id, count)."""
     return next((outside for inside, outside, _ in ranges if inside == 0), 0)
-
-
-def chown_tree(path: str, uid: int, gid: int) -> None:
-    """Give *path* and all below it to (uid, gid) of the shared namespace: the mount option U.
-
-    By descriptors: another container may have the directory mounted, and put links where directories were.
-    """
-    os.lchown(path, uid, gid)
-    for _, names, files, directory in os.fwalk(path):
-        for name in names + files:
-            try:
-                os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
-            except FileNotFoundError:
-                continue  # removed meanwhile

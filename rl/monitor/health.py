@@ -96,7 +96,7 @@ class Checks:
         for key in (_PROBE, _LIMIT):
             self._monitor.cancel(key)
         if self.health["fd"] >= 0:
-            self._monitor._forget(self.health["fd"])
+            self._monitor.forget(self.health["fd"])
             posix.close(self.health["fd"])
             self.health["fd"] = -1
         self._answer(None)
@@ -175,7 +175,7 @@ class Checks:
     def _attend(self) -> None:
         """Wait for the result of the probe at work."""
         health = self.health
-        self._monitor._watch(health["fd"], select.POLLIN, self._on_result)
+        self._monitor.watch(health["fd"], select.POLLIN, self._on_result)
         self._monitor.at(_LIMIT, health["limit"] - time.monotonic(), self._give_up)
 
     def _give_up(self) -> None:
@@ -191,7 +191,7 @@ class Checks:
             data = posix.read(health["fd"], 4096)
         except BlockingIOError:
             return
-        self._monitor._forget(health["fd"])
+        self._monitor.forget(health["fd"])
         posix.close(health["fd"])
         self._monitor.cancel(_LIMIT)
         late = time.monotonic() >= health["limit"]

@@ -85,15 +85,18 @@ class Monitor:
         self._reopened = 0
         self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, params["listen_fd"])
         self._signal_fd = self._catch_signals()
-        self._watch(params["listen_fd"], IN, self._on_connection)
+        self.watch(params["listen_fd"], IN, self._on_connection)
         for key, kind in (("stdout_fd", 1), ("stderr_fd", 2), ("master_fd", 1)):
             fd: int = params[key]  # type: ignore[literal-required]
             if fd >= 0:
                 posix.set_blocking(fd, False)
                 self._streams[fd] = kind
-                self._watch(fd, IN, self._reader(fd, kind))
+                self.watch(fd, IN, self._reader(fd, kind))
         if self.stdin_fd >= 0:
             posix.set_blocking(self.stdin_fd, False)
+        notified: int = params.get("notify", {}).get("fd", -1)
+        if notified >= 0:
+            self.watch(notified, IN, self._on_notification)
         for exported in params["clients"]:
             self._add_client(Client(**exported))
         self._hold()
@@ -167,11 +170,12 @@ class Monitor:
         # poll(2) takes whole milliseconds: rounded up, or it would spin. Past `until` a client's queue is waited for.
         return max(20.0 if soonest == until else 1.0, (soonest - time.monotonic()) * 1000 + 1)
 
-    def _watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
+    def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         self._poll.register(fd, events)
         self._handlers[fd] = handler
 
-    def _forget(self, fd: int) -> None:
+    def forget(self, fd: int) -> None:
+        """Watch *fd* no more."""
         if self._handlers.pop(fd, None):
             try:
                 self._poll.unregister(fd)
@@ -188,7 +192,7 @@ class Monitor:
             _signal.signal(signal, _signal.SIG_IGN)
         _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self.unblock_signals()
-        self._watch(reader, IN, self._on_signal)
+        self.watch(reader, IN, self._on_signal)
         return reader
 
     def unblock_signals(self) -> None:
@@ -219,6 +223,18 @@ class Monitor:
         self.kill(self.params["stop_signal"] if seconds > 0 else 9)
         if _KILL not in self._timers or timeout is not None:
             self.at(_KILL, seconds, lambda: self.kill(9))
+
+    def started(self) -> None:
+        """The command runs since just now."""
+        if "notify" in self.params:
+            from rl.monitor import notify
+
+            notify.started(self)
+
+    def _on_notification(self, _events: int) -> None:
+        from rl.monitor import notify
+
+        notify.relay(self, self.params["notify"]["fd"])
 
     def limit_time(self, deadline: float) -> None:
         """Kill the container at *deadline* (time.monotonic()), unless that is 0."""
@@ -323,7 +339,7 @@ class Monitor:
         return True
 
     def _close_stream(self, fd: int) -> None:
-        self._forget(fd)
+        self.forget(fd)
         if self._streams.pop(fd, 0) and fd != self.params["master_fd"]:
             posix.close(fd)
             key: Literal["stdout_fd", "stderr_fd"] = "stdout_fd" if fd == self.params["stdout_fd"] else "stderr_fd"
@@ -371,7 +387,7 @@ class Monitor:
 
     def _add_client(self, client: Client) -> None:
         self.clients.append(client)
-        self._watch(client.fd, client.events(), lambda events: self._on_client(client, events))
+        self.watch(client.fd, client.events(), lambda events: self._on_client(client, events))
 
     def _on_client(self, client: Client, events: int) -> None:
         if events & OUT:
@@ -402,7 +418,7 @@ class Monitor:
         """The client is gone, or has to go: it alone."""
         if client.fd < 0:
             return
-        self._forget(client.fd)
+        self.forget(client.fd)
         self.clients.remove(client)
         client.close()
         if client.first:
@@ -484,9 +500,9 @@ class Monitor:
                 reader = self._reader(fd, 1)
                 self._handlers[fd] = self._both(reader) if waiting else reader
         elif waiting:
-            self._watch(fd, OUT, lambda _events: self._write_input())
+            self.watch(fd, OUT, lambda _events: self._write_input())
         else:
-            self._forget(fd)
+            self.forget(fd)
 
     def _both(self, reader: Callable[[int], None]) -> Callable[[int], None]:
         def on_terminal(events: int) -> None:
@@ -510,7 +526,7 @@ class Monitor:
     def _close_input(self) -> None:
         self._input.clear()
         if not self.params["terminal"]:
-            self._forget(self.stdin_fd)
+            self.forget(self.stdin_fd)
             posix.close(self.stdin_fd)
             self.params["stdin_fd"] = -1
         self.stdin_fd = -1

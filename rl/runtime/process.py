@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from rl.runtime.sync import Setup
 
 
+#: An annotation of crun's: the process keeps the further groups of who makes it; they show as the overflow group.
+KEEP_GROUPS = "run.oci.keep_original_groups"
+
+
 def prepare(setup: Setup, profile: dict[str, Any] | None, state: dict[str, Any], warnings: list[str]) -> None:
     """The part that is done outside, by the caller of create and exec, before anything is made.
 
@@ -242,6 +246,8 @@ def identity(setup: Setup) -> None:
 
 
 def _set_groups(groups: list[int], setup: Setup) -> None:
+    if (setup.spec.get("annotations") or {}).get(KEEP_GROUPS) == "1":
+        return  # --group-add keep-groups
     if setup.setgroups_denied:
         return  # a single-id map: the kernel allows no groups (user_namespaces(7), "setgroups")
     try:
