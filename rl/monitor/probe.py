@@ -118,6 +118,7 @@ def _spawn(params: Params, check: HealthCheck, io: Io) -> Created:
     process = dict(spec["process"])
     process.update(args=words if kind == "CMD" else [*check["shell"], " ".join(words)], terminal=False)
     process.pop("consoleSize", None)
+    process["env"] = [*(process.get("env") or []), *map(_secret, params["health"]["secrets"])]
     profile = (spec.get("linux") or {}).get("seccomp")
     cgroup = params.get("cgroup", "")
     if state.get("affinity"):
@@ -128,12 +129,18 @@ def _spawn(params: Params, check: HealthCheck, io: Io) -> Created:
 
         document = hooks.state(spec, params["health"]["bundle"], params["id"], "running", params["pid"])
     return runtime.spawn(
-        params["pid"], _container(params), {"process": process}, io,
+        params["pid"], _container(params), {"process": process, "annotations": spec.get("annotations")}, io,
         cgroup_procs=f"{cgroup}/cgroup.procs" if cgroup else "",
         seccomp_program=seccomp.program_for(profile, params["health"]["cache"]) if profile else None,
         seccomp_flags=seccomp.flags_of(profile) if profile else 0, profile=profile, state=document,
         die_with_parent=True,
     )
+
+
+def _secret(use: tuple[str, str]) -> str:
+    """``NAME=value`` of a secret that is a variable."""
+    with open(use[1], "rb") as file:
+        return f"{use[0]}={os.fsdecode(file.read())}"
 
 
 def _container(params: Params) -> int:
