@@ -32,6 +32,22 @@ class MountSpec(TypedDict, total=False):
     options: list[str]
     anonymous: bool  # a volume made for an image's VOLUME or `-v /path`
     no_copy: bool
+    volume_options: dict[str, str]  # for a volume that this mount makes
+    volume_labels: dict[str, str]
+    subpath: str  # the directory or file in the volume that is mounted, "" all of it
+    borrowed: bool  # --volumes-from: the volume belongs to another container too
+
+
+class VolumeRecord(TypedDict, total=False):
+    """volumes/<name>/volume.json. The directory's name is the volume's."""
+
+    Driver: str  # local
+    CreatedAt: str  # RFC 3339 with nanoseconds, UTC
+    Labels: dict[str, str]
+    Options: dict[str, str]  # as asked, and what ``o`` says of UID, GID, SIZE, INODES
+    Anonymous: bool
+    UID: int  # of the shared user namespace; absent: the first container decides
+    GID: int
 
 
 class LogConfig(TypedDict, total=False):
