@@ -76,6 +76,10 @@ class NoSuchVolumeError(NotFoundError):
     """No volume has this name."""
 
 
+class NoSuchSecretError(NotFoundError):
+    """No secret has this name or id."""
+
+
 class AmbiguousNameError(RlError):
     """A short id fits more than one object."""
 

@@ -78,6 +78,10 @@ def make_engine(given: dict[str, Any], level: str, handle: Handle | None) -> Eng
     if level not in ("error", "fatal", "panic"):
         engine.warn = warn
     engine.prefork = handle
+    if "events_backend" in given:
+        from rl.engine import events
+
+        events.use(given["events_backend"])
     engine.render = _render
     return engine
 

@@ -37,6 +37,8 @@ GLOBAL: Table = (
     ("--runtime", "value", "PATH", "OCI runtime to use instead of the built-in one: a path, or a name like crun"),
     ("--cgroup-manager", "value", "NAME", "Who makes cgroups: systemd or cgroupfs (default: the best)",
      ("systemd", "cgroupfs")),
+    ("--events-backend", "value", "NAME", "Where events are written: file (default), journald or none",
+     ("file", "journald", "none")),
     ("--limits", "value", "MODE", "Where a resource limit cannot be applied: warn (default), or strict: fail",
      ("warn", "strict")),
     ("--log-level", "value", "LEVEL", "Messages to show: debug (with tracebacks), info, warn, error (default warn)",

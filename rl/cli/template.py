@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Fields that hold maps though their keys may begin with capitals.
 _MAPS = frozenset(("Labels", "Annotations", "Networks", "Ports", "PortBindings", "Tmpfs", "Volumes", "ExposedPorts",
-                   "Options", "Sysctl"))
+                   "Options", "Sysctl", "Attributes"))
 
 
 class _Loop(Exception):

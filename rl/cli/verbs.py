@@ -16,14 +16,17 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("container.create", ("create", "container create"), "Create but do not start a container"),
     ("container.exec", ("exec", "container exec"), "Run a command in a running container"),
     ("container.exists", ("container exists",), "Tell by the exit code whether a container exists"),
+    ("container.init", ("init", "container init"), "Prepare containers up to the start of their command"),
     ("container.inspect", ("container inspect",), "Show all that is known of a container"),
     ("container.kill", ("kill", "container kill"), "Send a signal to running containers"),
     ("container.logs", ("logs", "container logs"), "Show what containers have written"),
     ("container.port", ("port", "container port"), "List published ports"),
     ("container.ps", ("ps", "container ls", "container list", "container ps"), "List containers"),
+    ("container.restart", ("restart", "container restart"), "Stop containers and start them again"),
     ("container.rm", ("rm", "container rm"), "Remove containers"),
     ("container.run", ("run", "container run"), "Run a command in a new container"),
     ("container.start", ("start", "container start"), "Start containers"),
+    ("container.stats", ("stats", "container stats"), "Show what containers use of processor, memory, network, disks"),
     ("container.stop", ("stop", "container stop"), "Stop running containers"),
     ("container.top", ("top", "container top"), "Show the processes of a container"),
     ("container.update", ("update", "container update"), "Change the limits of a container"),
@@ -38,7 +41,13 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("image.save", ("save", "image save"), "Save images to an archive"),
     ("image.tag", ("tag", "image tag"), "Give an image a further name"),
     ("image.untag", ("untag", "image untag"), "Take names away from an image"),
+    ("secret.create", ("secret create",), "Keep a secret"),
+    ("secret.exists", ("secret exists",), "Tell by the exit code whether a secret exists"),
+    ("secret.inspect", ("secret inspect",), "Show all that is known of secrets, but not what they hold"),
+    ("secret.ls", ("secret ls", "secret list"), "List secrets"),
+    ("secret.rm", ("secret rm",), "Remove secrets"),
     ("system.completion", ("completion",), "Print the completion script for a shell"),
+    ("system.events", ("events", "system events"), "Show what happens, as it happens"),
     ("system.help", ("help",), "Show help about a command"),
     ("system.info", ("info", "system info"), "Show what this host and this rl can do"),
     ("system.inspect", ("inspect",), "Show all that is known of a container, an image or a volume"),
@@ -51,6 +60,7 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 NOUNS = {
     "container": "Manage containers",
     "image": "Manage images",
+    "secret": "Manage secrets",
     "system": "Manage rl itself",
 }
 
@@ -63,6 +73,11 @@ def find(words: Sequence[str]) -> tuple[str, int]:
         if name in names:
             return module, count
     return "", 0
+
+
+def names_of(name: str) -> tuple[str, ...]:
+    """All names of the command that has the full name *name*."""
+    return next((names for _, names, _ in VERBS if name in names), ())
 
 
 def listing(noun: str = "") -> list[tuple[str, str]]:

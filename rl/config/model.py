@@ -32,9 +32,9 @@ class MountSpec(TypedDict, total=False):
     options: list[str]
     anonymous: bool  # a volume made for an image's VOLUME or `-v /path`
     no_copy: bool
-    volume_options: dict[str, str]  # for a volume that this mount makes
+    subpath: str  # of a volume or an image: what is below this path there
+    volume_options: dict[str, str]  # for the volume, if it is made now
     volume_labels: dict[str, str]
-    subpath: str  # the directory or file in the volume that is mounted, "" all of it
     borrowed: bool  # --volumes-from: the volume belongs to another container too
 
 
@@ -50,6 +50,18 @@ class VolumeRecord(TypedDict, total=False):
     GID: int
 
 
+class SecretUse(TypedDict):
+    """One --secret: which secret, and how the container gets it. Its data never stands in a record."""
+
+    id: str
+    name: str
+    type: str  # mount | env
+    target: str  # absolute path in the container, or the variable's name
+    uid: int
+    gid: int
+    mode: int
+
+
 class LogConfig(TypedDict, total=False):
     driver: str  # k8s-file | json-file | journald | none | passthrough
     path: str
@@ -59,6 +71,37 @@ class LogConfig(TypedDict, total=False):
     labels: dict[str, str]  # further fields of each entry
     id: str  # the container's, and its name: known to the monitor alone
     name: str
+
+
+class EventLog(TypedDict):
+    """Where events are written: see rl.monitor.eventlog."""
+
+    backend: str  # file | journald | none
+    path: str
+    limit: int  # bytes of the file, after which another is begun
+
+
+class Event(TypedDict, total=False):
+    """A line of the log of events; Time, timeNano, Type, Status, ID and Name are always there."""
+
+    Time: str  # RFC 3339 with nanoseconds, UTC
+    timeNano: int
+    Type: str  # container | image | volume | secret | pod | network | system
+    Status: str
+    ID: str
+    Name: str
+    Image: str
+    ContainerExitCode: int
+    HealthStatus: str
+    Network: str
+    PodID: str
+    Error: str
+    Attributes: dict[str, str]  # a container's labels, and more
+
+
+class RestartPolicy(TypedDict):
+    policy: str  # no | on-failure | always | unless-stopped
+    retries: int  # with on-failure: how often at most, 0: no limit
 
 
 class NetworkRequest(TypedDict, total=False):
@@ -72,6 +115,9 @@ class NetworkRequest(TypedDict, total=False):
     dns_options: list[str]
     add_hosts: list[str]
     no_hosts: bool
+    no_hostname: bool
+    hosts_file: str  # base of /etc/hosts: path | image | none | "" (as containers.conf says)
+    mac: str  # hardware address asked for, "" = any
     no_resolv: bool
 
 
@@ -85,6 +131,7 @@ class ContainerConfig(TypedDict, total=False):
     image: str  # normalized reference as asked, "" with --rootfs
     image_id: str  # 64 hex digits
     rootfs: str  # --rootfs: a directory on the host
+    rootfs_overlay: bool  # it stays as it is: what the container changes is lost at its end
     layers: list[str]  # diff ids, base first
     driver: str  # storage driver asked for by name; "" = the first start chooses
     id_key: str  # which on-disk id mapping of the layers: "" | "single" | …
@@ -95,6 +142,7 @@ class ContainerConfig(TypedDict, total=False):
     workdir: str
     user: str
     group_add: list[str]
+    host_users: list[tuple[str, int, int, str, str]]  # --hostuser: name, uid, gid, full name, home
     umask: str
     timezone: str
     hostname: str
@@ -110,6 +158,7 @@ class ContainerConfig(TypedDict, total=False):
     cgroupns_mode: str
     network: NetworkRequest
     mounts: list[MountSpec]
+    secrets: list[SecretUse]
     read_only: bool
     read_only_tmpfs: bool
     shm_size: int
@@ -121,11 +170,13 @@ class ContainerConfig(TypedDict, total=False):
     sysctl: dict[str, str]
     ulimits: list[str]
     init: bool
+    systemd: bool  # a place for systemd: see rl.engine.spec.systemd
     labels: dict[str, str]
     annotations: dict[str, str]
     stop_signal: int
     stop_timeout: int
     remove: bool
+    restart: RestartPolicy
     log: LogConfig
     limits: dict[str, Any]  # memory, cpus, pids, … as asked, in bytes / units
     runtime: str
@@ -136,7 +187,7 @@ class ContainerConfig(TypedDict, total=False):
 class ContainerState(TypedDict, total=False):
     """containers/<id>/state.json: where it stands. Written by the monitor while one lives."""
 
-    status: str  # created | running | paused | stopping | exited | removing
+    status: str  # created | initialized | running | paused | stopping | restarting | exited | removing
     pid: int  # host pid of the container's init, 0 when none
     pid_start: int  # its start time, clock ticks after boot
     monitor_pid: int
@@ -150,6 +201,8 @@ class ContainerState(TypedDict, total=False):
     network: dict[str, Any]  # what rl.network reported: mode, ip, gateway …
     cgroup: str  # directory of the container's cgroup, "" without one
     cgroup_manager: str  # systemd | cgroupfs | "" (none)
+    restarts: int  # how often its restart policy has started it since `rl start`
+    stopped_by_user: bool  # by `rl stop` or `rl kill`: its restart policy does not count
     affinity: list[int]  # CPUs its processes are bound to where no cgroup can; [] = not
 
 
@@ -157,6 +210,18 @@ class LayerInfo(TypedDict, total=False):
     diff_id: str
     size: int  # bytes unpacked
     entries: int
+
+
+class SecretRecord(TypedDict, total=False):
+    """secrets/<id>/secret.json: what is known of a secret, its data left out."""
+
+    id: str  # 25 hex digits
+    name: str
+    driver: str  # file | pass | shell
+    options: dict[str, str]  # of the driver
+    labels: dict[str, str]
+    created: str
+    updated: str
 
 
 class ImageRecord(TypedDict, total=False):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rl.engine import containers
+from rl.engine import containers, events
 from rl.errors import RlError, StateError
 from rl.monitor import client
 
@@ -36,6 +36,7 @@ def attach(
         raise RlError(
             f"attach to container {name}: {error.strerror}", "it may be ending just now: `rl ps -a` shows its state"
         ) from None
+    events.emit_container(paths, config, "attach")
     result = client.attach(
         fd, stdin=stdin if wants_stdin else -1, stdout=stdout, stderr=stderr, tty=config.get("terminal", False),
         detach_keys=keys, sig_proxy=sig_proxy, pid=state.get("pid", 0), redraw=True,

@@ -127,12 +127,19 @@ class Placement:
 
     def begin(self) -> None:
         """Ask systemd for the scope, if it will be one and nobody has yet; does not wait."""
+        if self._own_scope():
+            return
         if self._scope is None and self._mode == "enabled" and self._by_systemd():
             try:
                 self._scope = self._new_scope()
                 _begin(self._scope)
             except RlError as error:
                 self._without_scope(error)
+
+    def _own_scope(self) -> str:
+        """The cgroup of the container's scope where we are in it: it is started again. Else ""."""
+        own = cgroup.own_path()
+        return cgroup.ROOT + own[: -len(SUPERVISOR) - 1] if own.endswith(f"/rl-{self.id}.scope/{SUPERVISOR}") else ""
 
     def _by_systemd(self) -> bool:
         """Whether a scope is to be had and wanted; one asked for by name must be (--cgroup-manager)."""
@@ -161,6 +168,10 @@ class Placement:
             self._refuse_all("--cgroups=disabled", "leave it out")
         elif self._mode == "split":
             self._split()
+        elif self._scope is None and (above := self._own_scope()):
+            from rl.runtime.cgroup import systemd
+
+            self._take("systemd", systemd.leaf(above, PAYLOAD), above)
         elif self._scope is not None and self._finish_scope(self._scope):
             pass
         elif not self._no_scope and self._by_systemd():

@@ -30,15 +30,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rl.config.model import ContainerConfig, ContainerState
+    from rl.config.model import ContainerConfig, ContainerState, RestartPolicy
     from rl.config.paths import Paths
 
 _HEX = frozenset("0123456789abcdef")
 
+NO_RESTART: RestartPolicy = {"policy": "no", "retries": 0}
+
 #: An empty file in the directory of a container with --rm: its records need not outlive the host's boot.
 PASSING = "passing"
-#: States in which a monitor must be alive.
+#: States of a container with processes.
 LIVE = frozenset(("running", "paused", "stopping"))
+#: States in which a monitor must be alive. "restarting": it waits to start the container again; "initialized": the
+#: container's process waits for `rl start`.
+MONITORED = LIVE | {"initialized", "restarting"}
 
 
 def now() -> str:
@@ -267,7 +272,7 @@ def read_state(paths: Paths, container_id: str) -> ContainerState:
             continue
         if not _is_state(state):
             raise CorruptRecordError(f"read {path}: no state of a container", _CORRUPT_HINT)
-        if state["status"] not in LIVE or userns.monitor_pid(f"{paths.container_run(container_id)}/lock") > 0:
+        if state["status"] not in MONITORED or userns.monitor_pid(f"{paths.container_run(container_id)}/lock") > 0:
             return state  # a lock held without a pid in it is somebody's who buries it just now
         buried = _bury(paths, container_id, state)
         if buried:
@@ -281,6 +286,12 @@ def limits(paths: Paths, config: ContainerConfig) -> dict[str, Any]:
     """The limits the container has, or will have when it starts: as asked at create, or as `rl update` left them."""
     found: dict[str, Any] = updated(paths, config["id"]).get("limits", config["limits"])
     return found
+
+
+def restart_policy(paths: Paths, config: ContainerConfig) -> RestartPolicy:
+    """The restart policy it has: as asked at create, or as `rl update` left it."""
+    changed: RestartPolicy | None = updated(paths, config["id"]).get("restart")
+    return changed or config.get("restart") or NO_RESTART
 
 
 def updated(paths: Paths, container_id: str) -> dict[str, Any]:
@@ -414,6 +425,13 @@ def _end_of(paths: Paths, container_id: str, state: ContainerState) -> None:
         write_state(paths, container_id, state)
     except OSError:
         pass  # a full disk: the truth is told all the same
+    try:
+        config = read_config(paths, container_id)
+    except RlError:
+        return
+    from rl.engine import events
+
+    events.emit_container(paths, config, "died", "cleanup", containerExitCode=str(state["exit_code"]))
 
 
 def _remove_cgroup(path: str) -> None:

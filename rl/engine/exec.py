@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from rl.config.jsonio import dumps, loads, read_json
-from rl.engine import containers, oci
+from rl.engine import containers, events, oci
 from rl.errors import CorruptRecordError, RlError, StateError, UsageError, from_wire, to_wire
 from rl.kernel import process as kp
 from rl.monitor import terminal
@@ -91,7 +91,12 @@ class _Session:
             raise UsageError(f"--workdir {workdir!r} must be an absolute path in the container")
         process = dict(self.spec["process"])
         process.update(args=command, terminal=tty, cwd=workdir or process.get("cwd") or "/")
-        process["env"] = self._environment(list(process.get("env") or []), env, bool(user), tty)
+        own = list(process.get("env") or [])
+        if self.config.get("secrets"):
+            from rl.engine import container_secrets
+
+            own += container_secrets.environment(self.engine.paths.container(self.id), self.config)
+        process["env"] = self._environment(own, env, bool(user), tty)
         process.pop("consoleSize", None)
         if tty:
             rows, columns = terminal.window_size(0)
@@ -133,17 +138,26 @@ class _Session:
         if profile and profile.get("listenerPath"):
             bundle = f"{self.engine.paths.container(self.id)}/bundle"
             state = hooks.state(self.spec, bundle, self.id, "running", self.pid)
+        specification = {"process": self.process, "annotations": self.spec.get("annotations")}
         created = runtime.spawn(
-            self.pid, self.pidfd, {"process": self.process}, io, decide=self.decide,
+            self.pid, self.pidfd, specification, io, decide=self.decide,
             cgroup_procs=f"{cgroup}/cgroup.procs" if cgroup else "",
             place=runtime.by_systemd(cgroup, self.engine.warn) if by_systemd else None,
             seccomp_program=seccomp.program_for(profile, self.engine.paths.cache) if profile else None,
             seccomp_flags=seccomp.flags_of(profile) if profile else 0, profile=profile,
             state=state,
         )
+        events.emit_container(self.engine.paths, self.config, "exec")
         for warning in created.warnings:
             self.engine.warn(warning)
         return created
+
+    def wait(self, created: Created) -> int:
+        """The exit code of what :meth:`spawn` started, once it has ended."""
+        code = os.waitstatus_to_exitcode(os.waitpid(created.pid, 0)[1])
+        code = code if code >= 0 else 128 - code
+        events.emit_container(self.engine.paths, self.config, "exec_died", containerExitCode=str(code))
+        return code
 
 
 def _open_running(config: ContainerConfig, state: ContainerState) -> int:
@@ -180,9 +194,9 @@ def _attached(session: _Session, interactive: bool, detach_keys: str | None) -> 
     if detached:
         _linger(created)
         return 0
-    code = os.waitstatus_to_exitcode(os.waitpid(created.pid, 0)[1])
+    code = session.wait(created)
     os.close(created.pidfd)
-    return code if code >= 0 else 128 - code
+    return code
 
 
 def _linger(created: Created) -> None:
@@ -235,7 +249,7 @@ def _stay(session: _Session, pipe: int) -> None:
     _leave_terminal(keep=created.master)
     if created.master >= 0:
         _drain(created.master)
-    os.waitpid(created.pid, 0)
+    session.wait(created)
 
 
 def _leave_terminal(keep: int) -> None:

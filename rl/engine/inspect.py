@@ -82,6 +82,7 @@ def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:
     config = containers.read_config(engine.paths, container_id)
     if "limits" in config:
         config["limits"] = containers.limits(engine.paths, config)
+        config["restart"] = containers.restart_policy(engine.paths, config)
     found = document(engine, config, containers.read_state(engine.paths, container_id))
     if size:
         from rl.engine.ps import container_sizes
@@ -115,7 +116,7 @@ def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> 
         "StaticDir": directory,
         "OCIConfigPath": _existing(f"{directory}/bundle/config.json"),
         "OCIRuntime": config.get("runtime", "rl"),
-        "ConmonPidFile": f"{run}/lock",
+        "ConmonPidFile": config.get("options", {}).get("conmon_pidfile") or f"{run}/lock",
         "PidFile": config.get("options", {}).get("pidfile", ""),
         "Name": config["name"],
         "RestartCount": state.get("restarts", 0),
@@ -153,13 +154,13 @@ def _driver(config: ContainerConfig, state: ContainerState) -> str:
 
 def _state(config: ContainerConfig, state: ContainerState, run: str) -> dict[str, Any]:
     status = state.get("status", "created")
-    alive = status in containers.LIVE
+    alive = status in containers.MONITORED
     return {
         "OciVersion": _OCI_VERSION,
         "Status": status,
         "Running": status in ("running", "stopping"),
         "Paused": status == "paused",
-        "Restarting": False,
+        "Restarting": status == "restarting",
         "OOMKilled": state.get("oom_killed", False),
         "Dead": False,
         "Pid": state.get("pid", 0) if alive else 0,
@@ -200,11 +201,9 @@ def _graph(engine: Engine, config: ContainerConfig, state: ContainerState) -> di
     directory = engine.paths.container(config["id"])
     if config.get("rootfs"):
         return {}
-    from rl.storage import layers
+    from rl.engine import rootfs
 
-    key = config.get("id_key", "")
-    lowers = [layers.layer_path(engine.paths, diff_id, key) for diff_id in reversed(config.get("layers", []))]
-    data = {"LowerDir": ":".join(lowers)}
+    data = {"LowerDir": ":".join(rootfs.lower_directories(engine.paths, config))}
     if state.get("status") in containers.LIVE:
         data["MergedDir"] = f"{directory}/rootfs"
     data["UpperDir"] = f"{directory}/upper"
@@ -302,14 +301,20 @@ def _config(config: ContainerConfig) -> dict[str, Any]:
         "StopTimeout": config.get("stop_timeout", 10),
         "CreateCommand": config.get("create_command") or [],
         "Umask": config.get("umask", "0022"),
-        "Timeout": 0,
-        "Passwd": True,
+        "Timeout": int(options.get("timeout", 0)),
+        "Passwd": options.get("passwd", True),
         "sdNotifyMode": "container",
         "HealthcheckOnFailureAction": "none",
         "ExposedPorts": image.get("ExposedPorts") or {},
     }
     if config.get("timezone"):
         document["Timezone"] = config["timezone"]
+    shown = [use for use in config.get("secrets", []) if use["type"] == "mount"]
+    if shown:
+        document["Secrets"] = [
+            {"Name": use["name"], "ID": use["id"], "UID": use["uid"], "GID": use["gid"], "Mode": use["mode"]}
+            for use in shown
+        ]
     return document
 
 
@@ -342,6 +347,7 @@ def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState
     request, limits = config.get("network", {}), config.get("limits", {})
     memory, cpu = limits.get("memory") or {}, limits.get("cpu") or {}
     block = limits.get("blockIO") or {}
+    restart = config.get("restart") or containers.NO_RESTART
     return {
         "Binds": [_bind(spec) for spec in config.get("mounts", []) if spec.get("type") in ("bind", "volume")],
         "CgroupManager": state.get("cgroup_manager") or "cgroupfs",
@@ -353,7 +359,7 @@ def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState
         },
         "NetworkMode": state.get("network", {}).get("mode") or request.get("mode", "default"),
         "PortBindings": port_bindings(request.get("ports", [])),
-        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "RestartPolicy": {"Name": restart["policy"], "MaximumRetryCount": restart["retries"]},
         "AutoRemove": config.get("remove", False),
         "Annotations": config.get("annotations") or {},
         "VolumeDriver": "",

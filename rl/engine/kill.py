@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from rl.config.signals import parse_signal
-from rl.engine import containers, signalling
+from rl.engine import containers, events, signalling
 from rl.errors import NoSuchContainerError, RlError, StateError
 
 TYPE_CHECKING = False
@@ -40,10 +40,15 @@ def _kill(engine: Engine, name: str, number: int) -> None:
     container_id = containers.find(engine.paths, name)
     state = containers.read_state(engine.paths, container_id)
     status = state.get("status", "")
-    if status in containers.LIVE:
+    if status in containers.LIVE or status == "restarting":
+        signalling.tell(engine.paths, container_id, number, state)
+        if status == "restarting" and number in signalling.ENDING:
+            return
         pidfd = signalling.open_init(state)
         try:
             if signalling.send(pidfd, number, name):
+                config = containers.read_config(engine.paths, container_id)
+                events.emit_container(engine.paths, config, "kill", signal=str(number))
                 return
         finally:
             if pidfd >= 0:

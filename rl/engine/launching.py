@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from rl.engine import events
 from rl.errors import UsageError
 from rl.runtime import userns
 
@@ -92,6 +93,7 @@ def launch_message(engine: Engine, streams: Streams) -> dict[str, Any]:
         "attach": streams.any,
         "streams": {"stdin": streams.stdin, "stdout": streams.stdout, "stderr": streams.stderr},
         "limits": engine.options.get("limits", ""),
+        "events": events.log(engine.paths),
         "cgroup_manager": engine.options.get("cgroup_manager", ""),
         "uid": os.getuid(),
     }

@@ -36,6 +36,10 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+#: Without --all. As Docker does, one that is about to start again counts.
+_SHOWN = containers.LIVE | {"restarting"}
+
+
 def ps(
     engine: Engine, *, all: bool = False, filters: list[str] | None = None, last: int = -1, latest: bool = False,
     size: bool = False, sort: str = "created", namespaces: bool = False,
@@ -62,9 +66,9 @@ def ps(
         except CorruptRecordError as error:
             engine.warn(f"container {_name_of(engine, container_id)}: {error.message} (hint: {error.hint})")
             continue
-        if state.get("status") in containers.LIVE:
+        if state.get("status") in containers.MONITORED:
             live.add(container_id)
-        elif not (all or wants_all or last > 0):
+        if state.get("status") not in _SHOWN and not (all or wants_all or last > 0):
             continue
         record = (config, state)
         if tests and not _holds(tests, record):
@@ -115,7 +119,7 @@ def _name_of(engine: Engine, container_id: str) -> str:
 def _row(config: ContainerConfig, state: ContainerState, namespaces: bool) -> dict[str, Any]:
     status = state.get("status", "created")
     started, finished = state.get("started", ""), state.get("finished", "")
-    running = status in containers.LIVE
+    running = status in containers.LIVE or status == "initialized"
     exited = bool(finished) and not running
     created = epoch_ns(config["created"])
     row: dict[str, Any] = {
@@ -160,6 +164,8 @@ def status_text(state: ContainerState) -> str:
     status = state.get("status", "created")
     if status == "running":
         return "Up " + human_duration((time.time_ns() - epoch_ns(state.get("started", ""))) / 1e9)
+    if status == "restarting":
+        return f"Restarting ({state.get('exit_code', 0)}) {ago(state.get('finished', ''))}".rstrip()
     if status == "exited":
         return f"Exited ({state.get('exit_code', 0)}) {ago(state.get('finished', ''))}".rstrip()
     return status.capitalize()
@@ -304,7 +310,8 @@ def _not_label(engine: Engine, value: str) -> Callable[[Record], bool]:
     return lambda record: not label_matches(record[0].get("labels") or {}, value)
 
 
-STATUSES = ("created", "initialized", "running", "stopped", "stopping", "paused", "exited", "removing", "unknown")
+STATUSES = ("created", "initialized", "running", "stopped", "stopping", "paused", "restarting", "exited", "removing",
+            "unknown")
 
 
 def _status(engine: Engine, value: str) -> Callable[[Record], bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time as clock
 
-from rl.engine import containers, leftovers
+from rl.engine import containers, events, leftovers
 from rl.engine.prefork import forget_run_directory, take_lock
 from rl.errors import ConflictError, CorruptRecordError, NoSuchContainerError, RlError, StateError
 from rl.runtime import userns
@@ -110,8 +110,8 @@ def _hold(engine: Engine, container_id: str, force: bool, time: int | None) -> i
                 raise
             status = ""
             _end_monitor(engine.paths, container_id)
-        if status in containers.LIVE:
-            if not force:
+        if status in containers.MONITORED:
+            if not force and status != "initialized":
                 raise ConflictError(
                     f"cannot remove container {container_id} as it is {status} - running or paused containers "
                     "cannot be removed without force: container state improper",
@@ -160,6 +160,8 @@ def forget(paths: Paths, container_id: str, config: ContainerConfig, with_volume
     name = config.get("name", "") or _name_of(paths, container_id)
     trash.discard(paths, paths.container(container_id))
     containers.release_name(paths, name, container_id)
+    image, labels = config.get("image", ""), config.get("labels", {})
+    events.emit_container(paths, {"id": container_id, "name": name, "image": image, "labels": labels}, "remove")
 
 
 def _unlink_cidfile(config: ContainerConfig, container_id: str) -> None:

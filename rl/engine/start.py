@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rl.config.model import ContainerState
+    from rl.config.model import ContainerConfig, ContainerState
     from rl.config.paths import Paths
     from rl.engine.context import Engine
 
@@ -51,11 +51,11 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
     container_id = containers.find(paths, name)
     config = containers.read_config(paths, container_id)
     before = containers.read_state(paths, container_id)
-    if before.get("status") in containers.LIVE:
+    if before.get("status") in containers.MONITORED:
+        if before["status"] not in containers.LIVE:
+            return _start_now(engine, container_id, options, attached)
         return _already(engine, name, options, attached)
-    keys = options.get("detach_keys", config["detach_keys"])
-    stdin = bool(options.get("interactive")) and config["stdin_open"]
-    streams = Streams(stdin, attached, attached, keys, options.get("sig_proxy", True))
+    streams = _streams(config, options, attached)
     handle = prefork(paths, container_id)
     progress = Progress(engine, handle.pid)
     try:
@@ -69,6 +69,31 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
         return attach_streams(engine, config, handle.sock, streams, pid)
     handle.sock.close()
     return 0
+
+
+def _start_now(engine: Engine, container_id: str, options: dict[str, Any], attached: bool) -> int:
+    """It waits to be started, with a monitor: initialized, or between two runs."""
+    from rl.engine.monitors import Connection
+
+    config = containers.read_config(engine.paths, container_id)
+    streams = _streams(config, options, attached)
+    try:
+        connection = Connection(engine.paths, container_id, streams)
+    except OSError as error:
+        what = f"start container {container_id[:12]}: reach its monitor: {error.strerror}"
+        raise RlError(what, "try again") from None
+    try:
+        connection.tell("start", {})
+        pid = connection.started()
+        return attach_streams(engine, config, connection.detach(), streams, pid) if attached else 0
+    finally:
+        connection.close()
+
+
+def _streams(config: ContainerConfig, options: dict[str, Any], attached: bool) -> Streams:
+    stdin = bool(options.get("interactive")) and config["stdin_open"]
+    keys = options.get("detach_keys", config["detach_keys"])
+    return Streams(stdin, attached, attached, keys, options.get("sig_proxy", True))
 
 
 def _already(engine: Engine, name: str, options: dict[str, Any], attached: bool) -> int:

@@ -11,7 +11,7 @@ import select
 import time as clock
 
 from rl.config.signals import signal_name
-from rl.engine import containers, signalling
+from rl.engine import containers, events, signalling
 from rl.errors import NoSuchContainerError, RlError, StateError
 from rl.monitor.client import ExitWatch
 
@@ -27,26 +27,32 @@ _FOREVER = float("inf")
 class _Stopping:
     """One container on its way down."""
 
-    __slots__ = ("deadline", "killed", "name", "pidfd", "signal", "timeout", "watch")
+    __slots__ = ("config", "deadline", "killed", "name", "pid", "pidfd", "signal", "timeout", "watch")
 
     def __init__(self, engine: Engine, name: str, container_id: str, time: int | None) -> None:
         config = containers.read_config(engine.paths, container_id)
+        self.config = config
         self.name = config.get("name") or name
         # Connected before the signal: the container cannot end unseen in between.
         self.watch = ExitWatch(engine.paths.container_run(container_id))
         state = containers.read_state(engine.paths, container_id)
-        running = state.get("status") in containers.LIVE
+        running = state.get("status") in containers.MONITORED
+        self.pid = state.get("pid", 0) if running else 0
         self.pidfd = signalling.open_init(state) if running else -1
         if not running:
             self.watch.close()
         self.signal = config.get("stop_signal") or 15
         timeout = config.get("stop_timeout", 10) if time is None else time
         self.timeout = _FOREVER if timeout < 0 else float(timeout)
+        if state.get("status") == "initialized":
+            self.timeout = 0.0  # what waits there is ours, and takes no stop signal
         self.killed = False
         self.deadline = _FOREVER
 
     def begin(self) -> None:
-        """Send the stop signal."""
+        """Send the stop signal; the monitor is told first, lest it starts the container again."""
+        time = None if self.timeout == _FOREVER else self.timeout
+        self.watch.tell_signal(self.signal, self.pid, stop=True, time=time)
         if self.timeout <= 0:
             self.kill()
             return
@@ -127,6 +133,7 @@ def _wait(engine: Engine, going: dict[int, _Stopping], results: dict[int, RlErro
             index = by_fd[fd]
             if going[index].watch.ended():
                 poll.unregister(fd)
+                events.emit_container(engine.paths, going[index].config, "stop")
                 going.pop(index).close()
                 results[index] = None
         now = clock.monotonic()

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rl.engine.context import Engine
 
 _CONDITIONS = {
-    "configured": "created", "created": "created", "initialized": "created", "running": "running", "paused": "paused",
-    "stopping": "stopping", "stopped": "exited", "exited": "exited", "removing": "removing",
+    "configured": "created", "created": "created", "initialized": "initialized", "running": "running",
+    "paused": "paused", "stopping": "stopping", "stopped": "exited", "exited": "exited", "removing": "removing",
 }
 _EVENTS = inotify.IN_MOVED_TO | inotify.IN_MOVE_SELF | inotify.IN_DELETE_SELF
 
@@ -85,7 +85,7 @@ def _wait(
                 return int(state.get("exit_code", 0)) if status == "exited" else -1
             if never_ran and status == "created" and watch.fd < 0:
                 return 0  # nobody starts it, so nothing would end the wait
-            if watch.fd < 0 and status in containers.LIVE:
+            if watch.fd < 0 and status in containers.MONITORED:
                 watch = ExitWatch(engine.paths.container_run(container_id))
             poll = select.poll()
             poll.register(changes, select.POLLIN)

@@ -129,6 +129,7 @@ class _Session:
         self._pending = b""  # a packet the socket did not take
         self._poll = select.poll()
         self._pidfd = -1
+        self._pid = pid
         if pid:
             try:
                 self._pidfd = os.pidfd_open(pid)
@@ -157,6 +158,7 @@ class _Session:
     def _on_signal(self, number: int, _frame: object) -> None:
         try:
             if self._pidfd >= 0:
+                tell_signal(self._sock, number, self._pid)
                 process.pidfd_send_signal(self._pidfd, number)
             else:
                 self._sock.send(b"\7" + bytes([number]))
@@ -211,6 +213,8 @@ class _Session:
         if kind == 4:
             info = loads(bytes(buffer[1:size]).decode())
             return AttachResult("exited", info["exit_code"], info["oom_killed"], info["error"])
+        if kind == 6:
+            self._follow(loads(bytes(buffer[1:size]).decode()).get("started", 0))
         target = self._outputs.get(kind, -1)
         if target >= 0:
             try:
@@ -221,6 +225,18 @@ class _Session:
                 name = "standard output" if kind == 1 else "standard error"
                 return AttachResult("lost", error=f"write to {name}: {error.strerror}")
         return None
+
+    def _follow(self, pid: int) -> None:
+        """The container was started again: signals go to its new process."""
+        if self._pidfd >= 0 and pid:
+            os.close(self._pidfd)
+            self._pid = pid
+            try:
+                self._pidfd = os.pidfd_open(pid)
+            except OSError:
+                self._pidfd = -1
+            if self._tty:
+                self.send_size()
 
     def _on_input(self) -> bool:
         """Pass on what was typed; whether it says to detach."""
@@ -275,6 +291,18 @@ class _Session:
             self._pidfd = -1
 
 
+def tell_signal(sock: _socket.socket, number: int, pid: int, stop: bool = False, time: float | None = None) -> None:
+    """Tell the monitor that its user signals process *pid* (rl.monitor.control), just before that is done.
+
+    With *stop*, the signal is the first act of `rl stop`, which gives the container *time* seconds.
+    """
+    message = {"signal": {"number": number, "pid": pid, "stop": stop, "time": time}}
+    try:
+        sock.send(b"\x08" + dumps(message).encode())
+    except OSError:
+        pass  # its queue is full of input nobody reads, or it is gone
+
+
 def _leave(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
 
@@ -319,6 +347,11 @@ class ExitWatch:
                 return
             if userns.monitor_pid(f"{run_dir}/lock") != pid:
                 self.close()
+
+    def tell_signal(self, number: int, pid: int, stop: bool = False, time: float | None = None) -> None:
+        """As the function of this name, where there is a monitor."""
+        if self._sock is not None:
+            tell_signal(self._sock, number, pid, stop, time)
 
     def ended(self) -> bool:
         """Whether it is over; to be called when the descriptor is readable."""

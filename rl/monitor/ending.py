@@ -2,12 +2,14 @@
 
 Called by `rl.monitor.main` and `rl.monitor.handover` when the container's init has ended. :data:`STEPS` is the order;
 each step is tried whatever became of the others, and none can wait for long: waiters must be told and resources freed
-even when the disk is full. No second program is started.
+even when the disk is full. No second program is started. A container that is to run again (`rl.monitor.restart`) goes
+no further than its cgroup: the monitor stays.
 
 1. Drain the streams, close the log. 2. Ask the cgroup whether memory ran out. 3. Kill what the container left running
 (with a shared pid namespace). 4. End pasta, fuse-overlayfs and the like. 5. Remove the cgroup. 6. Write state.json, or
-with --rm rename the container into the trash and free its name. 7. Remove the run directory and give the lock back:
-from here `start` and `rm` work. 8. Tell waiters and attached clients. 9. Erase the trash, which nobody waits for.
+with --rm rename the container into the trash and free its name; tell the log of events. 7. Remove the run directory and
+give the lock back: from here `start` and `rm` work. 8. Tell waiters and attached clients. 9. Erase the trash, which
+nobody waits for.
 """
 
 from __future__ import annotations
@@ -64,10 +66,10 @@ class Ending:
 
     def end_helpers(self) -> None:
         """Network and file system helpers; a FUSE mount is taken down first, so that nothing written is lost."""
-        mounts = _mounts_below(self.params["container_dir"])
+        mounts = mounts_below(self.params["container_dir"])
         for path, kind in mounts:
             if kind.startswith("fuse"):
-                _unmount(path)
+                unmount(path)
         helpers = set(self.params["helpers"])
         _kill(helpers)
         if not self.params.get("wait_for_helpers", True):
@@ -90,10 +92,56 @@ class Ending:
                 pass
             _reap(0.005)
 
+    def restart(self) -> None:
+        """Run it again, if it is to; then this process becomes another, or comes back when somebody stopped it."""
+        self.monitor.hear()  # `rl stop` may have said so just now
+        if not self.params.get("after") and self.params.get("restart", {}).get("policy", "no") == "no":
+            return
+        from rl.monitor import restart
+
+        if restart.wanted(self.params, self.monitor.status):
+            restart.again(self)
+
+    def record_restarting(self) -> None:
+        """state.json while the monitor waits."""
+        self._note_end()
+        self.params["state"]["status"] = "restarting"
+        self._write_state()
+        self._emit(True)
+
     def record(self) -> None:
         """The last word in state.json; with --rm the container goes into the trash instead."""
-        if not self.params.get("remove") or not self._discard():
-            self._write_state()
+        state = self.params["state"]
+        died = state["status"] != "restarting"  # else that was told before the wait
+        if died:
+            self._note_end()
+        state["status"] = "exited"
+        if self.params.get("stopped_by_user"):
+            state["stopped_by_user"] = True
+        removed = bool(self.params.get("remove")) and self._discard()
+        try:
+            if not removed:
+                self._write_state()
+                if self.params["spare_fd"] >= 0:
+                    _unlink(f"{self.params['container_dir']}/state.spare")
+        finally:
+            self._emit(died, "cleanup", *(("remove",) if removed else ()))
+
+    def _emit(self, died: bool, *further: str) -> None:
+        """The events of the end: before anyone is told of it, so that who waits for the container finds them."""
+        params = self.params
+        if "events" not in params:
+            return
+        from rl.monitor import eventlog
+
+        image = {"image": params.get("image", "")}
+        happened = [("oom", image)] if died and self.oom_killed else []
+        if died:
+            happened.append(("died", {**image, "containerExitCode": str(self.monitor.status)}))
+        happened += [(each, image) for each in further]
+        name, labels = params["log"].get("name", ""), params.get("labels")
+        events = [eventlog.event("container", each, params["id"], name, more, labels) for each, more in happened]
+        eventlog.write(params["events"], events)
 
     def _discard(self) -> bool:
         """Volumes and cidfile, the record that names them, the name: one killed in here leaves nothing unknown."""
@@ -121,16 +169,19 @@ class Ending:
             _release_name(link, params["id"])
         return True
 
-    def _write_state(self) -> None:
+    def _note_end(self) -> None:
         state = self.params["state"]
         ns = time.time_ns()
-        state["status"] = "exited"
         state["pid"] = 0
         state["exit_code"] = self.monitor.status
         state["oom_killed"] = self.oom_killed
         state["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ns // 10**9)) + f".{ns % 10**9:09d}Z"
+        state["restarts"] = self.params.get("restarts", 0)
         if self.monitor.log and self.monitor.log.lost:
             state["log_lost"] = self.monitor.log.lost
+
+    def _write_state(self) -> None:
+        state = self.params["state"]
         path = f"{self.params['container_dir']}/state.json"
         spare = f"{self.params['container_dir']}/state.spare"
         data = (dumps(state) + "\n").encode()
@@ -142,10 +193,10 @@ class Ending:
                 posix.pwrite(fd, data, 0)
                 posix.ftruncate(fd, len(data))
                 posix.rename(spare, path)
+                posix.close(fd)
+                self.params["spare_fd"] = -1
                 return
             _overwrite(path, data, truncate=True)  # its block is there
-        if self.params["spare_fd"] >= 0:
-            posix.unlink(spare)
 
     def leave(self) -> None:
         """Nobody finds a monitor any more; who starts the container again gets the lock."""
@@ -163,8 +214,10 @@ class Ending:
     def tell(self) -> None:
         """The exit packet to all clients, after what is queued for them; the first one may take its time."""
         monitor = self.monitor
-        packet = b"\x04" + dumps({"exit_code": monitor.status, "oom_killed": self.oom_killed, "error": ""}).encode()
-        clients = monitor.clients + [Client(fd, False, False, False, False) for fd in monitor.accept()]
+        state = self.params["state"]
+        end = {"exit_code": state["exit_code"], "oom_killed": state["oom_killed"], "error": state.get("error", "")}
+        packet = b"\x04" + dumps(end).encode()
+        clients = monitor.clients + [Client(fd) for fd in monitor.accept()]
         waiting = []
         for client in clients:
             while client.receive():
@@ -198,8 +251,8 @@ class Ending:
         from rl.monitor.erase import erase_tree
 
         for path in self.erase:
-            for mounted, _ in reversed(_mounts_below(path)):
-                _unmount(mounted)
+            for mounted, _ in reversed(mounts_below(path)):
+                unmount(mounted)
             erase_tree(path)
 
 
@@ -209,6 +262,7 @@ STEPS: tuple[Callable[[Ending], None], ...] = (
     Ending.kill_strays,
     Ending.end_helpers,
     Ending.remove_cgroup,
+    Ending.restart,
     Ending.record,
     Ending.leave,
     Ending.tell,
@@ -216,10 +270,10 @@ STEPS: tuple[Callable[[Ending], None], ...] = (
 )
 
 
-def finish(monitor: Monitor) -> None:
-    """Do all of it."""
+def finish(monitor: Monitor, first: Callable[[Ending], None] = Ending.drain) -> None:
+    """Do all of it, or what is left from step *first* on."""
     ending = Ending(monitor)
-    for step in STEPS:
+    for step in STEPS[STEPS.index(first) :]:
         try:
             step(ending)
         except Exception:  # whatever it is, the next steps matter more
@@ -266,6 +320,13 @@ def _overwrite(path: str, data: bytes, truncate: bool = False) -> None:
             posix.ftruncate(fd, len(data))
     finally:
         posix.close(fd)
+
+
+def _unlink(path: str) -> None:
+    try:
+        posix.unlink(path)
+    except OSError:
+        pass
 
 
 def _kill(pids: set[int]) -> None:
@@ -315,7 +376,7 @@ def _remove_cgroup(path: str) -> bool:
         return False
 
 
-def _mounts_below(directory: str) -> list[tuple[str, str]]:
+def mounts_below(directory: str) -> list[tuple[str, str]]:
     """(mount point, type) of the mounts in *directory*, in mount order (proc(5), mountinfo)."""
     found = []
     for line in _read("/proc/self/mountinfo").decode(errors="surrogateescape").splitlines():
@@ -328,7 +389,7 @@ def _mounts_below(directory: str) -> list[tuple[str, str]]:
     return found
 
 
-def _unmount(path: str) -> None:
+def unmount(path: str) -> None:
     from rl.kernel import mount
 
     try:

@@ -54,6 +54,23 @@ def field(name: str, value: str) -> bytes:
     return name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
 
 
+def send_file(sock: _socket.socket, entry: bytes) -> bool:
+    """An entry too long for a datagram goes as a sealed file in memory; whether the journal took it."""
+    import fcntl
+
+    fd = posix.memfd_create("rl-journal", 3)  # MFD_CLOEXEC | MFD_ALLOW_SEALING
+    try:
+        posix.write(fd, entry)
+        fcntl.fcntl(fd, 1033, 0xF)  # F_ADD_SEALS: seal, shrink, grow, write
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, "little"))
+        sock.sendmsg([b""], [rights])
+        return True
+    except OSError:
+        return False
+    finally:
+        posix.close(fd)
+
+
 class Journal:
     """Sends the entries of one container; the same methods as `rl.monitor.logs.LogFile`."""
 
@@ -135,27 +152,11 @@ class Journal:
                 import errno
 
                 if error.errno == errno.EMSGSIZE:
-                    return self._send_file(entry)
+                    return send_file(self._socket, entry)
                 # Never connected, or the socket was made anew: journald's socket unit was restarted.
                 if not again or not self._connect():
                     return False
                 again = False
-
-    def _send_file(self, entry: bytes) -> bool:
-        """An entry too long for a datagram goes as a sealed file in memory."""
-        import fcntl
-
-        fd = posix.memfd_create("rl-journal", 3)  # MFD_CLOEXEC | MFD_ALLOW_SEALING
-        try:
-            posix.write(fd, entry)
-            fcntl.fcntl(fd, 1033, 0xF)  # F_ADD_SEALS: seal, shrink, grow, write
-            rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, "little"))
-            self._socket.sendmsg([b""], [rights])
-            return True
-        except OSError:
-            return False
-        finally:
-            posix.close(fd)
 
     def _settle(self) -> None:
         """Wait until the journal has read everything, or for PATIENCE."""

@@ -36,6 +36,7 @@ from rl.monitor.logs import open_log
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Literal
 
     from rl.monitor.handover import Params
 
@@ -45,6 +46,7 @@ CHUNK = 32768  # the largest payload of a packet
 DRAIN = 1 << 20
 
 STOPPING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGURG)
+_KILL = "kill"  # the timer of what did not obey the stop signal
 IN, OUT, GONE = select.POLLIN, select.POLLOUT, select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
@@ -52,8 +54,8 @@ class Monitor:
     """One container's streams, clients and process."""
 
     __slots__ = (
-        "_buffer", "_handlers", "_held", "_input", "_listener", "_poll", "_reopened", "_signal_fd", "_stop_at",
-        "_streams", "_view", "clients", "ended", "log", "params", "status", "stdin_fd",
+        "_buffer", "_handlers", "_held", "_input", "_listener", "_poll", "_reopened", "_signal_fd", "_streams",
+        "_timers", "_view", "begin", "clients", "ended", "lean", "log", "params", "status", "stdin_fd", "until",
     )
 
     def __init__(self, params: Params) -> None:
@@ -61,9 +63,13 @@ class Monitor:
         self.status = 0  # exit code of the container's init, once it has ended
         self.ended = False
         self.clients: list[Client] = []
-        self.log = open_log(params["log"])
+        self.begin: Callable[[Client], object] | None = None  # let an initialized container's command run
+        self.until = 0.0  # when run() is to return, time.monotonic(); 0: not before the container's end
+        self.lean = False  # in the interpreter that helpers/rl-monitor is for
+        self.log = open_log(params["log"]) if params["pid"] else None  # 0: it waits to be started again
         if self.log and "log_carry" in params:
             self.log.take(params["log_carry"])
+            self.log.lost = params.get("log_lost", 0)
         self.stdin_fd = params["master_fd"] if params["terminal"] else params["stdin_fd"]
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[int], None]] = {}
@@ -71,8 +77,8 @@ class Monitor:
         self._view = memoryview(self._buffer)
         self._streams: dict[int, int] = {}  # descriptor: 1 stdout, 2 stderr
         self._held = False  # the first client is behind: the streams are not read
-        self._input: list[bytes] = []  # what the container has not taken yet
-        self._stop_at = 0.0  # when to kill what did not obey the stop signal
+        self._input: list[bytes] = params.pop("input", [])  # what the container has not taken yet
+        self._timers: dict[str, tuple[float, Callable[[], object]]] = {}
         self._reopened = 0
         self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, params["listen_fd"])
         self._signal_fd = self._catch_signals()
@@ -85,31 +91,77 @@ class Monitor:
                 self._watch(fd, IN, self._reader(fd, kind))
         if self.stdin_fd >= 0:
             posix.set_blocking(self.stdin_fd, False)
-        for fd, stdin, stdout, stderr, first in params["clients"]:
-            self._add_client(fd, stdin, stdout, stderr, first)
+        for exported in params["clients"]:
+            self._add_client(Client(**exported))
+        self._hold()
+        if params["pid"]:
+            self.limit_time(params.get("deadline", 0.0))
+        if "kill_at" in params:
+            self.at(_KILL, params.pop("kill_at") - time.monotonic(), lambda: self.kill(9))
+        if self._input:
+            self._write_input()
+        elif params.get("input_ended"):
+            self._end_input()
 
     # the loop -----------------------------------------------------------------------------------
-    def run(self, seconds: float = 0) -> bool:
-        """Work until the container has ended (True), or for *seconds* and until nothing is half done (False)."""
-        until = time.monotonic() + seconds if seconds else 0.0
+    def run(self) -> bool:
+        """Work until the container has ended (True), or until *until* and nothing is half done (False)."""
         self._reap()
         while not self.ended:
-            now = time.monotonic()
-            if until and now >= until and not self._half_done():
+            if self.until and time.monotonic() >= self.until and not self._half_done():
                 return False
-            if self._stop_at and now >= self._stop_at:
-                self._stop_at = 0.0
-                self.kill(9)
-            wait = min((t for t in (until, self._stop_at) if t), default=0.0)
-            # At least 20 ms: past `until` a client's queue is what we wait for.
-            for fd, events in self._poll.poll(max(20.0, (wait - now) * 1000) if wait else None):
-                handler = self._handlers.get(fd)
-                if handler:
-                    handler(events)
+            self._run_timers()
+            if self.ended:
+                break
+            self._turn(self._wait())
         return True
 
+    def _turn(self, milliseconds: float | None) -> int:
+        """Wait for something and deal with it; how much it was."""
+        found = self._poll.poll(milliseconds)
+        for fd, events in found:
+            handler = self._handlers.get(fd)
+            if handler:
+                handler(events)
+        return len(found)
+
+    def hear(self) -> None:
+        """Deal with what has been said until now; who signals the container tells us first (rl.monitor.control)."""
+        for _ in range(1000):
+            if not self._turn(0):
+                break
+
     def _half_done(self) -> bool:
-        return bool(self._input or self._stop_at or any(client.queue for client in self.clients))
+        return bool(self._input or _KILL in self._timers or any(client.queue for client in self.clients))
+
+    # timers -------------------------------------------------------------------------------------
+    def at(self, key: str, seconds: float, callback: Callable[[], object]) -> None:
+        """Call *callback* once, *seconds* from now, in the loop; an earlier timer of that *key* is replaced.
+
+        Timers are this process's: who needs one after :meth:`export` sets it again.
+        """
+        self._timers[key] = (time.monotonic() + seconds, callback)
+
+    def cancel(self, key: str) -> None:
+        """Forget the timer *key*, if there is one."""
+        self._timers.pop(key, None)
+
+    def _run_timers(self) -> None:
+        now = time.monotonic()
+        for key, (when, callback) in tuple(self._timers.items()):
+            if now >= when and self._timers.get(key) == (when, callback):
+                del self._timers[key]
+                callback()
+
+    def _wait(self) -> float | None:
+        """Milliseconds until something is due; None: nothing ever is."""
+        until = self.until
+        due = min((when for when, _ in self._timers.values()), default=0.0)
+        soonest = min((when for when in (until, due) if when), default=0.0)
+        if not soonest:
+            return None
+        # poll(2) takes whole milliseconds: rounded up, or it would spin. Past `until` a client's queue is waited for.
+        return max(20.0 if soonest == until else 1.0, (soonest - time.monotonic()) * 1000 + 1)
 
     def _watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         self._poll.register(fd, events)
@@ -145,9 +197,46 @@ class Monitor:
         except BlockingIOError:
             return
         self._reap()
-        if not self.ended and not numbers.isdisjoint(STOPPING):
-            self.kill(self.params["stop_signal"])
-            self._stop_at = self._stop_at or time.monotonic() + self.params["stop_timeout"]
+        if not numbers.isdisjoint(STOPPING):
+            self.request_stop()
+
+    def request_stop(self, restart: bool = False, timeout: float | None = None) -> None:
+        """Stop the container as `rl stop` would: stop signal, SIGKILL after *timeout* (default its own) seconds.
+
+        With *restart* it is started again then, whatever its restart policy; without, not even if that says so. A
+        later request replaces an earlier one.
+        """
+        self.params["after"] = "restart" if restart else "stop"
+        if not self.params["pid"]:
+            self.ended = True  # between two runs: the wait is over
+            return
+        self._thaw()
+        seconds = self.params["stop_timeout"] if timeout is None else timeout
+        self.kill(self.params["stop_signal"] if seconds > 0 else 9)
+        if _KILL not in self._timers or timeout is not None:
+            self.at(_KILL, seconds, lambda: self.kill(9))
+
+    def limit_time(self, deadline: float) -> None:
+        """Kill the container at *deadline* (time.monotonic()), unless that is 0."""
+        self.params["deadline"] = deadline
+        if deadline:
+            self.at("timeout", deadline - time.monotonic(), self._time_out)
+
+    def _time_out(self) -> None:
+        """--timeout is over: killed, and the exit code says so, as conmon's does."""
+        self.params["timed_out"] = True
+        self._thaw()
+        self.kill(9)
+
+    def _thaw(self) -> None:
+        """A paused container takes no signal but SIGKILL."""
+        if self.params.get("cgroup"):
+            try:
+                fd = posix.open(f"{self.params['cgroup']}/cgroup.freeze", posix.O_WRONLY | posix.O_CLOEXEC)
+                posix.write(fd, b"0")
+                posix.close(fd)
+            except OSError:
+                pass
 
     def _reap(self) -> None:
         """Take the status of every child that ended; orphans of the container come to us too (subreaper)."""
@@ -156,7 +245,7 @@ class Monitor:
                 pid, status = posix.waitpid(-1, posix.WNOHANG)
             except ChildProcessError:
                 pid = 0
-                if not self.ended and not self._init_exists():
+                if not self.ended and self.params["pid"] and not self._init_exists():
                     self.ended, self.status = True, 255  # someone else took the status: never wait forever
             if not pid:
                 return
@@ -164,6 +253,8 @@ class Monitor:
                 self.ended = True
                 code = posix.waitstatus_to_exitcode(status)
                 self.status = code if code >= 0 else 128 - code
+                if self.params.get("timed_out") and self.status == 137:
+                    self.status = -1
 
     def _init_exists(self) -> bool:
         try:
@@ -174,7 +265,7 @@ class Monitor:
 
     def kill(self, signal: int) -> None:
         """Signal the container's init; it is our child and not reaped yet, so the pid is its own."""
-        if not self.ended:
+        if not self.ended and self.params["pid"]:
             try:
                 posix.kill(self.params["pid"], signal)
             except OSError:
@@ -222,8 +313,10 @@ class Monitor:
 
     def _close_stream(self, fd: int) -> None:
         self._forget(fd)
-        if self._streams.pop(fd, 0) and fd != self.stdin_fd:
+        if self._streams.pop(fd, 0) and fd != self.params["master_fd"]:
             posix.close(fd)
+            key: Literal["stdout_fd", "stderr_fd"] = "stdout_fd" if fd == self.params["stdout_fd"] else "stderr_fd"
+            self.params[key] = -1
 
     def _hold(self) -> None:
         """Read the container's output only while the first client takes it."""
@@ -244,15 +337,14 @@ class Monitor:
             left = DRAIN
             while left > 0 and (size := self._relay(fd, kind)) > 0:
                 left -= size
-            self._forget(fd)
-        self._streams.clear()
+            self._close_stream(fd)
         if self.log:
             self.log.close()
 
     # clients --------------------------------------------------------------------------------------
     def _on_connection(self, _events: int) -> None:
         for fd in self.accept():
-            self._add_client(fd, False, False, False, False)
+            self._add_client(Client(fd))
 
     def accept(self) -> list[int]:
         """Every connection that waits."""
@@ -263,10 +355,9 @@ class Monitor:
             except OSError:
                 return found
 
-    def _add_client(self, fd: int, stdin: bool, stdout: bool, stderr: bool, first: bool) -> None:
-        client = Client(fd, stdin, stdout, stderr, first)
+    def _add_client(self, client: Client) -> None:
         self.clients.append(client)
-        self._watch(fd, IN, lambda events: self._on_client(client, events))
+        self._watch(client.fd, client.events(), lambda events: self._on_client(client, events))
 
     def _on_client(self, client: Client, events: int) -> None:
         if events & OUT:
@@ -323,9 +414,15 @@ class Monitor:
             client.hello(payload)
         elif kind == 7 and len(payload) == 1:
             self.kill(payload[0])
+        elif kind == 8:
+            from rl.monitor import control
+
+            control.obey(self, client, payload)
 
     # input ----------------------------------------------------------------------------------------
     def _on_input(self, client: Client, data: bytes) -> None:
+        if not data and client.stdin and not self.params["terminal"]:
+            self.params["input_ended"] = True
         if self.stdin_fd < 0 or not client.stdin:
             return
         self._input.append(data)
@@ -421,12 +518,13 @@ class Monitor:
                 posix.kill(posix.getpid(), number)  # noticed, not yet acted upon: it waits for the new interpreter
         except BlockingIOError:
             pass
-        params["clients"] = [(c.fd, c.stdin, c.stdout, c.stderr, c.first) for c in self.clients]
+        params["clients"] = [client.export() for client in self.clients]
+        params["input"] = self._input
+        if _KILL in self._timers:
+            params["kill_at"] = self._timers[_KILL][0]
         if self.log:
             params["log_carry"] = self.log.carry()
-        for key in ("stdout_fd", "stderr_fd"):
-            if params[key] not in self._streams:
-                params[key] = -1
+            params["log_lost"] = self.log.lost
         return params
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def main(params: Params) -> NoReturn:
-    """Go on where the launching process stopped, until the container has ended and is cleaned up."""
+    """Go on where the process before stopped, until the container has ended for good and is cleaned up."""
     code = 1
     try:
         try:
@@ -24,10 +24,26 @@ def main(params: Params) -> NoReturn:
         except OSError:
             pass  # a name in `ps`, no more
         monitor = Monitor(params)
-        monitor.run()
-        from rl.monitor.ending import finish
-
-        finish(monitor)
+        monitor.lean = True
+        _supervise(monitor)
         code = 0
     finally:
         posix._exit(code)
+
+
+def _supervise(monitor: Monitor) -> None:
+    params = monitor.params
+    if params["pid"]:
+        monitor.run()
+    from rl.monitor.ending import Ending, finish
+
+    if "restart_at" in params:  # it has ended, and waits to be started again
+        from rl.monitor import restart
+
+        restart.wait(monitor)
+        finish(monitor, Ending.record)
+    elif not params["pid"]:  # the attempt to start it again has failed
+        monitor.ended, monitor.status = True, params["state"]["exit_code"]
+        finish(monitor)
+    else:
+        finish(monitor)

@@ -1,103 +1,21 @@
-"""What containers.conf says about the network, and which programs this host has; remembered for this boot.
+"""What containers.conf says about the network, and what the host's network programs can; remembered for this boot.
 
-Parsing TOML costs 10 ms and asking pasta for its options 5, so both are kept in one file of the
-runtime directory, with the modification times of everything they depend on. A start pays a few stat(2).
+Asking pasta for its options costs 5 ms, so they are kept in a file of the runtime directory, with the modification
+time of the program. A start pays one stat(2). containers.conf itself is read by rl.config.containersconf.
 
-Called by setup.py and files.py. Source: containers.conf(5), tables [network], [containers], [engine].
+Called by setup.py and files.py.
 """
 
 from __future__ import annotations
 
-import os
-
+from rl.config import containersconf
 from rl.config.jsonio import read_json, write_json
-from rl.errors import RlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_VERSION = 2
-
-#: (table, key, type): all that is read of containers.conf here.
-_KEYS = (
-    ("network", "default_rootless_network_cmd", str),
-    ("network", "pasta_options", list),
-    ("engine", "network_cmd_path", str),
-    ("engine", "network_cmd_options", list),
-    ("containers", "base_hosts_file", str),
-    ("containers", "host_containers_internal_ip", str),
-    ("containers", "dns_servers", list),
-    ("containers", "dns_searches", list),
-    ("containers", "dns_options", list),
-    ("containers", "no_hosts", bool),
-)
-
-
-def config_files() -> list[str]:
-    """The containers.conf files in the order they are read; later ones win."""
-    override = os.environ.get("CONTAINERS_CONF")
-    if override:
-        return [override]
-    home = os.environ.get("HOME", "")
-    user = os.environ.get("XDG_CONFIG_HOME") or (home + "/.config" if home else "")
-    files = ["/usr/share/containers/containers.conf"]
-    for base in ("/etc/containers", user + "/containers" if user else ""):
-        if base:
-            files.append(f"{base}/containers.conf")
-            try:
-                names = sorted(os.listdir(f"{base}/containers.conf.d"))
-            except OSError:
-                continue
-            files += [f"{base}/containers.conf.d/{name}" for name in names if name.endswith(".conf")]
-    return files
-
-
-def _stamp(path: str) -> list[object]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return [path]
-    return [path, status.st_mtime_ns, status.st_size]
-
-
-def parse(files: list[str]) -> dict[str, Any]:
-    """The keys of _KEYS from *files*, with ``table.key`` names. Raises RlError naming a file that is not TOML."""
-    found: dict[str, Any] = {}
-    for path in files:
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except OSError:
-            continue
-        if not data.strip():
-            continue
-        document = _toml(path, data.decode(errors="replace"))
-        for table, key, kind in _KEYS:
-            section = document.get(table)
-            if isinstance(section, dict) and key in section:
-                value = section[key]
-                if not isinstance(value, kind):
-                    raise RlError(f"{path}: {key} in [{table}] must be a {kind.__name__}", "see containers.conf(5)")
-                found[f"{table}.{key}"] = value
-    return found
-
-
-def _toml(path: str, text: str) -> dict[str, Any]:
-    # Most distributions ship the file with every line but the headings commented out: no need for a parser then.
-    lines = [line.strip() for line in text.splitlines()]
-    if all(not line or line[0] == "#" or (line[0] == "[" and line[-1] == "]") for line in lines):
-        return {}
-    import sys
-
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        return dict(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise RlError(f"read {path}: {error}", "correct the file; see containers.conf(5)") from None
+_VERSION = 3
 
 
 def remembered(run: str) -> Memory:
@@ -110,11 +28,6 @@ def remembered(run: str) -> Memory:
 
 
 _last: Memory | None = None
-
-
-def last() -> Memory | None:
-    """The memory this process read before, so that two modules do not read it twice."""
-    return _last
 
 
 class Memory:
@@ -134,17 +47,12 @@ class Memory:
             pass
 
     def config(self) -> dict[str, Any]:
-        """What :func:`parse` finds in today's files."""
-        files = config_files()
-        stamp = [_stamp(path) for path in files]
-        known = self._facts.get("config")
-        if known and known[0] == stamp:
-            return dict(known[1])
-        return dict(self._learn("config", stamp, parse(files)))
+        """What containers.conf says (rl.config.containersconf)."""
+        return containersconf.load(self.path.rpartition("/")[0])
 
     def program(self, executable: str) -> frozenset[str]:
         """The long options that ``executable --help`` names."""
-        stamp = [_stamp(executable)]
+        stamp = [containersconf.file_stamp(executable)]
         known = self._facts.get(executable)
         if known and known[0] == stamp:
             return frozenset(known[1])

@@ -6,6 +6,7 @@ as a login would give it.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -14,6 +15,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from support import driven
 
 BIN = Path(sys.executable).parent
 _SUBID_SIZE = 65536
@@ -54,6 +57,8 @@ class User:
     def argv(self, command: Sequence[str | Path]) -> list[str]:
         """*command* as this user; for Popen, with `env()` and `cwd=home`."""
         words = [str(word) for word in command]
+        if words[0] in ("rl", str(BIN / "rl")):
+            driven.note(words[1:])
         if os.getuid() == self.uid:
             return words
         return ["setpriv", "--reuid", str(self.uid), "--regid", str(self.gid), "--init-groups", *words]
@@ -120,14 +125,16 @@ class User:
 def ensure(name: str, subids: bool = True) -> User:
     """The user *name* (``rltest…``), made if it does not exist; $RL_TEST_USERS takes the place of ``rltest``."""
     name = PREFIX + name.removeprefix("rltest")
-    try:
-        entry = pwd.getpwnam(name)
-    except KeyError:
-        subprocess.run(["useradd", "--create-home", "--shell", "/bin/bash", name], check=True, capture_output=True)
-        entry = pwd.getpwnam(name)
-    user = User(name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
-    for path in ("/etc/subuid", "/etc/subgid"):
-        _set_range(Path(path), name, subids)
+    with open("/run/rl-test-users.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another test run may be at it
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            subprocess.run(["useradd", "--create-home", "--shell", "/bin/bash", name], check=True, capture_output=True)
+            entry = pwd.getpwnam(name)
+        user = User(name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
+        for path in ("/etc/subuid", "/etc/subgid"):
+            _set_range(Path(path), name, subids)
     user.prepare()
     return user
 

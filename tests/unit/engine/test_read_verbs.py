@@ -258,7 +258,7 @@ def test_top(engine: Engine, make: Make, sleeper: int) -> None:
     _, rows = top(
         engine,
         "up",
-        [*parse_descriptors(["args"]), "capeff", "user", "huser", "etime", "label", "stime"],
+        [*(parse_descriptors(["args"]) or []), "capeff", "user", "huser", "etime", "label", "stime"],
     )
     assert len(rows) == 1
 
@@ -268,5 +268,6 @@ def test_top_needs_a_running_container(engine: Engine, make: Make) -> None:
     with pytest.raises(StateError):
         top(engine, "down")
     for words in (["nonsense"], ["-ef"], ["pid,-o"]):
-        with pytest.raises(UsageError):
+        assert parse_descriptors(words) is None
+        with pytest.raises(StateError):
             top(engine, "down", words)

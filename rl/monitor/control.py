@@ -1,0 +1,81 @@
+"""What commands tell the monitor of a container: packet 8 of the attach protocol, a JSON object with one key.
+
+Called by `rl.monitor.loop`; `rl.engine.monitors` is the other end. The keys:
+
+- ``signal``: {"number": n, "pid": p, "stop": bool, "time": seconds or null}. Said *before* `rl stop` or `rl kill`
+  signals process p: a container that its user has ended is not started again. If p is not the container's process
+  (any more, or not yet), the monitor does itself what was meant.
+- ``restart``: {"time": seconds or null}. Stop it, and start it again at once. The answer, when that is done or has
+  failed, is packet 6 (progress) with ``started`` or ``error``.
+- ``start``: {}. Between two runs: do not wait any longer; before the first (`rl init`): run. The answer as above.
+- ``policy``: a restart policy that takes the place of the present one.
+"""
+
+from __future__ import annotations
+
+from rl.config.jsonio import loads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from rl.monitor.clients import Client
+    from rl.monitor.loop import Monitor
+
+#: Signals of `rl kill` that are sent to end a container: SIGHUP, say, rather has it read its configuration again.
+_ENDING = (2, 3, 6, 9, 15)  # as rl.engine.signalling.ENDING
+
+
+def obey(monitor: Monitor, client: Client, payload: bytes) -> None:
+    """Do what the packet says; what is no such document changes nothing."""
+    try:
+        message = loads(payload.decode())
+        for key, value in message.items():
+            if key in _COMMANDS:
+                _COMMANDS[key](monitor, client, value)
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        pass
+
+
+def _signal(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
+    params = monitor.params
+    number, ours = int(value["number"]), int(value["pid"]) == params["pid"] != 0
+    if value["stop"] or number in (*_ENDING, params["stop_signal"]):
+        params["stopped_by_user"] = True
+        if not ours:
+            monitor.request_stop(timeout=value["time"] if value["stop"] else 0 if number == 9 else None)
+    else:
+        params["user_signals"] = [*params.get("user_signals", []), number][-100:]
+        if not ours:
+            monitor.kill(number)
+
+
+def _restart(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
+    monitor.params["stopped_by_user"], monitor.params["restarts"] = False, 0
+    monitor.request_stop(restart=True, timeout=value["time"])
+
+
+def _start(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
+    if monitor.begin is not None:
+        begin, monitor.begin = monitor.begin, None
+        begin(client)
+    elif not monitor.params["pid"]:
+        monitor.params["stopped_by_user"] = False
+        monitor.request_stop(restart=True)
+    else:
+        monitor.send(client, started(monitor.params["pid"]))
+
+
+def _policy(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
+    monitor.params["restart"] = {"policy": str(value["policy"]), "retries": int(value["retries"])}
+
+
+def started(pid: int) -> bytes:
+    """The packet that says that the container's process is *pid* now."""
+    return b'\6{"started": %d}' % pid
+
+
+_COMMANDS: dict[str, Callable[[Monitor, Client, Any], None]] = {
+    "policy": _policy, "restart": _restart, "signal": _signal, "start": _start,
+}  # fmt: skip

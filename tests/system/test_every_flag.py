@@ -1,0 +1,20 @@
+"""Every command and flag that rl has for containers, volumes, secrets and the system was driven by some test of this run.
+
+Runs last (tests/conftest.py), and only where all tests run.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from support import driven
+
+NOUNS = ("container", "healthcheck", "volume", "secret", "system")
+
+
+@pytest.mark.complete_run
+def test_every_flag_is_driven() -> None:
+    # `create` shares the table of `run`; what both have is the same code.
+    shared = {("container.create", key) for module, key in driven.seen if module == "container.run"}
+    missing = [pair for pair in driven.wanted(NOUNS) if pair not in driven.seen | shared]
+    assert [f"{module}: {key.replace('_', '-') or 'the command'}" for module, key in missing] == []
