@@ -10,7 +10,7 @@ import os
 import sys
 
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, container_secrets, containers, events, identity, namespaces
+from rl.engine import cgroups, container_secrets, containers, events, identity, namespaces, volumes
 from rl.engine.spec import environment, limits, logs, mounts, restart, security, systemd, values
 from rl.errors import (
     ConflictError,
@@ -259,9 +259,15 @@ def _hosts_file(options: dict[str, Any]) -> str:
 
 def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
     """Mounts, tmpfs, devices, /dev/shm, read-only root."""
-    config["mounts"] = mounts.mounts(options, list(config["image_config"].get("Volumes") or {}))
+    image_volumes = list(config["image_config"].get("Volumes") or {})
+    if options.get("volumes_from") or options.get("volume_driver"):
+        from rl.engine.spec import volumes_from
+
+        config["mounts"] = volumes_from.mounts(engine.paths, options, image_volumes)
+    else:
+        config["mounts"] = mounts.mounts(options, image_volumes)
     for spec in config["mounts"]:
-        if spec.get("anonymous"):
+        if spec.get("anonymous") and not spec.get("borrowed"):
             spec["source"] = os.urandom(32).hex()
     config["read_only"] = bool(options.get("read_only"))
     config["read_only_tmpfs"] = options.get("read_only_tmpfs", True)
@@ -345,6 +351,7 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
         with content.records_lock(paths, exclusive=False):  # `rl rmi` must not take the image away just now
             if config["image_id"] and not os.path.exists(f"{paths.blobs}/{config['image_id']}"):
                 raise NoSuchImageError(f"image {config['image']} was removed meanwhile", f"rl pull {config['image']}")
+            volumes.claim(paths, config)
             if not sync:
                 os.close(os.open(f"{staging}/{containers.PASSING}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             if config["secrets"]:
@@ -416,6 +423,7 @@ def _replace(engine: Engine, config: ContainerConfig) -> bool:
 
 
 def _undo(engine: Engine, config: ContainerConfig, staging: str, cidfile: str) -> None:
+    volumes.unclaim(engine.paths, config)
     copies = [f"secret.{use['id']}" for use in config["secrets"]]
     for name in ("config.json", "state.json", containers.PASSING, *copies):
         try:

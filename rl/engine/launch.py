@@ -259,8 +259,9 @@ class Launch:
     def fill_volumes(self) -> None:
         """Volumes, the user's numbers, and the files that tell a container what it is."""
         config, context = self.config, self.context
-        context.volumes = volumes.prepare(self.paths, config, context.rootfs)
         identity.lookup(config, context)
+        owner = self._owner(context.uid, context.gid)
+        context.volumes = volumes.prepare(self.paths, config, context.rootfs, owner)
         for spec in config["mounts"]:
             if "U" in spec.get("options", []):
                 self._own(spec["source"] if spec["type"] == "bind" else context.volumes.get(spec["destination"], ""))

@@ -10,7 +10,7 @@ import fcntl
 import os
 
 from rl.engine.volume import records
-from rl.errors import NotFoundError, NoSuchVolumeError, RlError
+from rl.errors import NoSuchVolumeError, NotFoundError, RlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _fill(spec: MountSpec, record: VolumeRecord, data: str, rootfs: str, owner: 
     from rl.kernel import fs
     from rl.storage.treecopy import copy_tree
 
-    own = (record["UID"] if "UID" in record else -1, record["GID"] if "GID" in record else -1)
+    own = (record.get("UID", -1), record.get("GID", -1))
     root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         source = fs.openat2(root, spec["destination"].lstrip("/"), os.O_RDONLY | os.O_DIRECTORY, 0, fs.RESOLVE_IN_ROOT)

@@ -50,7 +50,7 @@ def mount(paths: Paths, name: str, record: VolumeRecord) -> tuple[bool, bool]:
             except RlError:
                 continue  # it has just ended
         _make(name, options, data)
-        own = (record["UID"] if "UID" in record else -1, record["GID"] if "GID" in record else -1)
+        own = (record.get("UID", -1), record.get("GID", -1))
         if own != (-1, -1):
             os.chown(data, *own)
     finally:
@@ -113,8 +113,8 @@ def _make(name: str, options: local.Local, data: str) -> None:
     words = mountoptions.Options(options.flags)
     settings = [*words.data]
     if options.type == "tmpfs":
-        for key, value in (("size", options.size), ("nr_inodes", options.inodes)):
-            settings += [f"{key}={value}"] if value else []
+        for key, most in (("size", options.size), ("nr_inodes", options.inodes)):
+            settings += [f"{key}={most}"] if most else []
     elif options.size or options.inodes:
         raise UnsupportedError(f"mount volume {name}: size and inodes are for tmpfs", "leave them out")
     context = -1
