@@ -186,6 +186,8 @@ _OTHERS: Table = (
     ("--uts", "value", "MODE", "UTS namespace: private, host, container:ID, ns:PATH"),
     ("--variant", "value", "VARIANT", "Choose the image for this variant of the architecture"),
     ("-v --volume", "array", "[SOURCE:]DIR[:OPTIONS]", "Mount a directory of the host or a volume"),
+    ("--volume-driver", "value", "NAME", "Driver of volumes that are made for -v; there is local only"),
+    ("--volumes-from", "array", "CONTAINER[:OPTIONS]", "Mount what another container has mounted; options: ro, rw, z"),
     ("-w --workdir", "value", "DIR", "Working directory of the process"),
 )
 
