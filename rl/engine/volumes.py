@@ -10,7 +10,7 @@ import fcntl
 import os
 
 from rl.engine.volume import records
-from rl.errors import NoSuchVolumeError, NotFoundError, RlError
+from rl.errors import NoSuchVolumeError, RlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
