@@ -47,6 +47,7 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("system.login", ("login",), "Log in to a registry"),
     ("system.logout", ("logout",), "Log out of a registry"),
     ("system.unshare", ("unshare", "system unshare"), "Run a command inside the user namespace of the containers"),
+    ("system.upgrade_monitors", ("system upgrade-monitors",), "Let this rl take over the monitors of containers"),
     ("system.version", ("version",), "Show versions"),
 )
 

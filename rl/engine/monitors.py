@@ -6,6 +6,8 @@ Called by start and restart.
 from __future__ import annotations
 
 import _socket
+import select
+import time
 
 from rl.config.jsonio import dumps, loads
 from rl.errors import RlError, StateError, from_wire
@@ -54,6 +56,22 @@ class Connection:
                 return int(message["started"])
             if "error" in message:
                 raise from_wire(message["error"])
+
+    def answer(self, seconds: float) -> dict[str, Any]:
+        """The answer to a command that has one in a packet 8. Raises RlError when none comes."""
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self._sock.fileno(), select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0:
+            if not poll.poll(left * 1000):
+                continue
+            packet = self._sock.recv(_PACKET)
+            if not packet or packet[0] == 4:
+                raise RlError("the container has just ended")
+            if packet[0] == 8:
+                found: dict[str, Any] = loads(packet[1:].decode())
+                return found
+        raise RlError(f"its monitor does not answer within {seconds:.0f} s")
 
     def detach(self) -> _socket.socket:
         """The socket, to relay the streams over: nothing of them is lost, for the answer came before."""

@@ -9,6 +9,7 @@ Called by `rl.monitor.loop`; `rl.engine.monitors` is the other end. The keys:
   failed, is packet 6 (progress) with ``started`` or ``error``.
 - ``start``: {}. Between two runs: do not wait any longer; before the first (`rl init`): run. The answer as above.
 - ``policy``: a restart policy that takes the place of the present one.
+- ``upgrade``: see rl.monitor.upgrade. The answer is a packet 8 with ``upgraded`` or ``error``.
 """
 
 from __future__ import annotations
@@ -70,11 +71,17 @@ def _policy(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
     monitor.params["restart"] = {"policy": str(value["policy"]), "retries": int(value["retries"])}
 
 
+def _upgrade(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
+    from rl.monitor import upgrade
+
+    upgrade.upgrade(monitor, client, value)
+
+
 def started(pid: int) -> bytes:
     """The packet that says that the container's process is *pid* now."""
     return b'\6{"started": %d}' % pid
 
 
 _COMMANDS: dict[str, Callable[[Monitor, Client, Any], None]] = {
-    "policy": _policy, "restart": _restart, "signal": _signal, "start": _start,
+    "policy": _policy, "restart": _restart, "signal": _signal, "start": _start, "upgrade": _upgrade,
 }  # fmt: skip
