@@ -72,6 +72,10 @@ class NoSuchImageError(NotFoundError):
     """No image has this name, id or digest; locally or, after a pull, anywhere."""
 
 
+class NoSuchSecretError(NotFoundError):
+    """No secret has this name or id."""
+
+
 class AmbiguousNameError(RlError):
     """A short id fits more than one object."""
 

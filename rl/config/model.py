@@ -34,6 +34,18 @@ class MountSpec(TypedDict, total=False):
     no_copy: bool
 
 
+class SecretUse(TypedDict):
+    """One --secret: which secret, and how the container gets it. Its data never stands in a record."""
+
+    id: str
+    name: str
+    type: str  # mount | env
+    target: str  # absolute path in the container, or the variable's name
+    uid: int
+    gid: int
+    mode: int
+
+
 class LogConfig(TypedDict, total=False):
     driver: str  # k8s-file | json-file | journald | none | passthrough
     path: str
@@ -43,11 +55,6 @@ class LogConfig(TypedDict, total=False):
     labels: dict[str, str]  # further fields of each entry
     id: str  # the container's, and its name: known to the monitor alone
     name: str
-
-
-class RestartPolicy(TypedDict):
-    policy: str  # no | on-failure | always | unless-stopped
-    retries: int  # with on-failure: how often at most, 0: no limit
 
 
 class EventLog(TypedDict):
@@ -76,6 +83,11 @@ class Event(TypedDict, total=False):
     Attributes: dict[str, str]  # a container's labels, and more
 
 
+class RestartPolicy(TypedDict):
+    policy: str  # no | on-failure | always | unless-stopped
+    retries: int  # with on-failure: how often at most, 0: no limit
+
+
 class NetworkRequest(TypedDict, total=False):
     """``mode``: default | pasta | slirp4netns | host | none | private | container:ID | ns:PATH."""
 
@@ -87,7 +99,50 @@ class NetworkRequest(TypedDict, total=False):
     dns_options: list[str]
     add_hosts: list[str]
     no_hosts: bool
+    no_hostname: bool
+    hosts_file: str  # base of /etc/hosts: path | image | none | "" (as containers.conf says)
+    mac: str  # hardware address asked for, "" = any
     no_resolv: bool
+
+
+class HealthCheck(TypedDict, total=False):
+    """How to probe; times in nanoseconds, as in the images' HEALTHCHECK."""
+
+    test: list[str]  # ["CMD", word…], ["CMD-SHELL", line] or ["NONE"]
+    shell: list[str]  # what CMD-SHELL is given to
+    interval: int  # from the end of a probe to the next one; 0: by hand only
+    timeout: int
+    retries: int  # failures in a row until unhealthy; of a start-up check: until a restart, 0: never
+    success: int  # start-up check only: how often it has to succeed
+
+
+class HealthConfig(HealthCheck, total=False):
+    """A container's health check."""
+
+    start_period: int  # failures do not count so long, unless it has succeeded
+    start_interval: int  # the interval meanwhile; 0: the same
+    on_failure: str  # none | kill | restart | stop
+    startup: HealthCheck  # probes until it succeeds; only then the others begin
+    log_destination: str  # local | events_logger | a directory
+    max_log_count: int  # entries, 0: no limit
+    max_log_size: int  # characters of each one's output, 0: no limit
+
+
+class HealthLogEntry(TypedDict):
+    """One probe; the keys are those that `inspect` shows."""
+
+    Start: str  # RFC 3339 with nanoseconds
+    End: str
+    ExitCode: int  # -1: it took too long
+    Output: str
+
+
+class HealthRecord(TypedDict, total=False):
+    """containers/<id>/health.json: how the container is; written at the start, then after each probe."""
+
+    status: str  # starting | healthy | unhealthy
+    failing_streak: int
+    log: list[HealthLogEntry]
 
 
 class ContainerConfig(TypedDict, total=False):
@@ -100,6 +155,7 @@ class ContainerConfig(TypedDict, total=False):
     image: str  # normalized reference as asked, "" with --rootfs
     image_id: str  # 64 hex digits
     rootfs: str  # --rootfs: a directory on the host
+    rootfs_overlay: bool  # it stays as it is: what the container changes is lost at its end
     layers: list[str]  # diff ids, base first
     driver: str  # storage driver asked for by name; "" = the first start chooses
     id_key: str  # which on-disk id mapping of the layers: "" | "single" | …
@@ -110,6 +166,7 @@ class ContainerConfig(TypedDict, total=False):
     workdir: str
     user: str
     group_add: list[str]
+    host_users: list[tuple[str, int, int, str, str]]  # --hostuser: name, uid, gid, full name, home
     umask: str
     timezone: str
     hostname: str
@@ -125,6 +182,7 @@ class ContainerConfig(TypedDict, total=False):
     cgroupns_mode: str
     network: NetworkRequest
     mounts: list[MountSpec]
+    secrets: list[SecretUse]
     read_only: bool
     read_only_tmpfs: bool
     shm_size: int
@@ -136,13 +194,16 @@ class ContainerConfig(TypedDict, total=False):
     sysctl: dict[str, str]
     ulimits: list[str]
     init: bool
+    systemd: bool  # a place for systemd: see rl.engine.spec.systemd
     labels: dict[str, str]
     annotations: dict[str, str]
     stop_signal: int
     stop_timeout: int
     remove: bool
+    requires: list[str]  # ids of the containers that --requires names
     restart: RestartPolicy
     log: LogConfig
+    health: HealthConfig  # absent: none asked for, none in the image
     limits: dict[str, Any]  # memory, cpus, pids, … as asked, in bytes / units
     runtime: str
     options: dict[str, Any]  # every flag given, by name, for inspect
@@ -175,6 +236,18 @@ class LayerInfo(TypedDict, total=False):
     diff_id: str
     size: int  # bytes unpacked
     entries: int
+
+
+class SecretRecord(TypedDict, total=False):
+    """secrets/<id>/secret.json: what is known of a secret, its data left out."""
+
+    id: str  # 25 hex digits
+    name: str
+    driver: str  # file | pass | shell
+    options: dict[str, str]  # of the driver
+    labels: dict[str, str]
+    created: str
+    updated: str
 
 
 class ImageRecord(TypedDict, total=False):

@@ -72,13 +72,15 @@ def _sweep(engine: Engine, removed: list[ImageRecord] | None) -> int:
     records, errors = store.list_images(paths)
     blobs: set[str] = set()
     layers: set[str] = set()
+    images: set[str] = set()
     for record in records:
         try:
             blobs |= blobs_of(paths, record)
         except CorruptRecordError as error:
             errors.append(error)
         layers.update(record["layers"])
-    in_use, damaged = container_layers(paths)
+        images.add(record["id"])
+    in_use, damaged = container_layers(paths, images)
     layers |= in_use
     for unreadable in errors + damaged:
         engine.warn(f"{unreadable.message}: what it may use is not freed")
@@ -92,6 +94,8 @@ def _sweep(engine: Engine, removed: list[ImageRecord] | None) -> int:
     freed = sum(content.remove(blob) for blob in candidates if blob not in blobs)
     freed += content.sweep_partial(time.time() - _PARTIAL_SECONDS)
     if not damaged:  # a container whose record is unreadable may stand on any layer
+        if not errors:
+            _remove_trees(paths, images)
         keep = {diff_id.partition(":")[2] for diff_id in layers}
         _remove_layers(paths, [f"sha256:{name}" for name in unpacked if name not in keep])
     return freed
@@ -111,8 +115,8 @@ def _known_blobs(paths: Paths, record: ImageRecord) -> set[str]:
         return {*store.all_digests(record), f"sha256:{record['id']}"}
 
 
-def container_layers(paths: Paths) -> tuple[set[str], list[CorruptRecordError]]:
-    """The diff ids under all containers, and the records that do not tell."""
+def container_layers(paths: Paths, images: set[str] | None = None) -> tuple[set[str], list[CorruptRecordError]]:
+    """The diff ids under all containers, and the records that do not tell; their images' ids go to *images*."""
     found: set[str] = set()
     errors = []
     try:
@@ -122,7 +126,10 @@ def container_layers(paths: Paths) -> tuple[set[str], list[CorruptRecordError]]:
     for name in names:
         path = f"{paths.containers}/{name}/config.json"
         try:
-            found.update(read_json(path).get("layers") or [])
+            config = read_json(path)
+            found.update(config.get("layers") or [])
+            if images is not None:
+                images.add(config.get("image_id", ""))
         except FileNotFoundError:
             continue
         except (OSError, ValueError, AttributeError, TypeError) as error:
@@ -134,6 +141,15 @@ def _unpacked(paths: Paths) -> list[str]:
     from rl.storage import layers
 
     return layers.all_layers(paths)
+
+
+def _remove_trees(paths: Paths, images: set[str]) -> None:
+    """What was made of images for other owners (:mod:`rl.storage.metatree`), and is no image any more."""
+    from rl.storage import metatree, trash
+
+    for image_id in metatree.image_ids(paths):
+        if image_id not in images:
+            trash.discard(paths, f"{paths.data}/mapped/{image_id}")
 
 
 def _remove_layers(paths: Paths, diff_ids: list[str]) -> None:

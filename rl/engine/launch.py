@@ -11,7 +11,7 @@ import os
 import time
 
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, containers, events, oci, prefork, volumes
+from rl.engine import cgroups, containers, events, identity, oci, prefork, volumes
 from rl.engine.spec import security
 from rl.errors import RlError, UnsupportedError, UsageError, disk_hint, limit_hint, to_wire
 from rl.kernel import mount, process
@@ -19,7 +19,7 @@ from rl.monitor import handover
 from rl.network import namespace
 from rl.network import setup as network_setup
 from rl.runtime import container as runtime
-from rl.runtime import mountns, rootpath, seccomp, users
+from rl.runtime import mountns, rootpath, seccomp
 from rl.storage import driver as storage
 
 TYPE_CHECKING = False
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from rl.config.model import ContainerConfig, ContainerState
     from rl.config.paths import Paths
+    from rl.monitor.health import Health
     from rl.runtime.cgroup.systemd import Scope
 
     class Created(Protocol):
@@ -96,6 +97,7 @@ class Launch:
         self.io = runtime.Io()
         self.streams: dict[str, int] = {}  # the monitor's ends: stdout, stderr, stdin
         self.created: Created | None = None
+        self.health: Health = {}  # for the monitor, once the command runs
         self.start: Callable[[], None] = lambda: None
         self.attach_fd = -1
         self.notify: dict[str, Any] = {}
@@ -136,7 +138,8 @@ class Launch:
             self.context.namespaces["network"] = self._other_namespace("net", mode)
         own = not joined and mode != "host"
         if own or nested is not None:
-            self.user_fd, self.net_fd = namespace.create(nested, network=own)
+            other = self._other_users() if nested else -1
+            self.user_fd, self.net_fd = namespace.create(nested, network=own, join=other)
         self.pending = network_setup.start(config["network"], self.net_fd, run_dir=self.paths.run)
         self.undo.append(self.pending.cancel)
         if self.user_fd >= 0:
@@ -155,6 +158,13 @@ class Launch:
                 f"join the {kind} namespace of container {rest[:12]}: it is not running", f"rl start {rest[:12]}"
             )
         return f"/proc/{state['pid']}/ns/{kind}"
+
+    def _other_users(self) -> int:
+        """A descriptor of the user namespace to join with --userns=container:ID; -1 if it is not that."""
+        mode = self.config["userns"]
+        if not mode.startswith("container:"):
+            return -1
+        return os.open(self._other_namespace("user", mode), os.O_RDONLY | os.O_CLOEXEC)
 
     def join_namespaces(self) -> None:
         """--pid, --ipc, --uts, --cgroupns of another container or of a file."""
@@ -185,7 +195,7 @@ class Launch:
                 if os.path.exists(f"{other}/{name}"):
                     self.context.binds.append((f"{other}/{name}", f"/etc/{name}"))
             return
-        owner = _container_id_of_root(self.config)
+        owner = self._owner(0, 0)
         for name, text in self._render_network().items():
             path = f"{self.directory}/{name}"
             with open(path, "w", encoding="utf-8") as file:
@@ -198,11 +208,19 @@ class Launch:
         from rl.network import files, settings
 
         memory = settings.remembered(self.paths.run)
-        contents = files.render(
-            self.config["network"], self.network, self.config["hostname"], self.config["name"], memory.config()
-        )
+        request, config = self.config["network"], memory.config()
+        own = self._image_file("/etc/hosts") if files.base_file(request, config) == "image" else ""
+        contents = files.render(request, self.network, self.config["hostname"], self.config["name"], config, own)
         memory.save()
         return contents
+
+    def _image_file(self, path: str) -> str:
+        """A text file of the image; "" where it has none."""
+        root = os.open(self.context.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return rootpath.read_limited(root, path, 8 << 20).decode(errors="surrogateescape")
+        finally:
+            os.close(root)
 
     def finish_network(self) -> None:
         """Wait for the helper; if another rung of the ladder was taken, the files are corrected in place."""
@@ -224,12 +242,15 @@ class Launch:
         """The image's layers with the container's own writable layer on top, at containers/<id>/rootfs."""
         from rl.engine import rootfs
 
-        if self.config["rootfs"]:
+        if self.config["rootfs"] and not self.config.get("rootfs_overlay"):
             self.context.rootfs = self.config["rootfs"]
             return
         chosen = storage.choose(self.paths, self.driver)
         self.driver = chosen.name
-        mounted = rootfs.mount(self.paths, chosen, self.config, self.context.id_mode, self._note)
+        if self.config["rootfs"]:
+            mounted = rootfs.mount_directory(self.paths, chosen, self.config)
+        else:
+            mounted = rootfs.mount(self.paths, chosen, self.config, self.context.id_mode, self._note)
         self.helpers += mounted["pids"]
         self.mounted_by = mounted["pids"]
         self.undo.append(lambda: chosen.unmount(mounted))
@@ -242,16 +263,7 @@ class Launch:
         """Volumes, the user's numbers, and the files that tell a container what it is."""
         config, context = self.config, self.context
         context.volumes = volumes.prepare(self.paths, config, context.rootfs)
-        context.uid, context.gid, groups, context.home = users.lookup(context.rootfs, config["user"])
-        if config["group_add"] and context.id_mode == "single":
-            raise UnsupportedError(
-                "--group-add: the kernel allows no further groups in a user namespace of a single id",
-                "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER",
-            )
-        context.additional_gids = groups + [
-            gid for gid in users.group_ids(context.rootfs, config["group_add"]) if gid not in groups
-        ]
-        self._check_ids()
+        identity.lookup(config, context)
         for spec in config["mounts"]:
             if "U" in spec.get("options", []):
                 self._own(spec["source"] if spec["type"] == "bind" else context.volumes.get(spec["destination"], ""))
@@ -263,50 +275,24 @@ class Launch:
         if config["timezone"]:
             zone = "/etc/localtime" if config["timezone"] == "local" else f"/usr/share/zoneinfo/{config['timezone']}"
             context.binds.append((os.path.realpath(zone), "/etc/localtime"))
-        self._own_entries()
-
-    def _check_ids(self) -> None:
-        """A user the id map does not hold would fail late and with EINVAL: say it now."""
-        ranges = self.config["uid_map"] or process.id_map("uid")
-        if not any(inside <= self.context.uid < inside + count for inside, _, count in ranges):
-            raise UnsupportedError(
-                f"run as user {self.config['user']}: uid {self.context.uid} is not in the container's id map",
-                "this host maps a single id; sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
-                if self.context.id_mode == "single" else "extend the user's range in /etc/subuid and /etc/subgid",
-            )
+        identity.write_entries(config, context, self.directory, self._owner(0, 0), self.message.get("uid"))
+        if config.get("secrets"):
+            self._show_secrets()
 
     def _own(self, path: str) -> None:
         if path:
-            uid = _outside(self.config["uid_map"], self.context.uid)
-            gid = _outside(self.config["gid_map"], self.context.gid)
-            volumes.chown_tree(path, uid, gid)
+            volumes.chown_tree(path, *self._owner(self.context.uid, self.context.gid))
 
-    def _own_entries(self) -> None:
-        """keep-id's user and group, where the image's passwd and group files have none: programs look there."""
-        if not self.config["userns"].startswith("keep-id"):
-            return
-        import pwd
+    def _show_secrets(self) -> None:
+        from rl.engine import container_secrets
 
-        uid, gid = self.context.uid, self.context.gid
-        name = "user" if self.message.get("uid") != uid else pwd.getpwuid(uid).pw_name
-        self._add_entry("passwd", uid, f"{name}:*:{uid}:{gid}:{name}:{self.config['workdir']}:/bin/sh")
-        self._add_entry("group", gid, f"{name}:x:{gid}:")
+        container_secrets.hide(self.directory)
+        self.undo.append(lambda: container_secrets.hide(self.directory))
+        self.context.secrets = container_secrets.show(self.directory, self.config, self._owner)
 
-    def _add_entry(self, file: str, number: int, line: str) -> None:
-        """A copy of the image's /etc/FILE with *line* in it, unless it has one for the id *number*."""
-        root = os.open(self.context.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            text = rootpath.read_limited(root, f"/etc/{file}", 8 << 20).decode(errors="surrogateescape")
-        finally:
-            os.close(root)
-        if any(entry.split(":")[2:3] == [str(number)] for entry in text.splitlines()):
-            return
-        path = f"{self.directory}/{file}"
-        with open(path, "w", encoding="utf-8", errors="surrogateescape") as output:
-            output.write(text + ("" if text.endswith("\n") or not text else "\n") + line + "\n")
-        os.chmod(path, 0o644)
-        os.chown(path, *_container_id_of_root(self.config))
-        self.context.binds.append((path, f"/etc/{file}"))
+    def _owner(self, uid: int, gid: int) -> tuple[int, int]:
+        """Ids of the container, as they are outside of a user namespace of its own."""
+        return _outside(self.config["uid_map"], uid), _outside(self.config["gid_map"], gid)
 
     # runtime ------------------------------------------------------------------------------------
     def prepare_runtime(self) -> None:
@@ -322,6 +308,18 @@ class Launch:
         self.bundle = f"{self.directory}/bundle"
         os.makedirs(self.bundle, 0o700, exist_ok=True)
         write_json(f"{self.bundle}/config.json", self.spec, sync=False)
+        if any(use["type"] == "env" for use in self.config.get("secrets", [])):
+            self._add_secret_variables()
+
+    def _add_secret_variables(self) -> None:
+        """--secret type=env: not on disk. Another runtime reads a file, which is one in memory then."""
+        from rl.engine import container_secrets
+
+        self.spec["process"]["env"] += container_secrets.environment(self.directory, self.config)
+        if self.config["runtime"] != "rl":
+            mount.mount("tmpfs", self.bundle, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0700,size=4m")
+            self.undo.append(lambda: mount.umount(self.bundle, mount.MNT_DETACH))
+            write_json(f"{self.bundle}/config.json", self.spec, sync=False)
 
     def _enter_cgroup(self) -> None:
         self.placement.finish()
@@ -336,10 +334,13 @@ class Launch:
 
     def _choose_seccomp(self) -> None:
         chosen = security.security_options(self.config["security_opt"])
+        label = (self.config["image_config"].get("Labels") or {}).get(security.SECCOMP_LABEL)
         bounding, _ = security.capabilities(self.config["cap_add"], self.config["cap_drop"], self.config["privileged"])
         if chosen.seccomp == "unconfined" or (self.config["privileged"] and not chosen.seccomp):
             return
-        if chosen.seccomp:
+        if label and self.config["options"].get("seccomp_policy") == "image":
+            self.context.seccomp = self._image_profile(label, bounding)
+        elif chosen.seccomp:
             from rl.config.jsonio import read_json
 
             try:
@@ -350,8 +351,18 @@ class Launch:
         else:
             self.context.seccomp = seccomp.default_profile(bounding)
 
+    def _image_profile(self, label: str, bounding: list[str]) -> dict[str, Any]:
+        from rl.config.jsonio import loads
+
+        try:
+            return seccomp.resolve(loads(label), bounding)
+        except ValueError as error:
+            what = f"read the seccomp profile in the label {security.SECCOMP_LABEL} of {self.config['image']}"
+            raise RlError(f"{what}: {error}", "leave --seccomp-policy=image out") from None
+
     def _open_streams(self) -> None:
         """Pipes between the container and its monitor; a terminal brings its own, passthrough needs none."""
+        self.io.preserve = self.message.get("preserve", [])
         if self.config["log"]["driver"] == "passthrough":
             if any(map(os.isatty, range(3))):
                 raise UsageError(
@@ -370,8 +381,7 @@ class Launch:
         else:
             self.io.stdin = null
         # A container that runs as another user must be able to reopen them: /dev/stdout, /dev/stderr.
-        uid = _outside(self.config["uid_map"], self.context.uid)
-        gid = _outside(self.config["gid_map"], self.context.gid)
+        uid, gid = self._owner(self.context.uid, self.context.gid)
         for fd in (self.io.stdout, self.io.stderr, self.io.stdin):
             if fd != null:
                 os.fchown(fd, uid, gid)
@@ -409,6 +419,10 @@ class Launch:
         self.start()
         containers.write_state(self.paths, self.id, state)
         self.state = state
+        if "health" in self.config:
+            from rl.engine import healthcheck
+
+            self.health = healthcheck.begin(self.paths, self.config)
         for option, pid in (("pidfile", state["pid"]), ("conmon_pidfile", os.getpid())):
             if self.config["options"].get(option):
                 with open(self.config["options"][option], "w", encoding="utf-8") as file:
@@ -496,6 +510,7 @@ class Launch:
             "remove": self.config["remove"],
             "delete": self._to_delete(),
             "state": dict(self.state),
+            "health": self.health,
             "restart": containers.restart_policy(self.paths, self.config),
             "restarts": self.restarts,
             "started": time.monotonic(),
@@ -547,10 +562,6 @@ def _outside(ranges: list[tuple[int, int, int]], inside: int) -> int:
         if first <= inside < first + count:
             return outside + inside - first
     return inside
-
-
-def _container_id_of_root(config: ContainerConfig) -> tuple[int, int]:
-    return _outside(config["uid_map"], 0), _outside(config["gid_map"], 0)
 
 
 #: What happens between the launch message and the running command, in order. The network helper starts

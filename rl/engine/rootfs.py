@@ -5,9 +5,12 @@ Called by the monitor inside the user namespace, and by what needs to look into 
 
 from __future__ import annotations
 
+import time
+
 from rl.errors import RlError
 from rl.image import store
-from rl.storage import container
+from rl.storage import container, trash
+from rl.storage import driver as storage
 from rl.storage import layers as layer_store
 
 TYPE_CHECKING = False
@@ -18,15 +21,18 @@ if TYPE_CHECKING:
     from rl.config.paths import Paths
     from rl.storage.driver import Driver, Mounted
 
+    Note = Callable[[str], object]
+
+#: Work that takes no longer is not spoken of; then it is, every so often.
+_QUIET_SECONDS, _REPORT_SECONDS = 1.0, 5.0
+
 
 def id_key(config: ContainerConfig, mode: str) -> str:
     """The on-disk id mapping of the layers: the container's own, or that of a host with a single id."""
     return config["id_key"] or ("single" if mode == "single" else "")
 
 
-def mount(
-    paths: Paths, driver: Driver, config: ContainerConfig, mode: str, note: Callable[[str], object]
-) -> Mounted:
+def mount(paths: Paths, driver: Driver, config: ContainerConfig, mode: str, note: Note) -> Mounted:
     """Stack the layers and the container's writable layer at containers/<id>/rootfs, unpacking what is missing.
 
     *note* gets a line about work that takes long.
@@ -34,31 +40,114 @@ def mount(
     Raises RlError when a layer is neither unpacked nor in the content store.
     """
     key = id_key(config, mode)
-    missing = [diff_id for diff_id in config["layers"] if not layer_store.has(paths, diff_id, key)]
-    if missing:
-        _make(paths, config, missing, key, note)
-    lowers = layer_store.lowers(paths, config["layers"], key)
+    data: list[str] = []
+    id_maps = None
+    if config["uid_map"] and key != "single":
+        if driver.name == "overlay":
+            lowers, data = _shifted(paths, config, key, note)
+        else:  # the driver shifts by itself
+            _unpack(paths, config, "", note)
+            lowers = layer_store.lowers(paths, config["layers"])
+            id_maps = config["uid_map"], config["gid_map"]
+    else:
+        _unpack(paths, config, key, note)
+        lowers = layer_store.lowers(paths, config["layers"], key)
     upper, work, target = container.prepare(paths, paths.container(config["id"]), lowers)
     # What a container that is removed at its end wrote need not survive a power loss.
-    return driver.mount(lowers, upper, work, target, volatile=config["remove"])
+    return driver.mount(lowers, upper, work, target, volatile=config["remove"], data=data, id_maps=id_maps)
 
 
-def _make(paths: Paths, config: ContainerConfig, missing: list[str], key: str, note: Callable[[str], object]) -> None:
-    """Unpack layers again from their blobs, or copy them with the owners that *key* wants."""
-    if config["uid_map"]:
+def mount_directory(paths: Paths, driver: Driver, config: ContainerConfig) -> Mounted:
+    """--rootfs DIR:O: a writable layer over a directory of the host, new at each start."""
+    directory = paths.container(config["id"])
+    for name in ("upper", "work"):
+        trash.remove_tree(f"{directory}/{name}")
+    upper, work, target = container.prepare(paths, directory, [config["rootfs"]])
+    return driver.mount([config["rootfs"]], upper, work, target, volatile=True)
+
+
+def lower_directories(paths: Paths, config: ContainerConfig) -> list[str]:
+    """The directories below the writable layer, top first, as far as they are there; for `rl inspect`."""
+    layers = list(reversed(config.get("layers", [])))
+    key = config.get("id_key", "")
+    if config.get("uid_map") and key and key != "single":
+        from rl.storage import metatree
+
+        tree = metatree.path_of(paths, config["image_id"], key)
+        if metatree.exists(tree):
+            return [tree, *(layer_store.layer_path(paths, diff_id) for diff_id in layers)]
+    return [layer_store.layer_path(paths, diff_id, key) for diff_id in layers]
+
+
+def _shifted(paths: Paths, config: ContainerConfig, key: str, note: Note) -> tuple[list[str], list[str]]:
+    """(layers, data-only layers) with the owners of the container's user namespace, for the kernel's overlay."""
+    if not key:  # a map that changes nothing for the files
+        _unpack(paths, config, "", note)
+        return layer_store.lowers(paths, config["layers"]), []
+    from rl.storage import metatree
+
+    if not storage.data_layers(paths):
+        return _copied(paths, config, key, note), []
+    tree = metatree.path_of(paths, config["image_id"], key)
+    if not metatree.exists(tree):
+        from rl.storage.idmap import owner_function
+
+        _unpack(paths, config, "", note)
+        owner = owner_function(config["uid_map"], config["gid_map"])
+        progress = _Progress(paths, config, note)
+        layers = layer_store.lowers(paths, config["layers"])
+        metatree.ensure(paths, config["image_id"], layers, key, owner, owner(0, 0)[0], progress.files)
+    return [tree], layer_store.lowers(paths, config["layers"])
+
+
+def _copied(paths: Paths, config: ContainerConfig, key: str, note: Note) -> list[str]:
+    """The layers with other owners, data and all: where the kernel knows no data-only layers."""
+    missing = [diff_id for diff_id in config["layers"] if not layer_store.has(paths, diff_id, key)]
+    if missing:
         from rl.storage.idmap import ensure_mapped
 
-        plain = [diff_id for diff_id in missing if not layer_store.has(paths, diff_id)]
-        if plain:
-            _unpack(paths, config, plain, "")
-        what = f"copying {len(missing)} layers with other owners"
-        note(f"first use of this image with --userns={config['userns']}: {what}")
-        ensure_mapped(paths, missing, key, config["uid_map"], config["gid_map"])
-    else:
-        _unpack(paths, config, missing, key)
+        _unpack(paths, config, "", note)
+        progress = _Progress(paths, config, note)
+        ensure_mapped(paths, missing, key, config["uid_map"], config["gid_map"], progress.layer)
+    return layer_store.lowers(paths, config["layers"], key)
 
 
-def _unpack(paths: Paths, config: ContainerConfig, missing: list[str], key: str) -> None:
+class _Progress:
+    """Tells how far a copy with other owners is, when it takes longer than one is willing to wait without a word."""
+
+    def __init__(self, paths: Paths, config: ContainerConfig, note: Note) -> None:
+        self.paths = paths
+        self.config = config
+        self.note = note
+        self.due = time.monotonic() + _QUIET_SECONDS
+        self.done = 0
+        self.current = ("", 0)
+
+    def layer(self, diff_id: str, count: int) -> None:
+        """*count* entries of one layer are done."""
+        if diff_id != self.current[0]:
+            self.done += self.current[1]
+        self.current = (diff_id, count)
+        self.files(self.done + count)
+
+    def files(self, count: int) -> None:
+        """*count* entries of the image are done."""
+        now = time.monotonic()
+        if now < self.due:
+            return
+        self.due = now + _REPORT_SECONDS
+        total = sum(layer_store.info(self.paths, diff_id).get("entries", 0) for diff_id in self.config["layers"])
+        self.note(
+            f"first use of this image with --userns={self.config['userns']}: {count} of {total} files have got "
+            "their other owners"
+        )
+
+
+def _unpack(paths: Paths, config: ContainerConfig, key: str, note: Note) -> None:
+    """Unpack again, from their blobs, the layers that are missing."""
+    missing = [diff_id for diff_id in config["layers"] if not layer_store.has(paths, diff_id, key)]
+    if not missing:
+        return
     from rl.storage.unpack import unpack_layer
 
     image = store.find(paths, config["image_id"])

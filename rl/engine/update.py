@@ -10,7 +10,7 @@ import fcntl
 import os
 
 from rl.config.jsonio import write_json
-from rl.engine import containers
+from rl.engine import containers, events
 from rl.engine.spec import limits, restart
 from rl.errors import RlError, StateError, UnsupportedError, UsageError, disk_hint
 from rl.runtime import cgroup
@@ -56,6 +56,7 @@ def update(engine: Engine, name: str, options: dict[str, Any]) -> str:
         raise RlError(f"update container {name}: {error.strerror}", disk_hint(error)) from None
     finally:
         os.close(directory)
+    events.emit_container(engine.paths, config, "update")
     return container_id
 
 

@@ -69,9 +69,7 @@ def _upgrade(engine: Engine, container_id: str, wish: dict[str, Any]) -> None:
     connection = Connection(engine.paths, container_id)
     try:
         connection.tell("upgrade", wish)
-        answer = connection.answer(_PATIENCE)
+        connection.answer("upgraded", _PATIENCE)
     finally:
         connection.close()
-    if "error" in answer:
-        raise RlError(str(answer["error"]))
 

@@ -20,6 +20,7 @@ import time
 
 from rl.config.jsonio import dumps, write_atomic
 from rl.monitor.clients import Client
+from rl.runtime import sessions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class Ending:
                     self.oom_killed = True
 
     def kill_strays(self) -> None:
-        """Orphans of the container are our children now: they end with it."""
+        """Orphans of the container are our children now: they end with it, and so do exec sessions."""
+        sessions.end_all(self.params["run_dir"])
         helpers = set(self.params["helpers"])
         for _ in range(100):
             children = {int(pid) for pid in _read(f"/proc/self/task/{posix.getpid()}/children").split()} - helpers

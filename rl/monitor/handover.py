@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from rl.config.model import EventLog, LogConfig, RestartPolicy
     from rl.monitor.clients import Client
+    from rl.monitor.health import Health
     from rl.monitor.loop import Monitor
 
     class Params(TypedDict, total=False):
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         image: str  # for events, as are:
         labels: dict[str, str]
         notify: dict[str, Any]  # see rl.monitor.notify: mode, address, fd (-1: none)
+        health: Health  # {}: no health check
         restart: RestartPolicy
         restarts: int  # how often its policy has started it again since its user did
         deadline: float  # --timeout: when it is killed, time.monotonic(); 0: never
@@ -231,6 +233,8 @@ def _settle(params: Params) -> None:
 def kept(params: Params) -> list[int]:
     """The descriptors that the monitor lives by."""
     found: list[int] = [params[key] for key in _FDS]  # type: ignore[literal-required]
+    if params.get("health"):
+        found.append(params["health"].get("fd", -1))
     others = params["keep_fds"] + params.get("stdio_fds", []) + [client["fd"] for client in params["clients"]]
     others += [fd for fd in (params.get("notify", {}).get("fd", -1),) if fd >= 0]
     return [fd for fd in found if fd >= 0] + others

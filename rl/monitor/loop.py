@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from rl.monitor.handover import Params
+    from rl.monitor.health import Checks
 
 #: Of the state that one interpreter leaves to the next (:meth:`Monitor.export`). A newer rl reads an older one's: keys
 #: are only ever added, and who reads a key that is not in version 1 has a default for it.
@@ -60,7 +61,7 @@ class Monitor:
 
     __slots__ = (
         "_buffer", "_handlers", "_held", "_listener", "_poll", "_reopened", "_signal_fd", "_stamp", "_streams",
-        "_timers", "_view", "begin", "clients", "ended", "lean", "log", "params", "status", "stdin", "until",
+        "_timers", "_view", "begin", "checks", "clients", "ended", "lean", "log", "params", "status", "stdin", "until",
     )
 
     def __init__(self, params: Params) -> None:
@@ -70,6 +71,7 @@ class Monitor:
         self.status = params.pop("status", 0)  # exit code of the container's init, once it has ended
         self.clients: list[Client] = []
         self.begin: Callable[[Client], object] | None = None  # let an initialized container's command run
+        self.checks: Checks | None = None
         self.until = 0.0  # when run() is to return, time.monotonic(); 0: not before the container's end
         self.lean = False  # in the interpreter that helpers/rl-monitor is for
         self.log = open_log(params["log"]) if params["pid"] else None  # 0: it waits to be started again
@@ -102,6 +104,7 @@ class Monitor:
         self._hold()
         if params["pid"]:
             self.limit_time(params.get("deadline", 0.0))
+            self.check_health()
         if "kill_at" in params:
             self.at(_KILL, params.pop("kill_at") - time.monotonic(), lambda: self.kill(9))
         for fd, packet in params.pop("packets", []):
@@ -246,6 +249,13 @@ class Monitor:
         if deadline:
             self.at("timeout", deadline - time.monotonic(), self._time_out)
 
+    def check_health(self) -> None:
+        """Begin with the health checks, if the container has any, or go on with them."""
+        if self.params.get("health"):
+            from rl.monitor.health import Checks
+
+            self.checks = Checks(self)
+
     def _time_out(self) -> None:
         """--timeout is over: killed, and the exit code says so, as conmon's does."""
         self.params["timed_out"] = True
@@ -357,6 +367,9 @@ class Monitor:
 
     def drain(self) -> None:
         """What the container wrote before it ended; never waits."""
+        if self.checks is not None:
+            self.checks.stop()
+            self.checks = None
         for fd, kind in tuple(self._streams.items()):
             left = DRAIN
             while left > 0 and (size := self._relay(fd, kind)) > 0:

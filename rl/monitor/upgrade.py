@@ -35,7 +35,8 @@ def upgrade(monitor: Monitor, client: Client, wish: dict[str, Any]) -> None:
         why = _become(monitor)
         del params["answer"]
         params["interpreter"], params["helper"], params["package_root"] = (str(before[key]) for key in keys)
-    monitor.send(client, _packet(error=why))
+    wire = {"class": "RlError", "message": why, "hint": "its old monitor goes on"}
+    monitor.send(client, _packet(error=wire))
 
 
 def _become(monitor: Monitor) -> str:
@@ -92,5 +93,5 @@ def answer(monitor: Monitor) -> None:
 
 
 def _packet(**content: Any) -> bytes:
-    return b"\x08" + dumps(content).encode()
+    return b"\6" + dumps(content).encode()
 

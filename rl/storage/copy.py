@@ -14,8 +14,10 @@ from rl.storage import mounting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rl.config.paths import Paths
-    from rl.storage.driver import Mounted
+    from rl.storage.driver import IdMaps, Mounted
 
 
 class Copy:
@@ -28,7 +30,8 @@ class Copy:
         return mounting.probe(self, paths)
 
     def mount(
-        self, lowers: list[str], upper: str, work: str, target: str, *, readonly: bool = False, volatile: bool = True
+        self, lowers: list[str], upper: str, work: str, target: str, *, readonly: bool = False, volatile: bool = True,
+        data: Sequence[str] = (), id_maps: IdMaps | None = None,
     ) -> Mounted:
         """See :class:`rl.storage.driver.Driver`. Without *upper* the copy is made in *target* itself.
 
@@ -37,10 +40,10 @@ class Copy:
         try:
             if not upper:
                 if not os.listdir(target):
-                    _copy(lowers, target)
+                    _copy(lowers, target, id_maps)
                 mounting.bind(target, target, readonly=True)
             else:
-                _copy_once(lowers, upper, work)
+                _copy_once(lowers, upper, work, id_maps)
                 mounting.bind(upper, target, readonly=readonly)
         except OSError as error:
             hint = "free disk space, or use --storage-driver overlay" if error.errno == errno.ENOSPC else ""
@@ -52,7 +55,7 @@ class Copy:
         mounting.detach(mounted["target"])
 
 
-def _copy_once(lowers: list[str], upper: str, work: str) -> None:
+def _copy_once(lowers: list[str], upper: str, work: str, id_maps: IdMaps | None) -> None:
     """Fill *upper*, all or nothing: beside it first, then one rename over the empty directory."""
     from rl.storage.trash import remove_tree
 
@@ -61,14 +64,19 @@ def _copy_once(lowers: list[str], upper: str, work: str) -> None:
         return
     staging = f"{upper}.copying"
     remove_tree(staging)
-    _copy(lowers, staging)
+    _copy(lowers, staging, id_maps)
     os.rename(staging, upper)
     os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def _copy(lowers: list[str], target: str) -> None:
+def _copy(lowers: list[str], target: str, id_maps: IdMaps | None) -> None:
     from rl.storage.treecopy import Copier
 
     copier = Copier(apply_whiteouts=True)
+    if id_maps:
+        from rl.storage.idmap import owner_function
+
+        copier.owner = owner_function(*id_maps)
+        copier.namespace_root = copier.owner(0, 0)[0]
     for lower in reversed(lowers):
         copier.layer(lower, target)

@@ -19,9 +19,13 @@ from rl.runtime import userns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, Protocol, TypedDict
 
+    from rl.config.model import IdRange
     from rl.config.paths import Paths
+
+    IdMaps = tuple[list[IdRange], list[IdRange]]  # uids and gids: (id in the layers, shared id, count)
 
     class Mounted(TypedDict):
         """What :meth:`Driver.mount` leaves: where, and the helper processes that serve it."""
@@ -45,13 +49,14 @@ if TYPE_CHECKING:
 
         def mount(
             self, lowers: list[str], upper: str, work: str, target: str, *,
-            readonly: bool = False, volatile: bool = True,
+            readonly: bool = False, volatile: bool = True, data: Sequence[str] = (), id_maps: IdMaps | None = None,
         ) -> Mounted:
             """Stack *lowers* (top first) under the writable *upper* at the directory *target*.
 
             *work* is a directory beside *upper* for the driver's own use. An empty *upper* gives a
             read-only stack. *volatile* gives up durability of what is written, for speed.
-            Raises RlError.
+            *data* (overlay only): see :mod:`rl.storage.metatree`. *id_maps* (fuse-overlayfs and copy only): what
+            belongs to *c* in the layers shall belong to its counterpart in the maps. Raises RlError.
             """
 
         def unmount(self, mounted: Mounted) -> None:
@@ -128,6 +133,11 @@ def default_key(paths: Paths) -> str:
     return "single" if _results(paths).get("id mode") == "single" else ""
 
 
+def data_layers(paths: Paths) -> bool:
+    """Whether the kernel's overlay can have data-only layers here: then another owner costs no copy of the data."""
+    return not _results(paths).get("data layers", "not probed")
+
+
 def configured(paths: Paths) -> tuple[str, str]:
     """(driver, file that says so) of storage.conf, ("", "") when none does (containers-storage.conf(5)).
 
@@ -176,7 +186,7 @@ def _cache_key(paths: Paths) -> str:
         boot = os.stat("/proc/1").st_ctime_ns  # cheaper than reading the boot id, as unique
     except OSError:
         return ""
-    parts = [os.uname().release, str(boot), str(device), userns.find_program("fuse-overlayfs")]
+    parts = ["2", os.uname().release, str(boot), str(device), userns.find_program("fuse-overlayfs")]
     for path in ("/dev/fuse", "/etc/subuid", "/etc/subgid"):
         try:
             parts.append(str(os.stat(path).st_mtime_ns))
@@ -215,4 +225,8 @@ def probe_all(data: str, run: str, config: str, cache: str) -> dict[str, str]:
             reasons[name] = by_name(name).probe(paths)
         except (OSError, RlError) as error:
             reasons[name] = str(error) or type(error).__name__
+    if not reasons["overlay"]:
+        from rl.storage.overlay import probe_data_layers
+
+        reasons["data layers"] = probe_data_layers(paths)
     return reasons

@@ -16,8 +16,10 @@ from rl.storage import mounting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rl.config.paths import Paths
-    from rl.storage.driver import Mounted
+    from rl.storage.driver import IdMaps, Mounted
 
 _START_SECONDS = 10.0
 _INSTALL = "install the package fuse-overlayfs, or use --storage-driver overlay or copy"
@@ -40,9 +42,10 @@ class FuseOverlayfs:
         return mounting.probe(self, paths)
 
     def mount(
-        self, lowers: list[str], upper: str, work: str, target: str, *, readonly: bool = False, volatile: bool = True
+        self, lowers: list[str], upper: str, work: str, target: str, *, readonly: bool = False, volatile: bool = True,
+        data: Sequence[str] = (), id_maps: IdMaps | None = None,
     ) -> Mounted:
-        """See :class:`rl.storage.driver.Driver`."""
+        """See :class:`rl.storage.driver.Driver`. With *id_maps* the writable layer is shifted as the layers are."""
         program = find_program("fuse-overlayfs")
         if not program:
             raise UnsupportedError("mount with fuse-overlayfs: the program is not installed", _INSTALL)
@@ -61,6 +64,9 @@ class FuseOverlayfs:
                 options.append("ro")
             if volatile:
                 options.append("volatile")
+            if id_maps:
+                for name, ranges in zip(("uidmapping", "gidmapping"), id_maps, strict=True):
+                    options.append(f"{name}=" + ":".join(str(number) for triple in ranges for number in triple))
             before = os.stat(target).st_dev
             argv = [program, "-f", "-o", ",".join(options), target]
             pid = _spawn(argv, fds, errors_w)

@@ -180,7 +180,7 @@ def _make_all(
 ) -> None:
     from rl.storage.staging import Staging, make_durable, remove_stale
 
-    owner = _owner_function(uid_map, gid_map)
+    owner = owner_function(uid_map, gid_map)
     base, _, patch = id_key.partition(PATCH_SEPARATOR)
     remove_stale(paths)
     staging = Staging(paths)
@@ -191,7 +191,7 @@ def _make_all(
                 source = _source(paths, diff_id, id_key)
                 if patch:
                     if not has(paths, diff_id, base):
-                        shifted = _owner_function([(0, 1, 0xFFFFFFFE)], [(0, 1, 0xFFFFFFFE)])
+                        shifted = owner_function([(0, 1, 0xFFFFFFFE)], [(0, 1, 0xFFFFFFFE)])
                         staged.append(_copy(paths, diff_id, base, source, staging.path, shifted, 1, None, progress))
                     select = _selector(patch)
                     staged.append(_copy(paths, diff_id, id_key, source, staging.path, owner, 1, select, progress))
@@ -232,7 +232,8 @@ def _copy(
     return path, final
 
 
-def _owner_function(uid_map: list[IdRange], gid_map: list[IdRange]) -> Callable[[int, int], tuple[int, int]]:
+def owner_function(uid_map: list[IdRange], gid_map: list[IdRange]) -> Callable[[int, int], tuple[int, int]]:
+    """From a layer's (uid, gid) to those of the shared namespace; it raises UnsupportedError for one the maps lack."""
     known_uids: dict[int, int] = {}
     known_gids: dict[int, int] = {}
 

@@ -14,8 +14,10 @@ from rl.storage import mounting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rl.config.paths import Paths
-    from rl.storage.driver import Mounted
+    from rl.storage.driver import IdMaps, Mounted
 
 
 class Overlay:
@@ -28,10 +30,14 @@ class Overlay:
         return mounting.probe(self, paths)
 
     def mount(
-        self, lowers: list[str], upper: str, work: str, target: str, *, readonly: bool = False, volatile: bool = True
+        self, lowers: list[str], upper: str, work: str, target: str, *, readonly: bool = False, volatile: bool = True,
+        data: Sequence[str] = (), id_maps: IdMaps | None = None,
     ) -> Mounted:
-        """See :class:`rl.storage.driver.Driver`. Source: Documentation/filesystems/overlayfs.rst."""
-        if not upper and len(lowers) == 1:  # overlay wants two
+        """See :class:`rl.storage.driver.Driver`. Source: Documentation/filesystems/overlayfs.rst.
+
+        *data* are data-only layers, top first, for the files without content in the lowest layer.
+        """
+        if not upper and len(lowers) == 1 and not data:  # overlay wants two
             mounting.bind(lowers[0], target, readonly=True)
             return {"driver": self.name, "target": target, "pids": []}
         flags = ["userxattr"]
@@ -40,9 +46,11 @@ class Overlay:
             if volatile:
                 flags.append("volatile")
         try:
-            _mount_new(lowers, upper, work, target, flags, readonly)
+            _mount_new(lowers, upper, work, target, flags, readonly, data)
         except OSError as first:
             try:
+                if data:
+                    raise
                 _mount_old(lowers, upper, work, target, flags, readonly)
             except OSError:
                 raise RlError(
@@ -54,6 +62,38 @@ class Overlay:
     def unmount(self, mounted: Mounted) -> None:
         """See :class:`rl.storage.driver.Driver`."""
         mounting.detach(mounted["target"])
+
+
+def probe_data_layers(paths: Paths) -> str:
+    """Why an overlay in this user namespace cannot have data-only layers (Linux 6.16), "" when it can: tried."""
+    from rl.storage import metatree
+    from rl.storage.trash import remove_tree
+
+    base = f"{paths.data}/.probe-data-{os.getpid()}"
+    layer, tree, upper, work, target = (f"{base}/{name}" for name in ("fs", "tree", "upper", "work", "m"))
+    os.mkdir(base, 0o700)
+    try:
+        for path in (layer, f"{layer}/d", upper, work, target):
+            os.mkdir(path, 0o755)
+        with open(f"{layer}/d/file", "w", encoding="utf-8") as file:
+            file.write("content")
+        metatree.make([layer], tree, lambda uid, gid: (uid, gid), 0)
+        overlay = Overlay()
+        mounted = overlay.mount([tree], upper, work, target, data=[layer])
+        try:
+            with open(f"{target}/d/file", "a+", encoding="utf-8") as file:
+                file.seek(0)
+                if file.read() != "content":
+                    return "the kernel mixes up the content of files"
+        finally:
+            overlay.unmount(mounted)
+    except RlError as error:
+        return error.message
+    except OSError as error:
+        return str(error.strerror)
+    finally:
+        remove_tree(base)
+    return ""
 
 
 def _forget_volatile(work: str) -> None:
@@ -70,7 +110,9 @@ def _forget_volatile(work: str) -> None:
         pass
 
 
-def _mount_new(lowers: list[str], upper: str, work: str, target: str, flags: list[str], readonly: bool) -> None:
+def _mount_new(
+    lowers: list[str], upper: str, work: str, target: str, flags: list[str], readonly: bool, data: Sequence[str]
+) -> None:
     fds: list[int] = []
     context = m.fsopen("overlay")
     try:
@@ -78,6 +120,8 @@ def _mount_new(lowers: list[str], upper: str, work: str, target: str, flags: lis
             m.fsconfig_flag(context, flag)
         for lower in lowers:
             m.fsconfig_string(context, "lowerdir+", _short(lower, fds))
+        for lower in data:
+            m.fsconfig_string(context, "datadir+", _short(lower, fds))
         if upper:
             m.fsconfig_string(context, "upperdir", _short(upper, fds))
             m.fsconfig_string(context, "workdir", _short(work, fds))

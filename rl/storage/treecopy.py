@@ -245,7 +245,7 @@ class Copier:
                     raise
                 self._reflink = False
         if status.st_blocks * 512 >= size:
-            _copy_range(source, target, 0, size)
+            copy_range(source, target, 0, size)
             return
         position = 0
         while position < size:
@@ -256,7 +256,7 @@ class Copier:
                     break
                 raise
             position = os.lseek(source, start, os.SEEK_HOLE)
-            _copy_range(source, target, start, position - start)
+            copy_range(source, target, start, position - start)
         os.ftruncate(target, size)
 
     def _owner(self, status: os.stat_result) -> tuple[int, int]:
@@ -274,14 +274,24 @@ class Copier:
                 name.startswith("user.overlay.") and (self.apply_whiteouts or self.select)
             ):
                 continue
-            try:
-                value = os.getxattr(source, name)
-                if name == "security.capability" and self.namespace_root:
-                    value = _capability_of(value, self.namespace_root)
-                os.setxattr(target, name, value)
-            except OSError as error:
-                if error.errno not in _IGNORED_XATTR:
-                    raise
+            copy_attribute(source, name, target, self.namespace_root)
+
+
+def copy_attribute(source: int | str, name: str, target: int, namespace_root: int, follow: bool = True) -> None:
+    """Extended attribute *name* of *source* (a descriptor, or a path) for *target*, if it can have it.
+
+    File capabilities become those of the user namespace whose root is *namespace_root*.
+    """
+    if name == "security.selinux":
+        return
+    try:
+        value = os.getxattr(source, name) if isinstance(source, int) else os.getxattr(source, name, follow_symlinks=follow)
+        if name == "security.capability" and namespace_root:
+            value = _capability_of(value, namespace_root)
+        os.setxattr(target, name, value)
+    except OSError as error:
+        if error.errno not in _IGNORED_XATTR:
+            raise
 
 
 def _capability_of(value: bytes, root: int) -> bytes:
@@ -332,7 +342,7 @@ def _is_opaque(name: str, source: int) -> bool:
         os.close(fd)
 
 
-def _copy_range(source: int, target: int, start: int, length: int) -> None:
+def copy_range(source: int, target: int, start: int, length: int) -> None:
     """Copy bytes inside the kernel, or through us where it cannot."""
     end = start + length
     while start < end:

@@ -1,0 +1,142 @@
+"""A container's secrets: copied when it is made, so that it keeps what it was given; shown to it when it starts.
+
+The copies are files ``secret.<id>`` (0600) of the container's directory, beside its writable layer: commit, export and
+diff never see them. At the start, the data goes into a tmpfs of the monitor's mount namespace, of which files are
+mounted into the container, or into the process's environment; never into config.json. Called by create, launch, exec.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from rl.config.jsonio import write_atomic
+from rl.engine.spec.secrets import DIRECTORY, uses
+from rl.errors import RlError, UnsupportedError, UsageError
+from rl.kernel import mount
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from rl.config.model import ContainerConfig, SecretUse
+    from rl.config.paths import Paths
+    from rl.engine.context import Engine
+
+
+def file_name(secret_id: str) -> str:
+    """The copy's name in the container's directory."""
+    return f"secret.{secret_id}"
+
+
+def fill(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """--secret: ids and places; the data is copied when the container is recorded."""
+    config["secrets"] = []
+    if not options.get("secret"):
+        return
+    from rl.engine import secrets
+
+    taken = {spec["destination"] for spec in config["mounts"]}
+    for use in uses(options["secret"]):
+        record = secrets.find(engine.paths, use["name"])
+        use["id"], use["name"] = record["id"], record["name"]
+        if use["type"] == "mount" and taken.intersection((use["target"], os.path.dirname(use["target"]))):
+            raise UsageError(f"--secret: {use['target']}: duplicate mount destination", "give it another target=")
+        config["secrets"].append(use)
+
+
+def copy(paths: Paths, config: ContainerConfig, directory: str, sync: bool) -> None:
+    """Put the data of all secrets of *config* into *directory*. Raises NoSuchSecretError for one that has just gone."""
+    from rl.engine import secrets
+
+    for secret_id, name in {use["id"]: use["name"] for use in config["secrets"]}.items():
+        record = secrets.find(paths, secret_id)
+        data = secrets.data_of(paths, record)
+        if b"\0" in data and any(use["type"] == "env" and use["id"] == secret_id for use in config["secrets"]):
+            raise RlError(f"--secret {name},type=env: a variable cannot hold the zero byte", "use type=mount")
+        write_atomic(f"{directory}/{file_name(secret_id)}", data, 0o600, sync)
+
+
+def _read(directory: str, use: SecretUse) -> bytes:
+    path = f"{directory}/{file_name(use['id'])}"
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise RlError(
+            f"read the container's copy of secret {use['name']}: {error.strerror}", "make the container again"
+        ) from None
+
+
+def environment(directory: str, config: ContainerConfig) -> list[str]:
+    """``NAME=data`` of the secrets that are variables."""
+    uses = [use for use in config.get("secrets", []) if use["type"] == "env"]
+    return [f"{use['target']}={os.fsdecode(_read(directory, use))}" for use in uses]
+
+
+def show(
+    directory: str, config: ContainerConfig, owner: Callable[[int, int], tuple[int, int]]
+) -> list[tuple[str, str]]:
+    """(source, destination) of the mounts that bring the secrets into the container; in the monitor's namespaces.
+
+    *owner* gives the outer ids of the container's. The tmpfs is mounted at ``secrets`` of *directory*; the caller takes
+    it back with :func:`hide`. Those below /run/secrets come as that one directory, so that no file is made for them in
+    the container's own. Raises UnsupportedError where an id is not in the container's map.
+    """
+    uses = [use for use in config["secrets"] if use["type"] == "mount"]
+    if not uses:
+        return []
+    contents = [_read(directory, use) for use in uses]
+    place = f"{directory}/secrets"
+    os.makedirs(place, 0o700, exist_ok=True)
+    size = sum(4096 + len(data) // 4096 * 4096 for data in contents) + 65536
+    flags = mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC
+    mount.mount("tmpfs", place, "tmpfs", flags, f"mode=0755,size={size},nr_inodes={len(uses) * 16 + 16}")
+    binds = []
+    for number, (use, data) in enumerate(zip(uses, contents, strict=True)):
+        below = use["target"].startswith(f"{DIRECTORY}/")
+        path = f"{place}/shown{use['target'].removeprefix(DIRECTORY)}" if below else f"{place}/{number}"
+        _make_directory(os.path.dirname(path))
+        _write(path, data, use, owner)
+        if not below:
+            binds.append((path, use["target"]))
+    if os.path.isdir(f"{place}/shown"):
+        os.chown(f"{place}/shown", *owner(0, 0))
+        binds.insert(0, (f"{place}/shown", DIRECTORY))
+    return binds
+
+
+def _make_directory(path: str) -> None:
+    """One that everybody may look into, whatever the caller's umask is."""
+    if not os.path.isdir(path):
+        _make_directory(os.path.dirname(path))
+        os.mkdir(path)
+        os.chmod(path, 0o755)
+
+
+def _write(path: str, data: bytes, use: SecretUse, owner: Callable[[int, int], tuple[int, int]]) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fchown(fd, *owner(use["uid"], use["gid"]))
+        os.fchmod(fd, use["mode"])  # after it: a change of owner takes the set-id bits away
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise UnsupportedError(
+            f"--secret {use['name']}: owner {use['uid']}:{use['gid']} is not in the container's id map",
+            "leave uid= and gid= out, or extend the user's range in /etc/subuid and /etc/subgid",
+        ) from None
+    finally:
+        os.close(fd)
+
+
+def hide(directory: str) -> None:
+    """Unmount what :func:`show` mounted."""
+    try:
+        mount.umount(f"{directory}/secrets", mount.MNT_DETACH)
+    except OSError:
+        pass  # nothing is mounted
