@@ -65,6 +65,7 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("system.logout", ("logout",), "Log out of a registry"),
     ("system.own", ("own",), "Take files back that containers left to subordinate ids"),
     ("system.unshare", ("unshare", "system unshare"), "Run a command inside the user namespace of the containers"),
+    ("system.upgrade_monitors", ("system upgrade-monitors",), "Let this rl take over the monitors of containers"),
     ("system.version", ("version",), "Show versions"),
     ("volume.create", ("volume create",), "Create a volume"),
     ("volume.exists", ("volume exists",), "Tell by the exit code whether a volume exists"),
