@@ -114,6 +114,8 @@ class Checks:
         self._set_timer()
 
     def _on_time(self) -> None:
+        if self.health["fd"] >= 0:
+            return  # somebody has asked for one meanwhile; the next is due some time after its end
         if self._is_paused():
             self._schedule()  # a frozen process answers nothing
         else:
