@@ -222,6 +222,8 @@ class ContainerConfig(TypedDict, total=False):
     stop_signal: int
     stop_timeout: int
     remove: bool
+    pod: str  # id, and name, of the pod it is in
+    pod_name: str
     requires: list[str]  # ids of the containers that --requires names
     restart: RestartPolicy
     log: LogConfig

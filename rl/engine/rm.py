@@ -33,9 +33,9 @@ def rm(
 ) -> list[tuple[str, RlError | None]]:
     """Remove each of *names*; (name as given, error or None) for each, all are tried.
 
-    A running container needs *force*, which stops all such at once, with *time* seconds of grace. *ignore* makes missing
-    ones no error. A container that others need stays, unless *depend*, which removes these too, or they are among
-    *names*: they go first.
+    A running container needs *force*, which stops all such at once, with *time* seconds of grace. *ignore* makes
+    missing ones no error. A container that others need stays, unless *depend*, which removes these too, or they are
+    among *names*: they go first.
     """
     paths = engine.paths
     results: list[tuple[str, RlError | None]] = []
