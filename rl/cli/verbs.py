@@ -31,6 +31,7 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("container.top", ("top", "container top"), "Show the processes of a container"),
     ("container.update", ("update", "container update"), "Change the limits of a container"),
     ("container.wait", ("wait", "container wait"), "Wait for containers to end and print their exit codes"),
+    ("healthcheck.run", ("healthcheck run",), "Run the health check of a container now"),
     ("image.exists", ("image exists",), "Tell by the exit code whether an image exists"),
     ("image.images", ("images", "image ls", "image list"), "List images"),
     ("image.import_", ("import", "image import"), "Make an image from an archive of a file system"),
@@ -59,6 +60,7 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 
 NOUNS = {
     "container": "Manage containers",
+    "healthcheck": "Run health checks of containers",
     "image": "Manage images",
     "secret": "Manage secrets",
     "system": "Manage rl itself",

@@ -105,6 +105,46 @@ class NetworkRequest(TypedDict, total=False):
     no_resolv: bool
 
 
+class HealthCheck(TypedDict, total=False):
+    """How to probe; times in nanoseconds, as in the images' HEALTHCHECK."""
+
+    test: list[str]  # ["CMD", word…], ["CMD-SHELL", line] or ["NONE"]
+    shell: list[str]  # what CMD-SHELL is given to
+    interval: int  # from the end of a probe to the next one; 0: by hand only
+    timeout: int
+    retries: int  # failures in a row until unhealthy; of a start-up check: until a restart, 0: never
+    success: int  # start-up check only: how often it has to succeed
+
+
+class HealthConfig(HealthCheck, total=False):
+    """A container's health check."""
+
+    start_period: int  # failures do not count so long, unless it has succeeded
+    start_interval: int  # the interval meanwhile; 0: the same
+    on_failure: str  # none | kill | restart | stop
+    startup: HealthCheck  # probes until it succeeds; only then the others begin
+    log_destination: str  # local | events_logger | a directory
+    max_log_count: int  # entries, 0: no limit
+    max_log_size: int  # characters of each one's output, 0: no limit
+
+
+class HealthLogEntry(TypedDict):
+    """One probe; the keys are those that `inspect` shows."""
+
+    Start: str  # RFC 3339 with nanoseconds
+    End: str
+    ExitCode: int  # -1: it took too long
+    Output: str
+
+
+class HealthRecord(TypedDict, total=False):
+    """containers/<id>/health.json: how the container is; written at the start, then after each probe."""
+
+    status: str  # starting | healthy | unhealthy
+    failing_streak: int
+    log: list[HealthLogEntry]
+
+
 class ContainerConfig(TypedDict, total=False):
     """containers/<id>/config.json: what was asked, resolved against the image once, at create."""
 
@@ -162,6 +202,7 @@ class ContainerConfig(TypedDict, total=False):
     remove: bool
     restart: RestartPolicy
     log: LogConfig
+    health: HealthConfig  # absent: none asked for, none in the image
     limits: dict[str, Any]  # memory, cpus, pids, … as asked, in bytes / units
     runtime: str
     options: dict[str, Any]  # every flag given, by name, for inspect

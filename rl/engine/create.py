@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from rl.config import containersconf
 from rl.config.jsonio import write_json
 from rl.engine import cgroups, containers, events, identity, namespaces
 from rl.engine.spec import environment, limits, logs, mounts, restart, security, systemd, values
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rl.config.model import ContainerConfig, ImageRecord, NetworkRequest
+    from rl.config.paths import Paths
     from rl.engine.context import Engine
 
 _LEFT = ("amber", "brave", "calm", "clever", "daring", "eager", "fair", "gentle", "happy", "jolly", "keen", "kind",
@@ -328,11 +330,27 @@ def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any
     config["stop_signal"] = parse_signal(options.get("stop_signal") or image.get("StopSignal") or usual)
     config["stop_timeout"] = values.integer(options.get("stop_timeout", 10), "--stop-timeout", 0)
     config["restart"] = restart.policy(options.get("restart", ""), config["remove"])
+    notify = options.get("sdnotify", "container")
+    if notify not in ("container", "conmon", "healthy", "ignore"):
+        what = f'invalid sdnotify value "{notify}"'
+        raise UsageError(what, "it must be container, conmon, healthy or ignore")
     for flag in ("pidfile", "conmon_pidfile"):
         if options.get(flag):  # it may be written again, by a monitor, which is elsewhere
             config["options"][flag] = os.path.abspath(options[flag])
-    config["detach_keys"] = options.get("detach_keys", "ctrl-p,ctrl-q")
+    config["detach_keys"] = options.get("detach_keys", detach_keys(engine.paths))
     config["log"] = logs.log_config(f"{engine.paths.container(config['id'])}/ctr.log", options)
+    if image.get("Healthcheck") or any("health" in key for key in options):
+        from rl.engine.spec.health import health
+
+        checks = health(options, image)
+        if checks:
+            config["health"] = checks
+
+
+def detach_keys(paths: Paths) -> str:
+    """The keys that detach where no flag says: as containers.conf has them."""
+    found: str = containersconf.load(paths.run).get("engine.detach_keys", "ctrl-p,ctrl-q")
+    return found
 
 
 def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:

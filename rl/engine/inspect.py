@@ -12,6 +12,7 @@ from rl.config.signals import signal_name
 from rl.engine import containers
 from rl.engine.times import NEVER_TEXT, human_size
 from rl.errors import NotFoundError, RlError, UsageError
+from rl.runtime import sessions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> 
         "Created": config["created"],
         "Path": command[0],
         "Args": command[1:],
-        "State": _state(config, state, run),
+        "State": _state(engine, config, state),
         "Image": config.get("image_id", ""),
         "ImageDigest": _image_digest(engine, config),
         "ImageName": config.get("image", ""),
@@ -128,7 +129,7 @@ def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> 
         "AppArmorProfile": "",
         "EffectiveCaps": caps if not config.get("user") or config["user"].partition(":")[0] in ("0", "root") else [],
         "BoundingCaps": caps,
-        "ExecIDs": [],
+        "ExecIDs": [found[0] for found in sessions.living(run)],
         "GraphDriver": {"Name": _driver(config, state), "Data": _graph(engine, config, state)},
         "Mounts": [_mount(engine, spec) for spec in config.get("mounts", []) if spec.get("type") != "tmpfs"],
         "Dependencies": _dependencies(config),
@@ -154,7 +155,7 @@ def _driver(config: ContainerConfig, state: ContainerState) -> str:
     return config.get("driver") or str(state.get("driver") or "")
 
 
-def _state(config: ContainerConfig, state: ContainerState, run: str) -> dict[str, Any]:
+def _state(engine: Engine, config: ContainerConfig, state: ContainerState) -> dict[str, Any]:
     status = state.get("status", "created")
     alive = status in containers.MONITORED
     return {
@@ -171,12 +172,20 @@ def _state(config: ContainerConfig, state: ContainerState, run: str) -> dict[str
         "Error": state.get("error", ""),
         "StartedAt": state.get("started") or NEVER_TEXT,
         "FinishedAt": state.get("finished") or NEVER_TEXT,
-        "Health": {"Status": "", "FailingStreak": 0, "Log": None},
+        "Health": _health(engine, config),
         "CgroupPath": state.get("cgroup", "").removeprefix("/sys/fs/cgroup") if alive else "",
         "CheckpointedAt": NEVER_TEXT,
         "RestoredAt": NEVER_TEXT,
         "StoppedByUser": state.get("stopped_by_user", False),
     }
+
+
+def _health(engine: Engine, config: ContainerConfig) -> dict[str, Any]:
+    if "health" not in config:
+        return {"Status": "", "FailingStreak": 0, "Log": None}
+    from rl.engine import healthcheck
+
+    return healthcheck.state_document(engine.paths, config)
 
 
 def _image_digest(engine: Engine, config: ContainerConfig) -> str:
@@ -305,10 +314,14 @@ def _config(config: ContainerConfig) -> dict[str, Any]:
         "Umask": config.get("umask", "0022"),
         "Timeout": int(options.get("timeout", 0)),
         "Passwd": options.get("passwd", True),
-        "sdNotifyMode": "container",
+        "sdNotifyMode": options.get("sdnotify", "container"),
         "HealthcheckOnFailureAction": "none",
         "ExposedPorts": image.get("ExposedPorts") or {},
     }
+    if "health" in config:
+        from rl.engine import healthcheck
+
+        document.update(healthcheck.config_document(config))
     if config.get("timezone"):
         document["Timezone"] = config["timezone"]
     shown = [use for use in config.get("secrets", []) if use["type"] == "mount"]

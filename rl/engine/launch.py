@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from rl.config.model import ContainerConfig, ContainerState
     from rl.config.paths import Paths
+    from rl.monitor.health import Health
     from rl.runtime.cgroup.systemd import Scope
 
     class Created(Protocol):
@@ -95,8 +96,10 @@ class Launch:
         self.io = runtime.Io()
         self.streams: dict[str, int] = {}  # the monitor's ends: stdout, stderr, stdin
         self.created: Created | None = None
+        self.health: Health = {}  # for the monitor, once the command runs
         self.start: Callable[[], None] = lambda: None
         self.attach_fd = -1
+        self.notify: dict[str, Any] = {}
         self.restarts = 0  # how often its policy has started it again
 
     def walk(self, steps: Steps) -> None:
@@ -298,6 +301,10 @@ class Launch:
         self.context.seccomp = confinement.seccomp_profile(self.config)
         self._open_streams()
         self.spec = oci.specification(self.config, self.context)
+        if os.environ.get("NOTIFY_SOCKET"):
+            from rl.engine import readiness
+
+            self.notify = readiness.prepare(self.config, self.spec, self.directory)
         self.bundle = f"{self.directory}/bundle"
         os.makedirs(self.bundle, 0o700, exist_ok=True)
         write_json(f"{self.bundle}/config.json", self.spec, sync=False)
@@ -384,6 +391,10 @@ class Launch:
         self.start()
         containers.write_state(self.paths, self.id, state)
         self.state = state
+        if "health" in self.config:
+            from rl.engine import healthcheck
+
+            self.health = healthcheck.begin(self.paths, self.config)
         for option, pid in (("pidfile", state["pid"]), ("conmon_pidfile", os.getpid())):
             if self.config["options"].get(option):
                 with open(self.config["options"][option], "w", encoding="utf-8") as file:
@@ -436,7 +447,7 @@ class Launch:
         assert self.created is not None
         for warning in self.warnings:
             prefork.send_progress(self.sock, {"warning": warning})
-        events.emit_container(self.paths, self.config, *self._happened())
+        self.tell_event(*self._happened())
         prefork.send_progress(self.sock, {"started": self.created.pid})
 
     def monitor_params(self) -> handover.Params:
@@ -471,6 +482,7 @@ class Launch:
             "remove": self.config["remove"],
             "delete": self._to_delete(),
             "state": dict(self.state),
+            "health": self.health,
             "events": self.message["events"],
             "image": self.config["image"],
             "labels": self.config["labels"],
@@ -478,14 +490,24 @@ class Launch:
             "restarts": self.restarts,
             "started": time.monotonic(),
             "deadline": time.monotonic() + timeout if timeout else 0.0,
+            **({"notify": self.notify} if self.notify else {}),
+            "events": self.message["events"],
+            "image": self.config["image"],
+            "labels": self.config["labels"],
             "launch": {
                 "paths": [self.paths.data, self.paths.run, self.paths.config, self.paths.cache],
                 "message": {**self.message, "attach": False},
             },
         }
 
+    def tell_event(self, *statuses: str) -> None:
+        """Emit events of this container."""
+        events.emit_container(self.paths, self.config, *statuses)
+
     def _happened(self) -> tuple[str, ...]:
         """The events of a start; told here, for of the attached command line nobody knows how soon it would."""
+        if self.state["status"] == "initialized":
+            return ("init",)
         return ("init", "start", "attach") if self.message.get("attach") else ("init", "start")
 
     def _to_delete(self) -> list[str]:

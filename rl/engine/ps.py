@@ -78,7 +78,7 @@ def ps(
     if last > 0:
         records.sort(key=lambda record: record[0]["created"], reverse=True)
         del records[last:]
-    rows = [_row(config, state, namespaces) for config, state in records]
+    rows = [_row(engine, config, state, namespaces) for config, state in records]
     if size:
         _measure(engine, records, rows)
     try:
@@ -116,7 +116,9 @@ def _name_of(engine: Engine, container_id: str) -> str:
     return container_id[:12]
 
 
-def _row(config: ContainerConfig, state: ContainerState, namespaces: bool) -> dict[str, Any]:
+def _row(
+    engine: Engine, config: ContainerConfig, state: ContainerState, namespaces: bool
+) -> dict[str, Any]:  # fmt: skip
     status = state.get("status", "created")
     started, finished = state.get("started", ""), state.get("finished", "")
     running = status in containers.LIVE or status == "initialized"
@@ -146,7 +148,7 @@ def _row(config: ContainerConfig, state: ContainerState, namespaces: bool) -> di
         "Size": None,
         "StartedAt": epoch_ns(started) // 10**9 if started else NEVER,
         "State": status,
-        "Status": status_text(state),
+        "Status": status_text(state) + _health_text(engine, config, status),
         "Created": created // 10**9,
     }
     row["_created"] = created
@@ -169,6 +171,15 @@ def status_text(state: ContainerState) -> str:
     if status == "exited":
         return f"Exited ({state.get('exit_code', 0)}) {ago(state.get('finished', ''))}".rstrip()
     return status.capitalize()
+
+
+def _health_text(engine: Engine, config: ContainerConfig, status: str) -> str:
+    if "health" not in config or status != "running":
+        return ""
+    from rl.engine import healthcheck
+
+    found = healthcheck.status(engine.paths, config)
+    return f" ({found})" if found else ""
 
 
 _NS_FILES = (("Mnt", "mnt"), ("Cgroup", "cgroup"), ("Ipc", "ipc"), ("Net", "net"), ("Pidns", "pid"), ("User", "user"),
@@ -321,6 +332,15 @@ def _status(engine: Engine, value: str) -> Callable[[Record], bool]:
     return lambda record: record[1].get("status") == wanted
 
 
+def _health(engine: Engine, value: str) -> Callable[[Record], bool]:
+    from rl.engine import healthcheck
+
+    words = (*healthcheck.STATUSES, "none")
+    if value not in words:
+        raise UsageError(f"{value} is not a health status", f"use one of {', '.join(words)}")
+    return lambda record: (healthcheck.status(engine.paths, record[0]) or "none") == value
+
+
 def _exited(engine: Engine, value: str) -> Callable[[Record], bool]:
     try:
         code = int(value)
@@ -374,6 +394,7 @@ _TESTS: dict[str, Callable[[Engine, str], Callable[[Record], bool]]] = {
     "ancestor": _ancestor,
     "before": _compared_to(other_first=False),
     "exited": _exited,
+    "health": _health,
     "id": _id,
     "label": _label,
     "label!": _not_label,

@@ -56,6 +56,10 @@ def run(
     message = launch_message(engine, streams)
     message["preserve"] = preserve
     progress = Progress(engine, handle.pid, trace)
+    if os.environ.get("NOTIFY_SOCKET"):
+        from rl.engine.readiness import announce
+
+        announce(config, handle.pid)
     try:
         pid = handle.launch(message, progress)
     except BaseException:

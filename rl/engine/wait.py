@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _CONDITIONS = {
     "configured": "created", "created": "created", "initialized": "initialized", "running": "running",
     "paused": "paused", "stopping": "stopping", "stopped": "exited", "exited": "exited", "removing": "removing",
+    "healthy": "healthy", "unhealthy": "unhealthy",
 }
 _EVENTS = inotify.IN_MOVED_TO | inotify.IN_MOVE_SELF | inotify.IN_DELETE_SELF
 
@@ -83,6 +84,11 @@ def _wait(
             status = state.get("status", "")
             if status in wanted:
                 return int(state.get("exit_code", 0)) if status == "exited" else -1
+            if not wanted.isdisjoint(("healthy", "unhealthy")):
+                from rl.engine import healthcheck
+
+                if healthcheck.wait_health(engine.paths, container_id, status, wanted):
+                    return -1
             if never_ran and status == "created" and watch.fd < 0:
                 return 0  # nobody starts it, so nothing would end the wait
             if watch.fd < 0 and status in containers.MONITORED:

@@ -8,6 +8,8 @@ Called by `rl.monitor.loop`; `rl.engine.monitors` is the other end. The keys:
 - ``restart``: {"time": seconds or null}. Stop it, and start it again at once. The answer, when that is done or has
   failed, is packet 6 (progress) with ``started`` or ``error``.
 - ``start``: {}. Between two runs: do not wait any longer; before the first (`rl init`): run. The answer as above.
+- ``probe``: {}. Check the container's health now. The answer is packet 6 with ``probe``, the exit code of the check's
+  command, and ``status``, what that says; ``probe`` is null where there is none to be had.
 - ``policy``: a restart policy that takes the place of the present one.
 """
 
@@ -61,8 +63,7 @@ def _start(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
         begin, monitor.begin = monitor.begin, None
         begin(client)
     elif not monitor.params["pid"]:
-        monitor.params["stopped_by_user"] = False
-        monitor.request_stop(restart=True)
+        _restart(monitor, client, {"time": None})
     else:
         monitor.send(client, started(monitor.params["pid"]))
 
@@ -71,11 +72,18 @@ def _policy(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
     monitor.params["restart"] = {"policy": str(value["policy"]), "retries": int(value["retries"])}
 
 
+def _probe(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
+    if monitor.checks is not None:
+        monitor.checks.ask(client)
+    else:
+        monitor.send(client, b'\6{"probe": null}')
+
+
 def started(pid: int) -> bytes:
     """The packet that says that the container's process is *pid* now."""
     return b'\6{"started": %d}' % pid
 
 
 _COMMANDS: dict[str, Callable[[Monitor, Client, Any], None]] = {
-    "policy": _policy, "restart": _restart, "signal": _signal, "start": _start,
+    "policy": _policy, "probe": _probe, "restart": _restart, "signal": _signal, "start": _start,
 }  # fmt: skip

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from rl.config.model import EventLog, LogConfig, RestartPolicy
     from rl.monitor.clients import Client
+    from rl.monitor.health import Health
     from rl.monitor.loop import Monitor
 
     class Params(TypedDict, total=False):
@@ -63,8 +64,10 @@ if TYPE_CHECKING:
         events: EventLog  # where the end is told; without it nowhere
         image: str  # for events, as are:
         labels: dict[str, str]
+        notify: dict[str, Any]  # see rl.monitor.notify: mode, address, fd (-1: none)
+        health: Health  # {}: no health check
         restart: RestartPolicy
-        restarts: int  # how often it was started again by its policy
+        restarts: int  # how often its policy has started it again since its user did
         deadline: float  # --timeout: when it is killed, time.monotonic(); 0: never
         timed_out: bool
         started: float  # when its command began to run, time.monotonic()
@@ -167,6 +170,7 @@ def become_monitor(params: Params, begin: Callable[[Monitor, Client], object] | 
         monitor = Monitor(params)
         if begin is None:
             monitor.until = time.monotonic() + LINGER
+            monitor.started()
         else:
             monitor.begin = lambda client: begin(monitor, client)
         if not monitor.run():
@@ -183,7 +187,8 @@ def become_monitor(params: Params, begin: Callable[[Monitor, Client], object] | 
 
                 traceback.print_exc(file=file)
         os._exit(1)
-    os._exit(0)
+    # As conmon: who has the monitor for its main process sees how the container ended.
+    os._exit(params["state"]["exit_code"] & 0xFF)
 
 
 def _settle(params: Params) -> None:
@@ -223,7 +228,10 @@ def _settle(params: Params) -> None:
 def kept(params: Params) -> list[int]:
     """The descriptors that the monitor lives by."""
     found: list[int] = [params[key] for key in _FDS]  # type: ignore[literal-required]
+    if params.get("health"):
+        found.append(params["health"].get("fd", -1))
     others = params["keep_fds"] + params.get("stdio_fds", []) + [client["fd"] for client in params["clients"]]
+    others += [fd for fd in (params.get("notify", {}).get("fd", -1),) if fd >= 0]
     return [fd for fd in found if fd >= 0] + others
 
 

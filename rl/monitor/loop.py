@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from rl.monitor.handover import Params
+    from rl.monitor.health import Checks
 
 CHUNK = 32768  # the largest payload of a packet
 #: After the container's end this much is still read from a pipe that somebody else keeps open and
@@ -55,7 +56,8 @@ class Monitor:
 
     __slots__ = (
         "_buffer", "_handlers", "_held", "_input", "_listener", "_poll", "_reopened", "_signal_fd", "_streams",
-        "_timers", "_view", "begin", "clients", "ended", "lean", "log", "params", "status", "stdin_fd", "until",
+        "_timers", "_view", "begin", "checks", "clients", "ended", "lean", "log", "params", "status", "stdin_fd",
+        "until",
     )
 
     def __init__(self, params: Params) -> None:
@@ -64,6 +66,7 @@ class Monitor:
         self.ended = False
         self.clients: list[Client] = []
         self.begin: Callable[[Client], object] | None = None  # let an initialized container's command run
+        self.checks: Checks | None = None
         self.until = 0.0  # when run() is to return, time.monotonic(); 0: not before the container's end
         self.lean = False  # in the interpreter that helpers/rl-monitor is for
         self.log = open_log(params["log"]) if params["pid"] else None  # 0: it waits to be started again
@@ -91,11 +94,15 @@ class Monitor:
                 self._watch(fd, IN, self._reader(fd, kind))
         if self.stdin_fd >= 0:
             posix.set_blocking(self.stdin_fd, False)
+        notified: int = params.get("notify", {}).get("fd", -1)
+        if notified >= 0:
+            self._watch(notified, IN, self._on_notification)
         for exported in params["clients"]:
             self._add_client(Client(**exported))
         self._hold()
         if params["pid"]:
             self.limit_time(params.get("deadline", 0.0))
+            self.check_health()
         if "kill_at" in params:
             self.at(_KILL, params.pop("kill_at") - time.monotonic(), lambda: self.kill(9))
         if self._input:
@@ -167,7 +174,8 @@ class Monitor:
         self._poll.register(fd, events)
         self._handlers[fd] = handler
 
-    def _forget(self, fd: int) -> None:
+    def forget(self, fd: int) -> None:
+        """Watch *fd* no more."""
         if self._handlers.pop(fd, None):
             try:
                 self._poll.unregister(fd)
@@ -216,11 +224,30 @@ class Monitor:
         if _KILL not in self._timers or timeout is not None:
             self.at(_KILL, seconds, lambda: self.kill(9))
 
+    def started(self) -> None:
+        """The command runs since just now."""
+        if "notify" in self.params:
+            from rl.monitor import notify
+
+            notify.started(self)
+
+    def _on_notification(self, _events: int) -> None:
+        from rl.monitor import notify
+
+        notify.relay(self, self.params["notify"]["fd"])
+
     def limit_time(self, deadline: float) -> None:
         """Kill the container at *deadline* (time.monotonic()), unless that is 0."""
         self.params["deadline"] = deadline
         if deadline:
             self.at("timeout", deadline - time.monotonic(), self._time_out)
+
+    def check_health(self) -> None:
+        """Begin with the health checks, if the container has any, or go on with them."""
+        if self.params.get("health"):
+            from rl.monitor.health import Checks
+
+            self.checks = Checks(self)
 
     def _time_out(self) -> None:
         """--timeout is over: killed, and the exit code says so, as conmon's does."""
@@ -312,7 +339,7 @@ class Monitor:
         return True
 
     def _close_stream(self, fd: int) -> None:
-        self._forget(fd)
+        self.forget(fd)
         if self._streams.pop(fd, 0) and fd != self.params["master_fd"]:
             posix.close(fd)
             key: Literal["stdout_fd", "stderr_fd"] = "stdout_fd" if fd == self.params["stdout_fd"] else "stderr_fd"
@@ -333,6 +360,9 @@ class Monitor:
 
     def drain(self) -> None:
         """What the container wrote before it ended; never waits."""
+        if self.checks is not None:
+            self.checks.stop()
+            self.checks = None
         for fd, kind in tuple(self._streams.items()):
             left = DRAIN
             while left > 0 and (size := self._relay(fd, kind)) > 0:
@@ -388,7 +418,7 @@ class Monitor:
         """The client is gone, or has to go: it alone."""
         if client.fd < 0:
             return
-        self._forget(client.fd)
+        self.forget(client.fd)
         self.clients.remove(client)
         client.close()
         if client.first:
@@ -472,7 +502,7 @@ class Monitor:
         elif waiting:
             self._watch(fd, OUT, lambda _events: self._write_input())
         else:
-            self._forget(fd)
+            self.forget(fd)
 
     def _both(self, reader: Callable[[int], None]) -> Callable[[int], None]:
         def on_terminal(events: int) -> None:
@@ -496,7 +526,7 @@ class Monitor:
     def _close_input(self) -> None:
         self._input.clear()
         if not self.params["terminal"]:
-            self._forget(self.stdin_fd)
+            self.forget(self.stdin_fd)
             posix.close(self.stdin_fd)
             self.params["stdin_fd"] = -1
         self.stdin_fd = -1

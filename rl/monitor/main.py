@@ -26,7 +26,7 @@ def main(params: Params) -> NoReturn:
         monitor = Monitor(params)
         monitor.lean = True
         _supervise(monitor)
-        code = 0
+        code = params["state"]["exit_code"] & 0xFF  # as conmon: systemd sees how its service ended
     finally:
         posix._exit(code)
 
