@@ -54,6 +54,10 @@ def launch(
             began = time.monotonic_ns()
             try:
                 step(work)
+            except RlError as error:
+                from rl.engine import denied
+
+                raise denied.explain(error, work.config, work.context) from None
             except OSError as error:
                 what = f"{name}: {error.filename + ': ' if error.filename else ''}{error.strerror}"
                 raise RlError(what, disk_hint(error) or limit_hint(error)) from None
