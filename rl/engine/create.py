@@ -274,6 +274,11 @@ def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]
     for spec in config["mounts"]:
         if spec.get("anonymous") and not spec.get("borrowed"):
             spec["source"] = os.urandom(32).hex()
+        elif spec.get("id_map") == {} and not config["uid_map"]:
+            raise UsageError(
+                f"mount on {spec['destination']}: idmap: the container has no user namespace of its own to map to",
+                "add --userns=keep-id, nomap or auto, or write the mapping: idmap=uids=0-1000-1;gids=0-1000-1",
+            )
         elif spec["type"] == "image":
             found, _ = resolve_image(engine, spec["source"], options)
             spec["image_id"], spec["layers"] = found["id"], found["layers"]

@@ -108,6 +108,10 @@ class Launch:
             began = time.monotonic_ns()
             try:
                 step(self)
+            except RlError as error:
+                from rl.engine import denied
+
+                raise denied.explain(error, self.config, self.context) from None
             except OSError as error:
                 what = f"{name}: {error.filename + ': ' if error.filename else ''}{error.strerror}"
                 raise RlError(what, disk_hint(error) or limit_hint(error)) from None
