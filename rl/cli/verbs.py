@@ -65,7 +65,20 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("system.logout", ("logout",), "Log out of a registry"),
     ("system.own", ("own",), "Take files back that containers left to subordinate ids"),
     ("system.unshare", ("unshare", "system unshare"), "Run a command inside the user namespace of the containers"),
+    ("system.upgrade_monitors", ("system upgrade-monitors",), "Let this rl take over the monitors of containers"),
     ("system.version", ("version",), "Show versions"),
+    ("volume.create", ("volume create",), "Create a volume"),
+    ("volume.exists", ("volume exists",), "Tell by the exit code whether a volume exists"),
+    ("volume.export", ("volume export",), "Write the files of a volume as a tar archive"),
+    ("volume.import_", ("volume import",), "Unpack a tar archive into a volume"),
+    ("volume.inspect", ("volume inspect",), "Show all that is known of volumes"),
+    ("volume.ls", ("volume ls", "volume list"), "List volumes"),
+    ("volume.mount", ("volume mount",), "Mount a volume and print where its files are"),
+    ("volume.prune", ("volume prune",), "Remove the volumes that no container uses"),
+    ("volume.reload", ("volume reload",), "Take over the volumes of volume plugins"),
+    ("volume.rename", ("volume rename",), "Give a volume another name"),
+    ("volume.rm", ("volume rm", "volume remove"), "Remove volumes"),
+    ("volume.unmount", ("volume unmount", "volume umount"), "Take a mounted volume down"),
 )
 
 NOUNS = {
@@ -74,6 +87,7 @@ NOUNS = {
     "image": "Manage images",
     "secret": "Manage secrets",
     "system": "Manage rl itself",
+    "volume": "Manage volumes",
 }
 
 

@@ -41,6 +41,19 @@ class MountSpec(TypedDict, total=False):
     volume_labels: dict[str, str]
     image_id: str  # of an image: what the source was when the container was made
     layers: list[str]
+    borrowed: bool  # --volumes-from: the volume belongs to another container too
+
+
+class VolumeRecord(TypedDict, total=False):
+    """volumes/<name>/volume.json. The directory's name is the volume's."""
+
+    Driver: str  # local
+    CreatedAt: str  # RFC 3339 with nanoseconds, UTC
+    Labels: dict[str, str]
+    Options: dict[str, str]  # as asked, and what ``o`` says of UID, GID, SIZE, INODES
+    Anonymous: bool
+    UID: int  # of the shared user namespace; absent: the first container decides
+    GID: int
 
 
 class SecretUse(TypedDict):
@@ -209,6 +222,8 @@ class ContainerConfig(TypedDict, total=False):
     stop_signal: int
     stop_timeout: int
     remove: bool
+    pod: str  # id, and name, of the pod it is in
+    pod_name: str
     requires: list[str]  # ids of the containers that --requires names
     restart: RestartPolicy
     log: LogConfig

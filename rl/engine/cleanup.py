@@ -1,4 +1,4 @@
-"""rl container cleanup: what a container that has ended left behind; monitors do that themselves, unless they are killed.
+"""rl container cleanup: what ended containers left behind. Monitors do that themselves, unless they are killed.
 
 Reading a record corrects it and ends what is left of the container (rl.engine.containers.read_state); the rest is the
 sweep that other commands do in passing (rl.engine.leftovers).

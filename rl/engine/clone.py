@@ -45,8 +45,7 @@ def clone(engine: Engine, name: str, new: str, image: str, options: dict[str, An
     if image:
         found, document = creation.resolve_image(engine, image, {})
         config["image"], config["image_id"], config["layers"] = found["name"], found["id"], found["layers"]
-        config["rootfs"] = ""
-        config["image_config"] = document.get("config") or {}
+        config["rootfs"], config["image_config"] = "", document.get("config") or {}
     _record(engine, config, new or options.get("name", ""), original["name"])
     if options.get("destroy"):
         _destroy(engine, container_id, bool(options.get("force")))
@@ -65,8 +64,8 @@ def _check_removable(engine: Engine, container_id: str, force: bool) -> None:
     status = containers.read_state(engine.paths, container_id).get("status", "")
     if status in containers.MONITORED and not force:
         raise ConflictError(
-            f"cannot remove container {container_id} as it is {status} - running or paused containers cannot be removed "
-            "without force: container state improper",
+            f"cannot remove container {container_id} as it is {status} - running or paused containers "
+            "cannot be removed without force: container state improper",
             "add --force",
         )
 

@@ -61,20 +61,9 @@ def _image(engine: Engine, name: str, size: bool) -> dict[str, Any]:
 
 
 def _volume(engine: Engine, name: str, size: bool) -> dict[str, Any]:
-    directory = f"{engine.paths.volumes}/{name}"
-    if not name or "/" in name or name.startswith(".") or not os.path.isdir(directory):
-        raise NotFoundError(f"no such volume {name}")
-    from rl.config.jsonio import read_json
+    from rl.engine.volume.inspect import document
 
-    try:
-        record = read_json(f"{directory}/volume.json")
-    except (OSError, ValueError):
-        record = {}
-    return {
-        "Name": name, "Driver": "local", "Mountpoint": f"{directory}/_data", "CreatedAt": record.get("created", ""),
-        "Labels": record.get("labels") or {}, "Scope": "local", "Options": record.get("options") or {},
-        "Anonymous": bool(record.get("anonymous")),
-    }  # fmt: skip
+    return document(engine.paths, name)
 
 
 def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:

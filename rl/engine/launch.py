@@ -108,6 +108,10 @@ class Launch:
             began = time.monotonic_ns()
             try:
                 step(self)
+            except RlError as error:
+                from rl.engine import denied
+
+                raise denied.explain(error, self.config, self.context) from None
             except OSError as error:
                 what = f"{name}: {error.filename + ': ' if error.filename else ''}{error.strerror}"
                 raise RlError(what, disk_hint(error) or limit_hint(error)) from None
@@ -262,9 +266,10 @@ class Launch:
     def fill_volumes(self) -> None:
         """Volumes, the user's numbers, and the files that tell a container what it is."""
         config, context = self.config, self.context
-        context.volumes = volumes.prepare(self.paths, config, context.rootfs)
         identity.lookup(config, context)
-        self._prepare_sources()
+        owner = self._owner(context.uid, context.gid)
+        context.volumes = volumes.prepare(self.paths, config, context.rootfs, owner)
+        self._prepare_sources(owner)
         containerenv = f"{self.directory}/containerenv"
         with open(containerenv, "w", encoding="utf-8") as file:
             file.write(f'engine="rl"\nname="{config["name"]}"\nid="{self.id}"\nimage="{config["image"]}"\n'
@@ -277,7 +282,7 @@ class Launch:
         if config.get("secrets"):
             self._show_secrets()
 
-    def _prepare_sources(self) -> None:
+    def _prepare_sources(self, owner: tuple[int, int]) -> None:
         """Mounts whose source has to be made first: overlays, images, parts of volumes; and the option U."""
         config, context = self.config, self.context
         numbers = [number for number, spec in enumerate(config["mounts"]) if _needs_source(spec)]
@@ -287,7 +292,6 @@ class Launch:
 
         driver = storage.choose(self.paths, self.driver)
         made = Mountpoints(self.paths, config, driver, self.undo, self._note)
-        owner = self._owner(context.uid, context.gid)
         for number in numbers:
             spec = config["mounts"][number]
             source = context.volumes.get(spec["destination"], spec["source"])

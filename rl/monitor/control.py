@@ -11,6 +11,7 @@ Called by `rl.monitor.loop`; `rl.engine.monitors` is the other end. The keys:
 - ``probe``: {}. Check the container's health now. The answer is packet 6 with ``probe``, the exit code of the check's
   command, and ``status``, what that says; ``probe`` is null where there is none to be had.
 - ``policy``: a restart policy that takes the place of the present one.
+- ``upgrade``: see rl.monitor.upgrade. The answer is a packet 6 with ``upgraded`` or ``error``.
 - ``freeze``: true or false. Pause it, or let it go on: see `rl.monitor.freezer`.
 - ``name``: {"old": link, "new": link, "name": name}. It was renamed: with --rm another name has to be freed.
 """
@@ -74,6 +75,12 @@ def _policy(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
     monitor.params["restart"] = {"policy": str(value["policy"]), "retries": int(value["retries"])}
 
 
+def _upgrade(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
+    from rl.monitor import upgrade
+
+    upgrade.upgrade(monitor, client, value)
+
+
 def _probe(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
     if monitor.checks is not None:
         monitor.checks.ask(client)
@@ -100,5 +107,5 @@ def started(pid: int) -> bytes:
 
 _COMMANDS: dict[str, Callable[[Monitor, Client, Any], None]] = {
     "freeze": _freeze, "name": _name, "policy": _policy, "probe": _probe, "restart": _restart, "signal": _signal,
-    "start": _start,
+    "start": _start, "upgrade": _upgrade,
 }  # fmt: skip

@@ -14,10 +14,7 @@ from rl.errors import UnsupportedError
 COMMANDS = ["container create", "container run", "container update", "secret create", "secret inspect", "secret ls", "secret rm"]
 
 #: Known flags of Podman that rl has not got yet: each leaves this list when it comes.
-TO_COME = {
-    "--health-cmd", "--health-interval", "--health-on-failure", "--health-retries", "--health-start-period", "--health-timeout",
-    "--no-healthcheck", "--requires", "--sdnotify", "--volumes-from",
-}
+TO_COME = {"--requires", "--volumes-from"}
 
 
 def known_to_podman(command: str) -> set[str]:
