@@ -361,6 +361,8 @@ def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any
         checks = health(options, image)
         if checks:
             config["health"] = checks
+    if notify == "healthy" and config.get("health", {}).get("test", ["NONE"]) == ["NONE"]:
+        raise UsageError('sdnotify policy "healthy" requires a healthcheck to be set', "add --health-cmd")
 
 
 def detach_keys(paths: Paths) -> str:
