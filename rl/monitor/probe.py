@@ -18,6 +18,7 @@ import time
 from rl.config.jsonio import read_json, write_json
 from rl.errors import RlError
 from rl.kernel import proc
+from rl.monitor.health import is_paused
 from rl.runtime import exec as runtime
 from rl.runtime import seccomp, sessions
 from rl.runtime.sync import Io
@@ -49,6 +50,9 @@ def main(params: Params, check: HealthCheck, excused: bool, pipe: int, failed: s
             code, output = error.exit_code, error.message
         except OSError as error:
             code, output = 125, error.strerror or str(error)
+    if code == TIMED_OUT and not failed and is_paused(params):
+        os.write(pipe, marshal.dumps({}))  # it was paused meanwhile: that says nothing
+        os._exit(0)
     health = params["health"]
     size = health["config"].get("max_log_size", 500)
     entry: HealthLogEntry = {"Start": begin, "End": _now(), "ExitCode": code, "Output": output[: size or _MOST]}
