@@ -11,8 +11,8 @@ import sys
 
 from rl.config import containersconf
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, containers, events, identity, namespaces
-from rl.engine.spec import environment, limits, logs, mounts, restart, security, systemd, values
+from rl.engine import cgroups, containers, events, namespaces
+from rl.engine.spec import accounts, environment, limits, logs, mounts, restart, security, systemd, values
 from rl.errors import (
     ConflictError,
     NoSuchImageError,
@@ -160,9 +160,9 @@ def _process(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -
     if not config["workdir"].startswith("/"):
         raise UsageError(f"--workdir {config['workdir']!r} must be an absolute path in the container")
     config["user"] = options["user"] if "user" in options else image.get("User") or ""
-    identity.check(options)
+    accounts.check(options)
     config["group_add"] = list(options.get("group_add", []))
-    config["host_users"] = identity.host_users(options.get("hostuser", []))
+    config["host_users"] = accounts.host_users(options.get("hostuser", []))
     config["terminal"] = bool(options.get("tty"))
     config["stdin_open"] = bool(options.get("interactive"))
     config["umask"] = _umask(options.get("umask", "0022"))

@@ -322,6 +322,7 @@ def sweep(paths: Paths) -> None:
                         _forget(paths, record)
             except (OSError, ValueError, KeyError):
                 continue  # removed meanwhile
+    trash.empty(paths)
 
 
 def _sweep_staging(paths: Paths, name: str) -> None:

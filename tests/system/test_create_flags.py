@@ -128,6 +128,7 @@ def test_systemd_is_stopped_as_it_wants(prepared: Rl) -> None:
     for words, signal in wanted:
         identity = prepared.ok("create", *shlex.split(words))
         assert prepared.ok("inspect", "-f", "{{.Config.StopSignal}}", identity) == signal
+    assert prepared.ok("inspect", "-f", "{{.Config.SystemdMode}}", identity) == "true"
     prepared.clean()
 
 

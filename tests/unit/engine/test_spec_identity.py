@@ -9,7 +9,7 @@ import pytest
 
 from rl.engine import identity
 from rl.engine.oci import Context
-from rl.engine.spec import environment, explicitmaps, idmaps, security, systemd
+from rl.engine.spec import accounts, environment, explicitmaps, idmaps, security, systemd
 from rl.errors import UnsupportedError, UsageError
 from rl.runtime.userns import IdMaps
 
@@ -198,4 +198,4 @@ def test_keep_id_has_the_name_of_the_caller(root: Path) -> None:
 )
 def test_flags_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        identity.check(options)
+        accounts.check(options)
