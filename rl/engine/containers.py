@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rl.config.model import ContainerConfig, ContainerState, RestartPolicy
     from rl.config.paths import Paths
 
-_HEX = frozenset("0123456789abcdef")
+HEX = frozenset("0123456789abcdef")
 
 NO_RESTART: RestartPolicy = {"policy": "no", "retries": 0}
 
@@ -161,13 +161,29 @@ def sweep(paths: Paths) -> None:
     for name in os.listdir(paths.containers):
         if name.startswith(".") and name.endswith(".new"):
             _being_made(paths, name[1:-4])
-    for name in os.listdir(paths.names):
+    links = os.listdir(paths.names)
+    renamed = len(links) > len(ids(paths))
+    for name in links:
         link = f"{paths.names}/{name}"
         try:
-            if not os.path.isdir(paths.container(os.path.basename(os.readlink(link)))):
+            container_id = os.path.basename(os.readlink(link))
+            if not os.path.isdir(paths.container(container_id)):
                 _free_stale(paths, link)
-        except OSError:
+            elif renamed and read_config(paths, container_id)["name"] != name:
+                _free_second(paths, name, container_id)
+        except (OSError, RlError):
             continue
+
+
+def _free_second(paths: Paths, name: str, container_id: str) -> None:
+    """Free a name that the container's record does not have: a killed `rl rename` had left it."""
+    names = os.open(paths.names, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(names, fcntl.LOCK_EX)  # a rename at work holds it
+        if read_config(paths, container_id)["name"] != name:
+            os.unlink(f"{paths.names}/{name}")
+    finally:
+        os.close(names)
 
 
 def tidy(paths: Paths, live: set[str]) -> None:
@@ -208,7 +224,7 @@ def find(paths: Paths, name: str) -> str:
             container_id = name if len(name) == 64 else ""
         if container_id and os.path.exists(f"{paths.container(container_id)}/config.json"):
             return container_id
-        if _HEX.issuperset(name):
+        if HEX.issuperset(name):
             found = [i for i in ids(paths) if i.startswith(name)]
             found = [i for i in found if os.path.exists(f"{paths.container(i)}/config.json")]
             if len(found) == 1:

@@ -11,7 +11,7 @@ import sys
 
 from rl.config import containersconf
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, containers, events, namespaces
+from rl.engine import cgroups, containers, dependencies, events, namespaces, volumes
 from rl.engine.spec import accounts, environment, limits, logs, mounts, restart, security, systemd, values
 from rl.errors import (
     ConflictError,
@@ -212,6 +212,8 @@ def _identity(engine: Engine, config: ContainerConfig, options: dict[str, Any]) 
     labels.update(values.pairs(options.get("label", []), "--label"))
     config["labels"] = labels
     config["annotations"] = values.pairs(options.get("annotation", []), "--annotation", strict=True)
+    if options.get("requires"):
+        config["requires"] = dependencies.requires(engine.paths, options["requires"])
 
 
 def _network(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
@@ -262,10 +264,24 @@ def _hosts_file(options: dict[str, Any]) -> str:
 
 def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
     """Mounts, tmpfs, devices, /dev/shm, read-only root."""
-    config["mounts"] = mounts.mounts(options, list(config["image_config"].get("Volumes") or {}))
+    image_volumes = list(config["image_config"].get("Volumes") or {})
+    if options.get("volumes_from") or options.get("volume_driver"):
+        from rl.engine.spec import volumes_from
+
+        config["mounts"] = volumes_from.mounts(engine.paths, options, image_volumes)
+    else:
+        config["mounts"] = mounts.mounts(options, image_volumes)
     for spec in config["mounts"]:
-        if spec.get("anonymous"):
+        if spec.get("anonymous") and not spec.get("borrowed"):
             spec["source"] = os.urandom(32).hex()
+        elif spec.get("id_map") == {} and not config["uid_map"]:
+            raise UsageError(
+                f"mount on {spec['destination']}: idmap: the container has no user namespace of its own to map to",
+                "add --userns=keep-id, nomap or auto, or write the mapping: idmap=uids=0-1000-1;gids=0-1000-1",
+            )
+        elif spec["type"] == "image":
+            found, _ = resolve_image(engine, spec["source"], options)
+            spec["image_id"], spec["layers"] = found["id"], found["layers"]
     config["read_only"] = bool(options.get("read_only"))
     config["read_only_tmpfs"] = options.get("read_only_tmpfs", True)
     for directory in options.get("chrootdirs", []):
@@ -373,6 +389,7 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
         with content.records_lock(paths, exclusive=False):  # `rl rmi` must not take the image away just now
             if config["image_id"] and not os.path.exists(f"{paths.blobs}/{config['image_id']}"):
                 raise NoSuchImageError(f"image {config['image']} was removed meanwhile", f"rl pull {config['image']}")
+            volumes.claim(paths, config)
             if not sync:
                 os.close(os.open(f"{staging}/{containers.PASSING}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             if config["secrets"]:
@@ -446,6 +463,7 @@ def _replace(engine: Engine, config: ContainerConfig) -> bool:
 
 
 def _undo(engine: Engine, config: ContainerConfig, staging: str, cidfile: str) -> None:
+    volumes.unclaim(engine.paths, config)
     copies = [f"secret.{use['id']}" for use in config["secrets"]]
     for name in ("config.json", "state.json", containers.PASSING, *copies):
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from rl.config.signals import signal_name
-from rl.engine import containers
+from rl.engine import containers, dependencies
 from rl.engine.times import NEVER_TEXT, human_size
 from rl.errors import NotFoundError, RlError, UsageError
 from rl.runtime import sessions
@@ -61,20 +61,9 @@ def _image(engine: Engine, name: str, size: bool) -> dict[str, Any]:
 
 
 def _volume(engine: Engine, name: str, size: bool) -> dict[str, Any]:
-    directory = f"{engine.paths.volumes}/{name}"
-    if not name or "/" in name or name.startswith(".") or not os.path.isdir(directory):
-        raise NotFoundError(f"no such volume {name}")
-    from rl.config.jsonio import read_json
+    from rl.engine.volume.inspect import document
 
-    try:
-        record = read_json(f"{directory}/volume.json")
-    except (OSError, ValueError):
-        record = {}
-    return {
-        "Name": name, "Driver": "local", "Mountpoint": f"{directory}/_data", "CreatedAt": record.get("created", ""),
-        "Labels": record.get("labels") or {}, "Scope": "local", "Options": record.get("options") or {},
-        "Anonymous": bool(record.get("anonymous")),
-    }  # fmt: skip
+    return document(engine.paths, name)
 
 
 def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:
@@ -132,7 +121,7 @@ def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> 
         "ExecIDs": [found[0] for found in sessions.living(run)],
         "GraphDriver": {"Name": _driver(config, state), "Data": _graph(engine, config, state)},
         "Mounts": [_mount(engine, spec) for spec in config.get("mounts", []) if spec.get("type") != "tmpfs"],
-        "Dependencies": _dependencies(config),
+        "Dependencies": dependencies.of(config),
         "NetworkSettings": _network(config, state),
         "Namespace": "",
         "IsInfra": False,
@@ -239,14 +228,6 @@ def _mount(engine: Engine, spec: MountSpec) -> dict[str, Any]:
         Propagation=next((option for option in options if option in _PROPAGATION), "rprivate"),
     )
     return entry
-
-
-def _dependencies(config: ContainerConfig) -> list[str]:
-    """Ids of the containers whose namespaces this one joins."""
-    modes = [config.get("network", {}).get("mode", ""), config.get("pid_mode", ""), config.get("ipc_mode", ""),
-             config.get("uts_mode", ""), config.get("cgroupns_mode", "")]
-    found = [mode.partition(":")[2] for mode in modes if mode.startswith("container:")]
-    return list(dict.fromkeys(found))
 
 
 def port_bindings(ports: list[PortMapping]) -> dict[str, list[dict[str, str]]]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol
 
-    from rl.config.model import ContainerConfig, ContainerState
+    from rl.config.model import ContainerConfig, ContainerState, MountSpec
     from rl.config.paths import Paths
     from rl.monitor.health import Health
     from rl.runtime.cgroup.systemd import Scope
@@ -108,6 +108,10 @@ class Launch:
             began = time.monotonic_ns()
             try:
                 step(self)
+            except RlError as error:
+                from rl.engine import denied
+
+                raise denied.explain(error, self.config, self.context) from None
             except OSError as error:
                 what = f"{name}: {error.filename + ': ' if error.filename else ''}{error.strerror}"
                 raise RlError(what, disk_hint(error) or limit_hint(error)) from None
@@ -262,11 +266,10 @@ class Launch:
     def fill_volumes(self) -> None:
         """Volumes, the user's numbers, and the files that tell a container what it is."""
         config, context = self.config, self.context
-        context.volumes = volumes.prepare(self.paths, config, context.rootfs)
         identity.lookup(config, context)
-        for spec in config["mounts"]:
-            if "U" in spec.get("options", []):
-                self._own(spec["source"] if spec["type"] == "bind" else context.volumes.get(spec["destination"], ""))
+        owner = self._owner(context.uid, context.gid)
+        context.volumes = volumes.prepare(self.paths, config, context.rootfs, owner)
+        self._prepare_sources(owner)
         containerenv = f"{self.directory}/containerenv"
         with open(containerenv, "w", encoding="utf-8") as file:
             file.write(f'engine="rl"\nname="{config["name"]}"\nid="{self.id}"\nimage="{config["image"]}"\n'
@@ -279,9 +282,22 @@ class Launch:
         if config.get("secrets"):
             self._show_secrets()
 
-    def _own(self, path: str) -> None:
-        if path:
-            volumes.chown_tree(path, *self._owner(self.context.uid, self.context.gid))
+    def _prepare_sources(self, owner: tuple[int, int]) -> None:
+        """Mounts whose source has to be made first: overlays, images, parts of volumes; and the option U."""
+        config, context = self.config, self.context
+        numbers = [number for number, spec in enumerate(config["mounts"]) if _needs_source(spec)]
+        if not numbers:
+            return
+        from rl.engine.mountpoints import Mountpoints
+
+        driver = storage.choose(self.paths, self.driver)
+        made = Mountpoints(self.paths, config, driver, self.undo, self._note)
+        for number in numbers:
+            spec = config["mounts"][number]
+            source = context.volumes.get(spec["destination"], spec["source"])
+            context.sources[spec["destination"]] = made.source(number, spec, source, owner)
+        self.helpers += made.pids
+        self.mounted_by = [*self.mounted_by, *made.pids]
 
     def _show_secrets(self) -> None:
         from rl.engine import container_secrets
@@ -483,9 +499,6 @@ class Launch:
             "delete": self._to_delete(),
             "state": dict(self.state),
             "health": self.health,
-            "events": self.message["events"],
-            "image": self.config["image"],
-            "labels": self.config["labels"],
             "restart": containers.restart_policy(self.paths, self.config),
             "restarts": self.restarts,
             "started": time.monotonic(),
@@ -537,6 +550,13 @@ def _outside(ranges: list[tuple[int, int, int]], inside: int) -> int:
         if first <= inside < first + count:
             return outside + inside - first
     return inside
+
+
+def _needs_source(spec: MountSpec) -> bool:
+    """Whether rl.engine.mountpoints has to do with a mount; it is imported only then."""
+    if spec["type"] not in ("bind", "volume", "image"):
+        return False
+    return bool(spec.get("overlay") or spec.get("subpath") or spec["type"] == "image" or "U" in spec["options"])
 
 
 #: What happens between the launch message and the running command, in order. The network helper starts

@@ -10,6 +10,7 @@ import os
 import time
 
 from rl.engine import create as creation
+from rl.engine import dependencies
 from rl.engine.launching import Progress, Streams, attach_streams, launch_message
 from rl.engine.prefork import prefork
 from rl.engine.spec.values import integer
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from rl.config.model import ContainerConfig
     from rl.engine.context import Engine
+    from rl.engine.prefork import Handle
 
 
 def run(
@@ -53,6 +56,8 @@ def run(
     except BaseException:
         handle.abandon()
         raise
+    if dependencies.of(config):
+        _start_needed(engine, handle, config)
     message = launch_message(engine, streams)
     message["preserve"] = preserve
     progress = Progress(engine, handle.pid, trace)
@@ -75,6 +80,18 @@ def run(
     if options.get("rmi"):
         _remove_image(engine, config["image"])
     return code
+
+
+def _start_needed(engine: Engine, handle: Handle, config: ContainerConfig) -> None:
+    """The containers that this one needs; if one does not start, neither does it."""
+    from rl.engine.start import start_needed
+
+    try:
+        start_needed(engine, config)
+    except BaseException:
+        handle.abandon()
+        creation.discard(engine, config)
+        raise
 
 
 def preserved(options: dict[str, Any]) -> list[int]:

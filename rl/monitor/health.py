@@ -114,6 +114,8 @@ class Checks:
         self._set_timer()
 
     def _on_time(self) -> None:
+        if self.health["fd"] >= 0:
+            return  # somebody has asked for one meanwhile; the next is due some time after its end
         if self._is_paused():
             self._schedule()  # a frozen process answers nothing
         else:
@@ -173,7 +175,7 @@ class Checks:
     def _attend(self) -> None:
         """Wait for the result of the probe at work."""
         health = self.health
-        self._monitor._watch(health["fd"], select.POLLIN, self._on_result)
+        self._monitor.watch(health["fd"], select.POLLIN, self._on_result)
         self._monitor.at(_LIMIT, health["limit"] - time.monotonic(), self._give_up)
 
     def _give_up(self) -> None:

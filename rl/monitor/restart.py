@@ -101,7 +101,7 @@ def _let_go(monitor: Monitor) -> None:
 
     params = monitor.params
     monitor.log = None
-    monitor.stdin_fd = -1
+    monitor.stdin.fd = -1
     monitor.cancel("kill")
     params["pid"] = 0
     params["stopped_by_user"], params["user_signals"] = False, []

@@ -124,7 +124,7 @@ _OTHERS: Table = (
      ("k8s-file", "journald", "json-file", "passthrough", "none")),
     ("--log-opt", "array", "NAME=VALUE", "Option of the log: path=, max-size=, max-file=, tag=, label=KEY=VALUE"),
     ("--mac-address", "value", "MAC", "Hardware address of the container's network interface"),
-    ("--mount", "array", "SPEC", "Add a mount: type=bind|volume|tmpfs,source=…,destination=…[,OPTION…]"),
+    ("--mount", "array", "SPEC", "Add a mount: type=bind|volume|tmpfs|image|glob|devpts|ramfs,source=…,destination=…[,OPTION…]"),
     ("--name", "value", "NAME", "Name of the container"),
     ("--network --net", "array", "MODE", "Network: pasta, slirp4netns, host, none, private, container:ID, ns:PATH"),
     ("--no-healthcheck", "flag", "", "Ignore the image's health check"),
@@ -152,6 +152,7 @@ _OTHERS: Table = (
     ("--retry", "value", "N", "How often a pull that failed is tried again (default 3)", "uint"),
     ("--retry-delay", "value", "DURATION", "Time between two tries of a pull, such as 5s (default: longer each time)"),
     ("--restart", "value", "POLICY", "Start it again when it has ended: no, on-failure[:N], always, unless-stopped"),
+    ("--requires", "list", "CONTAINER", "Containers that have to be started before this one"),
     ("--rm", "flag", "", "Remove the container when it ends"),
     ("--rootfs", "flag", "", "IMAGE is a directory: the root file system itself; DIR:O keeps it as it is"),
     ("--sdnotify", "value", "MODE", "Who tells systemd that it is ready: container (default), conmon, healthy, ignore"),
@@ -185,6 +186,8 @@ _OTHERS: Table = (
     ("--uts", "value", "MODE", "UTS namespace: private, host, container:ID, ns:PATH"),
     ("--variant", "value", "VARIANT", "Choose the image for this variant of the architecture"),
     ("-v --volume", "array", "[SOURCE:]DIR[:OPTIONS]", "Mount a directory of the host or a volume"),
+    ("--volume-driver", "value", "NAME", "Driver of volumes that are made for -v; there is local only"),
+    ("--volumes-from", "array", "CONTAINER[:OPTIONS]", "Mount what another container has mounted; options: ro, rw, z"),
     ("-w --workdir", "value", "DIR", "Working directory of the process"),
 )
 
