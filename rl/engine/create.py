@@ -392,10 +392,10 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
             volumes.claim(paths, config)
             if not sync:
                 os.close(os.open(f"{staging}/{containers.PASSING}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            if config["secrets"]:
+            if config.get("secrets"):
                 from rl.engine import container_secrets
 
-                container_secrets.copy(paths, config, staging, sync)
+                container_secrets.copy(paths, config, staging, sync, options.get("_original", ""))
             write_json(f"{staging}/config.json", config, sync=sync)
             write_json(f"{staging}/state.json", state, sync=sync)
             os.rename(staging, paths.container(container_id))
@@ -464,7 +464,7 @@ def _replace(engine: Engine, config: ContainerConfig) -> bool:
 
 def _undo(engine: Engine, config: ContainerConfig, staging: str, cidfile: str) -> None:
     volumes.unclaim(engine.paths, config)
-    copies = [f"secret.{use['id']}" for use in config["secrets"]]
+    copies = [f"secret.{use['id']}" for use in config.get("secrets", [])]
     for name in ("config.json", "state.json", containers.PASSING, *copies):
         try:
             os.unlink(f"{staging}/{name}")

@@ -104,6 +104,9 @@ def test_in_a_container_and_nowhere_else(kept: Rl) -> None:
         "--secret", "key,target=d/own,uid=5,gid=6,mode=0400", "--secret", "source=token,target=/etc/own", "busybox", "sh", "-c", script,
     )
     rl.ok("secret", "rm", "key", "token")
+    rl.ok("container", "clone", "--run", "with", "like-it")
+    rl.ok("rm", "-f", "-t", "0", "like-it") if rl("exec", "like-it", "grep", MARK, "/run/secrets/key").returncode == 0 else None
+    assert rl("container", "exists", "like-it").returncode == 1
     assert rl.ok("exec", "with", "sh", "-c", "cat /run/secrets/key; echo; echo $KEY") == f"{MARK}\n{MARK}-token"
     rl.ok("restart", "-t", "0", "with")  # it keeps what it was given, though the secrets are gone
     lines = rl.ok("logs", "with").split("\n")
