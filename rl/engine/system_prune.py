@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from rl.engine import containers, image_prune, ps
 from rl.engine.collect import collect
+from rl.engine.container_prune import container_prune
 from rl.engine.disk_usage import image_sizes
-from rl.engine.rm import rm
 from rl.engine.volume import prune as volume_prune
-from rl.errors import ConflictError, NoSuchContainerError, RlError, StateError, UsageError
+from rl.errors import RlError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rl.engine.context import Engine
 
 FILTERS = image_prune.FILTERS
-#: A container in one of these states does nothing, and nobody waits for it.
-_STATES = ("created", "exited", "stopped")
 
 
 class Pruned:
@@ -76,21 +74,20 @@ def _round(engine: Engine, all: bool, filters: list[str], volumes: bool) -> Prun
 
 
 def _containers(engine: Engine, filters: list[str], found: Pruned) -> None:
-    rows = ps.ps(engine, all=True, filters=filters)
-    ids = [row["Id"] for row in rows if row["State"] in _STATES]
     configs = []
-    for container_id in ids:
+    for container_id in containers.ids(engine.paths):
         try:
-            configs.append(containers.read_config(engine.paths, container_id))
+            if containers.read_state(engine.paths, container_id).get("status") not in containers.MONITORED:
+                configs.append(containers.read_config(engine.paths, container_id))
         except RlError:
             continue
-    measured = ps.container_sizes(engine, configs)
+    measured = ps.container_sizes(engine, configs) if configs else []
     sizes = {config["id"]: size["rwSize"] for config, size in zip(configs, measured, strict=True)}
-    for container_id, error in rm(engine, ids) if ids else []:
+    for container_id, error in container_prune(engine, filters):
         if error is None:
             found.containers.append(container_id)
             found.freed += sizes.get(container_id, 0)
-        elif not isinstance(error, (ConflictError, StateError, NoSuchContainerError)):  # it was started meanwhile
+        else:
             found.errors.append(error)
 
 

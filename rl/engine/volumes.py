@@ -10,7 +10,7 @@ import fcntl
 import os
 
 from rl.engine.volume import records
-from rl.errors import NoSuchVolumeError, NotFoundError, RlError
+from rl.errors import NoSuchVolumeError, RlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def prepare(paths: Paths, config: ContainerConfig, rootfs: str, owner: tuple[int
     directory they belong to *owner*: (uid, gid) of the container's process, in the shared namespace.
     """
     found = {}
-    for number, spec in enumerate(config["mounts"]):
+    for spec in config["mounts"]:
         if spec["type"] != "volume":
             continue
         name = spec["source"]
@@ -95,8 +95,6 @@ def prepare(paths: Paths, config: ContainerConfig, rootfs: str, owner: tuple[int
 
             fresh, keep = mounting.mount(paths, name, record)
         _fill_once(paths, spec, record, rootfs, owner, fresh, keep)
-        if spec.get("subpath"):
-            data = _part(data, spec, f"{paths.container(config['id'])}/volume.{number}")
         found[spec["destination"]] = data
     return found
 
@@ -175,46 +173,3 @@ def _fill(spec: MountSpec, record: VolumeRecord, data: str, rootfs: str, owner: 
         os.close(source)
 
 
-def _part(data: str, spec: MountSpec, target: str) -> str:
-    """Show ``subpath`` of the volume at *target*, in this mount namespace: what is a link in the volume cannot lead out
-    of it, now or later."""
-    from rl.kernel import fs, mount
-
-    path = spec["subpath"]
-    root = os.open(data, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fd = fs.openat2(root, path.lstrip("/") or ".", os.O_PATH, 0, fs.RESOLVE_IN_ROOT | fs.RESOLVE_NO_MAGICLINKS)
-    except OSError as error:
-        raise NotFoundError(
-            f"volume {spec['source'][:24]}: subpath {path}: {error.strerror}", "make it in the volume first"
-        ) from None
-    finally:
-        os.close(root)
-    try:
-        if os.path.isdir(f"/proc/self/fd/{fd}"):
-            os.makedirs(target, 0o700, exist_ok=True)
-        else:
-            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        mount.umount_all(target)
-        tree = mount.open_tree(f"/proc/self/fd/{fd}", mount.OPEN_TREE_CLONE)
-        try:
-            mount.move_mount(tree, target)
-        finally:
-            os.close(tree)
-    finally:
-        os.close(fd)
-    return target
-
-
-def chown_tree(path: str, uid: int, gid: int) -> None:
-    """Give *path* and all below it to (uid, gid) of the shared namespace: the mount option U.
-
-    By descriptors: another container may have the directory mounted, and put links where directories were.
-    """
-    os.lchown(path, uid, gid)
-    for _, names, files, directory in os.fwalk(path):
-        for name in names + files:
-            try:
-                os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
-            except FileNotFoundError:
-                continue  # removed meanwhile

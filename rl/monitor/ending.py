@@ -20,6 +20,7 @@ import time
 
 from rl.config.jsonio import dumps, write_atomic
 from rl.monitor.clients import Client
+from rl.runtime import sessions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ class Ending:
                     self.oom_killed = True
 
     def kill_strays(self) -> None:
-        """Orphans of the container are our children now: they end with it."""
+        """Orphans of the container are our children now: they end with it, and so do exec sessions."""
+        sessions.end_all(self.params["run_dir"])
         helpers = set(self.params["helpers"])
         for _ in range(100):
             children = {int(pid) for pid in _read(f"/proc/self/task/{posix.getpid()}/children").split()} - helpers
@@ -108,28 +110,30 @@ class Ending:
         """state.json while the monitor waits."""
         self._note_end()
         self.params["state"]["status"] = "restarting"
-        self._write_state()
-        self._emit(True)
+        try:
+            self._write_state()
+        finally:
+            self._emit(("died", "cleanup"))
 
     def record(self) -> None:
         """The last word in state.json; with --rm the container goes into the trash instead."""
-        state = self.params["state"]
-        died = state["status"] != "restarting"  # else that was told before the wait
-        if died:
+        params, state = self.params, self.params["state"]
+        told = state["status"] == "restarting"  # and stopped before it ran again
+        if not told:
             self._note_end()
         state["status"] = "exited"
-        if self.params.get("stopped_by_user"):
+        if params.get("stopped_by_user"):
             state["stopped_by_user"] = True
-        removed = bool(self.params.get("remove")) and self._discard()
+        removed = bool(params.get("remove")) and self._discard()
         try:
             if not removed:
                 self._write_state()
-                if self.params["spare_fd"] >= 0:
-                    _unlink(f"{self.params['container_dir']}/state.spare")
+                if params["spare_fd"] >= 0:
+                    _unlink(f"{params['container_dir']}/state.spare")
         finally:
-            self._emit(died, "cleanup", *(("remove",) if removed else ()))
+            self._emit(() if told else ("died", "cleanup"), ("remove",) if removed else ())
 
-    def _emit(self, died: bool, *further: str) -> None:
+    def _emit(self, *statuses: tuple[str, ...]) -> None:
         """The events of the end: before anyone is told of it, so that who waits for the container finds them."""
         params = self.params
         if "events" not in params:
@@ -137,12 +141,15 @@ class Ending:
         from rl.monitor import eventlog
 
         image = {"image": params.get("image", "")}
-        happened = [("oom", image)] if died and self.oom_killed else []
-        if died:
-            happened.append(("died", {**image, "containerExitCode": str(self.monitor.status)}))
-        happened += [(each, image) for each in further]
+        died = {**image, "containerExitCode": str(self.monitor.status)}
+        happened = [each for group in statuses for each in group]
+        if self.oom_killed and "died" in happened:
+            happened.insert(0, "oom")
         name, labels = params["log"].get("name", ""), params.get("labels")
-        events = [eventlog.event("container", each, params["id"], name, more, labels) for each, more in happened]
+        events = [
+            eventlog.event("container", each, params["id"], name, died if each == "died" else image, labels)
+            for each in happened
+        ]
         events += [eventlog.event("volume", "remove", volume, volume) for volume in self.volumes]
         eventlog.write(params["events"], events)
 

@@ -25,7 +25,8 @@ An image is its unpacked layers and the compressed blobs they came from, which a
 _SUMMARY = (("TYPE", "Type"), ("TOTAL", "Total"), ("ACTIVE", "Active"), ("SIZE", "Size"),
             ("RECLAIMABLE", "Reclaimable"))  # fmt: skip
 _IMAGES = (("REPOSITORY", "Repository"), ("TAG", "Tag"), ("IMAGE ID", "ImageID"), ("CREATED", "Created"),
-           ("SIZE", "Size"), ("SHARED SIZE", "SharedSize"), ("UNIQUE SIZE", "UniqueSize"), ("CONTAINERS", "Containers"))  # fmt: skip
+           ("SIZE", "Size"), ("SHARED SIZE", "SharedSize"), ("UNIQUE SIZE", "UniqueSize"),
+           ("CONTAINERS", "Containers"))  # fmt: skip
 _CONTAINERS = (("CONTAINER ID", "ContainerID"), ("IMAGE", "Image"), ("COMMAND", "Command"),
                ("LOCAL VOLUMES", "LocalVolumes"), ("SIZE", "Size"), ("CREATED", "Created"), ("STATUS", "Status"),
                ("NAMES", "Names"))  # fmt: skip

@@ -14,7 +14,7 @@ USAGE = ""
 ARGUMENTS = (0, 0)
 INTERSPERSED = True
 OPTIONS = (("--new-runtime", "value", "NAME", "Start all containers with this OCI runtime from now on; none may run"),)
-HELP = """Bring containers to this version of rl: nothing is to be done, as records are the same and no pause process lives.
+HELP = """Bring containers to this version of rl: there is nothing to do, and no pause process.
 
 Changes of /etc/subuid and /etc/subgid count once no container runs.
 """

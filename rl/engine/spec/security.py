@@ -29,8 +29,6 @@ DEFAULT_CAPABILITIES = (
     "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
 )
 
-#: A label of an image with a seccomp profile, for --seccomp-policy=image.
-SECCOMP_LABEL = "io.containers.seccomp.profile"
 MASKED_PATHS = (
     "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
     "/proc/timer_list", "/proc/timer_stats", "/proc/interrupts", "/sys/devices/virtual/powercap", "/sys/firmware",

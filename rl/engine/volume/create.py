@@ -93,7 +93,7 @@ def make(paths: Paths, name: str, record: VolumeRecord, options: dict[str, str])
             except RlError as error:
                 raise RlError(
                     f"create volume {name}: give it to {owner[0]}:{owner[1]}: {error.message}",
-                    "ids are those of the containers' user namespace: /etc/subuid and /etc/subgid say how many there are",
+                    "ids are those of the containers' user namespace: /etc/subuid and /etc/subgid tell how many",
                 ) from None
         if quota:
             quotas.limit(data, found.size, found.inodes)
