@@ -57,6 +57,7 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("secret.inspect", ("secret inspect",), "Show all that is known of secrets, but not what they hold"),
     ("secret.ls", ("secret ls", "secret list"), "List secrets"),
     ("secret.rm", ("secret rm",), "Remove secrets"),
+    ("system.check", ("system check",), "Check all that is stored, and repair it"),
     ("system.completion", ("completion",), "Print the completion script for a shell"),
     ("system.df", ("system df",), "Show what images, containers and volumes take on the disk"),
     ("system.events", ("events", "system events"), "Show what happens, as it happens"),
