@@ -35,7 +35,10 @@ FLAGS: dict[str, dict[str, str]] = {
     "container run": _CREATE,
 }
 #: commands that rl does not have → reason
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "system connection": "rl works on this machine's own files and has no remote client; run it by ssh: ssh HOST rl …",
+    "system service": "the REST API is not built yet; programs can call the command, most verbs have --format json",
+}
 
 
 def command(name: str) -> str:

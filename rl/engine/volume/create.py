@@ -62,7 +62,8 @@ def check_driver(driver: str) -> None:
         return
     if driver == "image":
         raise UnsupportedError(
-            "volume driver image is not available", "show an image's files in a container: --mount type=image,source=IMAGE,…"
+            "volume driver image is not available",
+            "show an image's files in a container: --mount type=image,source=IMAGE,destination=DIR",
         )
     raise UnsupportedError(
         f"volume driver {driver} is a plugin, and rl runs no volume plugins", "use the driver local, with --opt"
@@ -92,7 +93,7 @@ def make(paths: Paths, name: str, record: VolumeRecord, options: dict[str, str])
             except RlError as error:
                 raise RlError(
                     f"create volume {name}: give it to {owner[0]}:{owner[1]}: {error.message}",
-                    "the ids are those of the containers' user namespace: /etc/subuid and /etc/subgid say how many there are",
+                    "ids are those of the containers' user namespace: /etc/subuid and /etc/subgid tell how many",
                 ) from None
         if quota:
             quotas.limit(data, found.size, found.inodes)
