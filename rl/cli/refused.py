@@ -22,6 +22,7 @@ _CREATE = {
     "--ip": f"{_NETWORKS}; --network=pasta:-a,ADDRESS sets the address of this container alone",
     "--ip6": f"{_NETWORKS}; --network=pasta:-a,ADDRESS sets the address of this container alone",
     "--network-alias": f"{_NETWORKS}; --add-host and --name give names that the container itself resolves",
+    "--oom-kill-disable": "cgroup v2 has no such switch; --oom-score-adj tells the kernel whom to spare",
     "--pod": _PODS,
     "--pod-id-file": _PODS,
     "--rdt-class": "Intel RDT classes are set in /sys/fs/resctrl, which only root may write",

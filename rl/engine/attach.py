@@ -24,10 +24,9 @@ def attach(
     config = containers.read_config(paths, container_id)
     state = containers.read_state(paths, container_id)
     status = state.get("status", "")
-    if status not in containers.LIVE:
-        raise StateError(
-            f"you can only attach to running containers: {name} is {status}", f"`rl start --attach {name}` runs it"
-        )
+    if status not in ("running", "stopping"):
+        hint = f"rl unpause {name}" if status == "paused" else f"`rl start --attach {name}` runs it"
+        raise StateError(f"you can only attach to running containers: {name} is {status}", hint)
     wants_stdin = config.get("stdin_open", False) and not no_stdin
     keys = config.get("detach_keys") if detach_keys is None else detach_keys
     try:

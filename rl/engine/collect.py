@@ -127,12 +127,13 @@ def container_layers(paths: Paths, images: set[str] | None = None) -> tuple[set[
         path = f"{paths.containers}/{name}/config.json"
         try:
             config = read_json(path)
-            found.update(config.get("layers") or [])
-            if images is not None:
-                images.add(config.get("image_id", ""))
+            for used in (config, *(spec for spec in config.get("mounts", []) if spec["type"] == "image")):
+                found.update(used.get("layers") or [])
+                if images is not None:
+                    images.add(used.get("image_id", ""))
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, AttributeError, TypeError) as error:
+        except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
             errors.append(CorruptRecordError(f"read {path}: {error}"))
     return found, errors
 

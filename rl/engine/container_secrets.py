@@ -18,9 +18,8 @@ from rl.kernel import mount
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
-    from rl.config.model import ContainerConfig, SecretUse
+    from rl.config.model import ContainerConfig, MountSpec, SecretUse
     from rl.config.paths import Paths
     from rl.engine.context import Engine
 
@@ -30,20 +29,18 @@ def file_name(secret_id: str) -> str:
     return f"secret.{secret_id}"
 
 
-def fill(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
-    """--secret: ids and places; the data is copied when the container is recorded."""
-    config["secrets"] = []
-    if not options.get("secret"):
-        return
+def wanted(engine: Engine, mounts: list[MountSpec], texts: list[str]) -> list[SecretUse]:
+    """What --secret *texts* ask for, with the secrets' ids. Raises NoSuchSecretError, UsageError."""
     from rl.engine import secrets
 
-    taken = {spec["destination"] for spec in config["mounts"]}
-    for use in uses(options["secret"]):
+    found = uses(texts)
+    taken = {spec["destination"] for spec in mounts}
+    for use in found:
         record = secrets.find(engine.paths, use["name"])
         use["id"], use["name"] = record["id"], record["name"]
         if use["type"] == "mount" and taken.intersection((use["target"], os.path.dirname(use["target"]))):
             raise UsageError(f"--secret: {use['target']}: duplicate mount destination", "give it another target=")
-        config["secrets"].append(use)
+    return found
 
 
 def copy(paths: Paths, config: ContainerConfig, directory: str, sync: bool) -> None:

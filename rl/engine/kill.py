@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from rl.config.signals import parse_signal
-from rl.engine import containers, events, signalling
+from rl.engine import containers, events, selection, signalling
 from rl.errors import NoSuchContainerError, RlError, StateError
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ def kill(
     """
     number = parse_signal(signal)
     results: list[tuple[str, RlError | None]] = []
-    for name in containers.ids(engine.paths) if all else names:
+    for name in selection.monitored(engine.paths) if all else names:
         try:
             _kill(engine, name, number)
         except (StateError, NoSuchContainerError) as error:

@@ -32,19 +32,14 @@ class Connection:
         fd = client.connect(paths.container_run(container_id), stdin=wants[0], stdout=wants[1], stderr=wants[2])
         self._sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd)
 
-    def tell(self, key: str, value: dict[str, Any]) -> None:
+    def tell(self, key: str, value: Any) -> None:
         """Send a command that is not answered. Raises OSError."""
         self._sock.send(b"\x08" + dumps({key: value}).encode())
 
     def started(self) -> int:
         """Wait until the container was started again: its pid. Raises the error with which that failed."""
         while True:
-            try:
-                packet = self._sock.recv(_PACKET)
-            except ConnectionResetError:
-                packet = b""
-            if not packet:
-                raise RlError(f"the monitor of container {self._id[:12]} is gone", "`rl ps -a` tells what became of it")
+            packet = self._receive()
             message = loads(packet[1:].decode()) if packet[0] in (4, 6) else {}
             if packet[0] == 4:
                 what = f"container {self._id[:12]} was stopped meanwhile"
@@ -54,6 +49,31 @@ class Connection:
                 return int(message["started"])
             if "error" in message:
                 raise from_wire(message["error"])
+
+    def answer(self, key: str, seconds: float = 0) -> Any:
+        """Wait for the answer that has *key*: its value. Raises the error that came instead, RlError after *seconds*."""
+        if seconds:
+            self._sock.settimeout(seconds)
+        message: dict[str, Any] = {}
+        while key not in message:
+            packet = self._receive()
+            message = loads(packet[1:].decode()) if packet[0] in (4, 6) else {}
+            if packet[0] == 4:
+                raise StateError(f"container {self._id[:12]} has ended meanwhile", f"rl start {self._id[:12]}")
+            if "error" in message:
+                raise from_wire(message["error"])
+        return message[key]
+
+    def _receive(self) -> bytes:
+        try:
+            packet = self._sock.recv(_PACKET)
+        except ConnectionResetError:
+            packet = b""
+        except TimeoutError:
+            raise RlError(f"the monitor of container {self._id[:12]} does not answer") from None
+        if not packet:
+            raise RlError(f"the monitor of container {self._id[:12]} is gone", "`rl ps -a` tells what became of it")
+        return packet
 
     def detach(self) -> _socket.socket:
         """The socket, to relay the streams over: nothing of them is lost, for the answer came before."""

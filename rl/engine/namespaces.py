@@ -25,7 +25,10 @@ _NAMESPACE_FLAGS = (
 
 
 def fill(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
-    """Decide --userns, --pid, --ipc, --uts, --cgroupns, --hostname. Raises UsageError, NotFoundError, UnsupportedError."""
+    """Decide --userns, --pid, --ipc, --uts, --cgroupns, --hostname.
+
+    Raises UsageError, NotFoundError, UnsupportedError.
+    """
     for flag, key, modes in _NAMESPACE_FLAGS:
         mode = options.get(flag, "") or "private"
         kind, _, rest = mode.partition(":")

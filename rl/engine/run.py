@@ -10,6 +10,7 @@ import os
 import time
 
 from rl.engine import create as creation
+from rl.engine import dependencies
 from rl.engine.launching import Progress, Streams, attach_streams, launch_message
 from rl.engine.prefork import prefork
 from rl.engine.spec.values import integer
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from rl.config.model import ContainerConfig
     from rl.engine.context import Engine
+    from rl.engine.prefork import Handle
 
 
 def run(
@@ -53,9 +56,15 @@ def run(
     except BaseException:
         handle.abandon()
         raise
+    if dependencies.of(config):
+        _start_needed(engine, handle, config)
     message = launch_message(engine, streams)
     message["preserve"] = preserve
     progress = Progress(engine, handle.pid, trace)
+    if os.environ.get("NOTIFY_SOCKET"):
+        from rl.engine.readiness import announce
+
+        announce(config, handle.pid)
     try:
         pid = handle.launch(message, progress)
     except BaseException:
@@ -73,6 +82,18 @@ def run(
     return code
 
 
+def _start_needed(engine: Engine, handle: Handle, config: ContainerConfig) -> None:
+    """The containers that this one needs; if one does not start, neither does it."""
+    from rl.engine.start import start_needed
+
+    try:
+        start_needed(engine, config)
+    except BaseException:
+        handle.abandon()
+        creation.discard(engine, config)
+        raise
+
+
 def preserved(options: dict[str, Any]) -> list[int]:
     """The descriptors of --preserve-fds and --preserve-fd: what becomes 3, 4 …; -1 leaves a gap. Raises UsageError.
 
@@ -81,6 +102,9 @@ def preserved(options: dict[str, Any]) -> list[int]:
     count, listed = options.get("preserve_fds", 0), options.get("preserve_fd", [])
     if listed and count:
         raise UsageError("--preserve-fd and --preserve-fds contradict each other", "use one of them")
+    if (listed or count) and options.get("restart", "no") not in ("", "no"):
+        hint = "leave --restart out, or mount the file"
+        raise UsageError("a container that is started again would be without the files of --preserve-fds", hint)
     wanted = [integer(fd, "--preserve-fd", 3, 1 << 20) for fd in listed] or list(range(3, 3 + count))
     for fd in wanted:
         try:

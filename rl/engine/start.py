@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 
-from rl.engine import containers
+from rl.engine import containers, dependencies
 from rl.engine.launching import Progress, Streams, attach_streams, launch_message
 from rl.engine.prefork import prefork
 from rl.errors import RlError, StateError, UsageError
@@ -33,7 +34,8 @@ def start(engine: Engine, names: list[str], options: dict[str, Any]) -> tuple[li
         names = [*names, *containers.ids(engine.paths)]
     attached = bool(options.get("attach") or options.get("interactive"))
     if attached and len(names) > 1:
-        raise UsageError("only one container can be started with --attach or --interactive")
+        what = "you cannot start and attach multiple containers at once"
+        raise UsageError(what, "leave --attach and --interactive out")
     results: list[tuple[str, RlError | None]] = []
     code = 0
     for name in names:
@@ -54,10 +56,21 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
     if before.get("status") in containers.MONITORED:
         if before["status"] not in containers.LIVE:
             return _start_now(engine, container_id, options, attached)
+        if before["status"] == "paused":
+            raise StateError(
+                f'unable to start container "{container_id}": container {container_id} must be in Created or Stopped '
+                "state to be started: container state improper",
+                f"rl unpause {config['name']}",
+            )
         return _already(engine, name, options, attached)
+    start_needed(engine, config)
     streams = _streams(config, options, attached)
     handle = prefork(paths, container_id)
     progress = Progress(engine, handle.pid)
+    if os.environ.get("NOTIFY_SOCKET"):
+        from rl.engine.readiness import announce
+
+        announce(config, handle.pid)
     try:
         pid = handle.launch(launch_message(engine, streams), progress)
     except StateError:
@@ -69,6 +82,16 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
         return attach_streams(engine, config, handle.sock, streams, pid)
     handle.sock.close()
     return 0
+
+
+def start_needed(engine: Engine, config: ContainerConfig) -> None:
+    """Start the containers that *config* needs, first those that these need. Raises the error of the one that fails."""
+    for container_id in dependencies.to_start(engine.paths, config):
+        try:
+            _start(engine, container_id, {}, False)
+        except RlError as error:
+            what = f"start container {container_id[:12]}, which container {config['name']} needs: {error.message}"
+            raise type(error)(what, error.hint) from None
 
 
 def _start_now(engine: Engine, container_id: str, options: dict[str, Any], attached: bool) -> int:

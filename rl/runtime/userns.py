@@ -18,7 +18,6 @@ import os
 
 from rl.config.jsonio import dumps, loads
 from rl.errors import RlError, UnsupportedError, from_wire, to_wire
-from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
 from rl.kernel import process
 
@@ -218,6 +217,8 @@ def enter(run: str, lock_fd: int | None = None, meanwhile: Callable[[], object] 
         os.close(creation)
     if meanwhile is not None:
         meanwhile()
+    from rl.kernel import mount as m  # here: many import this module for monitor_pid() alone
+
     ns.unshare(ns.CLONE_NEWNS)
     m.mount(None, "/", None, m.MS_REC | m.MS_SLAVE)
     return mode

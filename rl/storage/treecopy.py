@@ -285,7 +285,8 @@ def copy_attribute(source: int | str, name: str, target: int, namespace_root: in
     if name == "security.selinux":
         return
     try:
-        value = os.getxattr(source, name) if isinstance(source, int) else os.getxattr(source, name, follow_symlinks=follow)
+        # A descriptor is no link: there `follow_symlinks` may not be given at all.
+        value = os.getxattr(source, name, follow_symlinks=follow or isinstance(source, int))
         if name == "security.capability" and namespace_root:
             value = _capability_of(value, namespace_root)
         os.setxattr(target, name, value)

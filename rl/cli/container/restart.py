@@ -16,8 +16,8 @@ INTERSPERSED = True
 COMPLETE = "container"
 OPTIONS = (
     ("-a --all", "flag", "", "Restart all containers, whether they run or not"),
-    ("--cidfile", "array", "PATH", "Read a container's id from this file"),
-    ("-f --filter", "array", "KEY=VALUE", "Restart the containers that fit, see `rl ps --filter`"),
+    common.CIDFILE,
+    common.filter_option("Restart"),
     common.LATEST,
     ("--running", "flag", "", "Restart only containers that run"),
     ("-t --time --timeout", "value", "SECONDS", "Seconds before the kill (default the container's)", "uint"),
@@ -32,7 +32,6 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
     from rl.engine.restart import restart
 
     running = bool(options.get("running"))
-    names = common.names(engine, {"all": running and not arguments, **options}, arguments)
-    names = common.filtered(engine, options, names, all=True)
+    names, everything = common.targets(engine, {"all": running and not arguments, **options}, arguments)
     time = int(options["time"]) if "time" in options else None
-    return common.report(restart(engine, names, time=time, all=bool(options.get("all")), running=running))
+    return common.report(restart(engine, names, time=time, all=everything, running=running))

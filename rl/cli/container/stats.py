@@ -53,7 +53,7 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
     if len(names) < len(arguments):
         raise UsageError("a container's name is empty", "`rl ps -a` lists all containers")
     if options.get("latest"):
-        from rl.engine.ps import latest
+        from rl.engine.selection import latest
 
         names = [latest(engine)]
     sampler = Sampler(engine, names, bool(options.get("all")))

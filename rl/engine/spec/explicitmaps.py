@@ -57,6 +57,18 @@ def _named(path: str, name: str) -> list[str]:
 def build(texts: list[str], host: list[IdRange], kind: str, flag: str) -> list[IdRange]:
     """The map of *texts* for *kind* (``u`` or ``g``). Raises UsageError, UnsupportedError."""
     total = sum(count for _, _, count in host)
+    entries, add = entries_of(texts, host, kind, flag)
+    found = overlay([(0, 0, total)] if add or not entries else [], entries)
+    if found[0][0] != 0:
+        raise UnsupportedError(
+            f"{flag}: id 0 of the container is not mapped, and a container is set up by its root", f"add {flag} 0:FROM"
+        )
+    return [piece for line in found for piece in _within(line, host)]
+
+
+def entries_of(texts: list[str], host: list[IdRange], kind: str, flag: str) -> tuple[list[IdRange], bool]:
+    """The ranges of *texts*, and whether one adds to the usual map. Raises UsageError, UnsupportedError."""
+    total = sum(count for _, _, count in host)
     entries: list[IdRange] = []
     add = False
     for text in texts:
@@ -69,7 +81,23 @@ def build(texts: list[str], host: list[IdRange], kind: str, flag: str) -> list[I
             raise UnsupportedError(f"{flag} {text}: there are {total} ids from 0 on here", hint)
         entries.append(entry)
     _check_apart(entries, flag)
-    return overlay([(0, 0, total)] if add or not entries else [], entries)
+    return entries, add
+
+
+def forced(automatic: list[IdRange], text: str, host: list[IdRange]) -> list[IdRange]:
+    """*automatic* with the one mapping *text* in it, for auto's uidmapping= and gidmapping=."""
+    entries, _ = entries_of([text], host, "", "--userns=auto")
+    return [piece for line in overlay(automatic, entries) for piece in _within(line, host)]
+
+
+def _within(line: IdRange, host: list[IdRange]) -> list[IdRange]:
+    """*line* in pieces, each inside of one range of *host*: the kernel takes no others (user_namespaces(7))."""
+    pieces: list[IdRange] = []
+    for first, _, count in host:
+        low, high = max(first, line[1]), min(first + count, line[1] + line[2])
+        if low < high:
+            pieces.append((line[0] + low - line[1], low, high - low))
+    return pieces
 
 
 def _parse(text: str, host: list[IdRange], flag: str) -> tuple[str, bool, IdRange]:

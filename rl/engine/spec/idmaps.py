@@ -83,8 +83,7 @@ def _forced(automatic: list[IdRange], text: str, limit: int) -> list[IdRange]:
         return automatic
     from rl.engine.spec import explicitmaps
 
-    wanted = explicitmaps.build([text], [(0, 0, limit + 1)], "", "--userns=auto")
-    return explicitmaps.overlay(automatic, wanted)
+    return explicitmaps.forced(automatic, text, [(0, 0, 1), (1, 1, limit)])
 
 
 def _keep_id_sizes(size: str | None, limits: tuple[int, int]) -> tuple[int, int]:

@@ -15,7 +15,8 @@ import pytest
 from rl.config.paths import Paths
 from rl.engine.context import Engine
 from rl.engine.inspect import inspect
-from rl.engine.ps import latest, ps
+from rl.engine.ps import ps
+from rl.engine.selection import latest
 from rl.engine.top import parse_descriptors, top
 from rl.errors import NoSuchContainerError, StateError, UsageError
 from rl.kernel import process
