@@ -56,7 +56,7 @@ def check_name(name: str) -> None:
     """Raises UsageError unless *name* is one Podman would take."""
     if not is_name(name):
         raise UsageError(
-            f"container name {name!r} is not valid",
+            f"container name {name!r}: names must match [a-zA-Z0-9][a-zA-Z0-9_.-]*: invalid argument",
             "use letters, digits, '_', '.' and '-', and begin with a letter or a digit",
         )
 

@@ -58,8 +58,10 @@ def rm(
         try:
             dependents.check(container_id)
             _remove(engine, container_id, force, time, volumes)
-        except NoSuchContainerError as error:
-            if not ignore and not all and not force:
+        except NoSuchContainerError as error:  # gone meanwhile, with --rm because it was stopped
+            if force:
+                results.append((name, None))
+            elif not ignore and not all:
                 results.append((name, error))
             continue
         except RlError as error:

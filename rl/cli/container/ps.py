@@ -42,8 +42,8 @@ _COLUMNS = (
     ("STATUS", "Status"), ("PORTS", "Ports"), ("NAMES", "Names"),
 )
 _NAMESPACE_COLUMNS = (
-    ("CONTAINER ID", "ID"), ("NAMES", "Names"), ("PID", "Pid"), ("CGROUPNS", "CGROUPNS"), ("IPC", "IPC"), ("MNT", "MNT"),
-    ("NET", "NET"), ("PIDNS", "PIDNS"), ("USERNS", "USERNS"), ("UTS", "UTS"),
+    ("CONTAINER ID", "ID"), ("NAMES", "Names"), ("PID", "Pid"), ("CGROUPNS", "CGROUPNS"), ("IPC", "IPC"),
+    ("MNT", "MNT"), ("NET", "NET"), ("PIDNS", "PIDNS"), ("USERNS", "USERNS"), ("UTS", "UTS"),
 )
 _POD_COLUMNS = (("POD ID", "ShortPod"), ("PODNAME", "PodName"))
 _NAMESPACE_FIELDS = ("Namespaces", ".CGROUPNS", ".IPC", ".MNT", ".NET}", ".NET ", ".PIDNS", ".USERNS", ".UTS")
