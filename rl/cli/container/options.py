@@ -98,7 +98,7 @@ _OTHERS: Table = (
     ("--log-driver", "value", "NAME", "Where the output goes: k8s-file, journald, json-file, passthrough, none",
      ("k8s-file", "journald", "json-file", "passthrough", "none")),
     ("--log-opt", "array", "NAME=VALUE", "Option of the log: path=, max-size=, max-file=, tag=, label=KEY=VALUE"),
-    ("--mount", "array", "SPEC", "Add a mount: type=bind|volume|tmpfs|image|glob|devpts|ramfs,source=…,destination=…[,OPTION…]"),
+    ("--mount", "array", "SPEC", "Add a mount: type=bind|volume|tmpfs|image|glob|devpts|ramfs,source=…,destination=…"),
     ("--name", "value", "NAME", "Name of the container"),
     ("--network --net", "array", "MODE", "Network: pasta, slirp4netns, host, none, private, container:ID, ns:PATH"),
     ("--no-hosts", "flag", "", "Keep the image's /etc/hosts"),
