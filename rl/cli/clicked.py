@@ -16,9 +16,9 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem, get_completion_class
 
-from rl.cli import parse
+from rl.cli import parse, refused
 from rl.cli.dispatch import execute, load
-from rl.cli.verbs import NOUNS, find, listing
+from rl.cli.verbs import NOUNS, find, listing, names_of
 
 _WIDTH = 118
 
@@ -97,6 +97,11 @@ class Option(click.Option):
         return f"{left} {self.row[2]}".rstrip(), self.row[3]
 
 
+def _group_of(command: str) -> str:
+    """The noun to which a command belongs that Podman has at the top level, too."""
+    return next((noun for noun in NOUNS if refused.command(f"{noun} {command}")), "")
+
+
 class _Dialect(click.Command):
     """Teaches click's parser the two habits of pflag that it lacks: ``--rm=false`` and ``-p=80:80``."""
 
@@ -120,9 +125,15 @@ class _Dialect(click.Command):
                 state.opts[option.dest] = value
                 state.order.append(option.obj)
 
+        def refuse(name: str) -> None:
+            error = refused.error(names_of(getattr(self, "full_name", "")), name)
+            if error is not None and not ctx.resilient_parsing:
+                raise error
+
         def match_long(name: str, value: str | None, state: Any) -> None:
             option = parser._long_opt.get(name)
             if option is None:
+                refuse(name)
                 plain_long(name, value, state)  # raises NoSuchOption
             put(option, name, value, state)
 
@@ -131,6 +142,7 @@ class _Dialect(click.Command):
                 name, rest = f"-{word[at]}", word[at + 1 :]
                 option = parser._short_opt.get(name)
                 if option is None:
+                    refuse(name)
                     raise click.NoSuchOption(word, f"unknown shorthand flag: '{word[at]}' in {word}", ctx=ctx)
                 if rest[:1] == "=" and len(rest) > 1:
                     return put(option, name, rest[1:], state)
@@ -238,6 +250,9 @@ class Commands(_Dialect, click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         command = self.get_command(ctx, args[0])
         if command is None and not ctx.resilient_parsing:
+            known = refused.command_error(f"{self.noun or _group_of(args[0])} {args[0]}")
+            if known is not None:
+                raise known
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), 3, 0.5)
             message = f"unrecognized command `{ctx.command_path} {args[0]}`"
             if near:
@@ -327,6 +342,12 @@ def _image_names() -> list[str]:
     return names + [short for name in names for short in _shorter(name)]
 
 
+def _secret_names() -> list[str]:
+    from rl.engine import secrets
+
+    return [record["name"] for record in secrets.records(_paths())]
+
+
 def _shorter(name: str) -> list[str]:
     for prefix in ("docker.io/library/", "docker.io/"):
         if name.startswith(prefix):
@@ -342,6 +363,7 @@ _NAMES: dict[str, Callable[[], list[str]]] = {
     "container": _container_names,
     "image": _image_names,
     "volume": lambda: _list(_paths().volumes),
+    "secret": _secret_names,
     "command": _commands,
     "shell": lambda: ["bash", "fish", "zsh"],
     "file": list,

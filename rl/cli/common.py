@@ -1,8 +1,7 @@
-"""What several verbs share: names from --latest and --cidfile, and many names with some that fail."""
+"""What several verbs share: names from --all, --latest, --cidfile and --filter, and many names with some that fail."""
 
 from __future__ import annotations
 
-from rl.cli import output
 from rl.errors import RlError, UsageError
 
 TYPE_CHECKING = False
@@ -13,25 +12,36 @@ if TYPE_CHECKING:
     from rl.engine.context import Engine
 
 LATEST = ("-l --latest", "flag", "", "Take the container created last instead of a name")
+CIDFILE = ("--cidfile", "array", "PATH", "Read a container's id from this file")
+
+
+def filter_option(verb: str, short: bool = True) -> tuple[str, str, str, str]:
+    """The row of ``--filter`` for a verb that works on several containers: *verb* is what it does to them."""
+    return ("-f --filter" if short else "--filter", "array", "KEY=VALUE",
+            f"{verb} the containers that fit, see `rl ps --filter`")
 
 
 def names(engine: Engine, options: dict[str, Any], arguments: list[str]) -> list[str]:
-    """The containers that arguments, --cidfile, --latest and --all name.
+    """The containers that arguments, --cidfile and --latest name; none with --all or --filter alone.
 
     Raises UsageError where they name none or contradict each other.
     """
-    everything = bool(options.get("all"))
-    if everything and (arguments or options.get("latest") or options.get("cidfile")):
+    everything, latest, cidfiles = bool(options.get("all")), options.get("latest"), options.get("cidfile", [])
+    if cidfiles and (everything or latest):
+        raise UsageError("--all, --latest, and --cidfile cannot be used together", "use one of them")
+    if everything and latest:
+        raise UsageError("--all and --latest cannot be used together", "leave one of them out")
+    if everything and arguments:
         raise UsageError("no arguments are needed with --all", "leave --all or the names out")
-    found = arguments + [_read_cidfile(path, options) for path in options.get("cidfile", [])]
-    found = [name for name in found if name]
-    if options.get("latest"):
-        if found:
-            raise UsageError("--latest and containers cannot be used together", "leave --latest or the names out")
-        from rl.engine.ps import latest
+    if latest and arguments:
+        raise UsageError("--latest and containers cannot be used together", "leave --latest or the names out")
+    if latest:
+        from rl.engine.selection import latest as newest
 
-        return [latest(engine)]
-    if not found and not everything and not options.get("filter") and not options.get("cidfile"):
+        return [newest(engine)]
+    found = arguments + [_read_cidfile(path, options) for path in cidfiles]
+    found = [name for name in found if name]
+    if not found and not everything and not options.get("filter") and not cidfiles:
         raise UsageError("you must provide at least one name or id", "`rl ps -a` lists all containers")
     return found
 
@@ -39,7 +49,7 @@ def names(engine: Engine, options: dict[str, Any], arguments: list[str]) -> list
 def one(engine: Engine, options: dict[str, Any], arguments: list[str]) -> tuple[str, list[str]]:
     """The container (the first argument, or the latest) and the arguments after it."""
     if options.get("latest"):
-        from rl.engine.ps import latest
+        from rl.engine.selection import latest
 
         return latest(engine), arguments
     if not arguments:
@@ -47,14 +57,33 @@ def one(engine: Engine, options: dict[str, Any], arguments: list[str]) -> tuple[
     return arguments[0], arguments[1:]
 
 
+def targets(
+    engine: Engine, options: dict[str, Any], arguments: list[str], states: frozenset[str] | None = None
+) -> tuple[list[str], bool]:
+    """(containers, whether --all is all that was said) for a verb that takes --filter instead of names.
+
+    --filter alone chooses among containers in *states* (None: any); with --latest, it has to fit that one.
+    """
+    if options.get("filter") and arguments:
+        raise UsageError("--filter takes no arguments", "leave --filter or the names out")
+    found = names(engine, options, arguments)
+    if not options.get("filter"):
+        return found, bool(options.get("all"))
+    from rl.engine.selection import chosen
+
+    fitting = chosen(engine, options["filter"], states)
+    return [name for name in fitting if not options.get("latest") or name in found], False
+
+
 def filtered(engine: Engine, options: dict[str, Any], found: list[str], all: bool) -> list[str]:
-    """*found* and the containers that --filter chooses; all of them with --all."""
+    """*found* and the containers that --filter chooses: among those that run, or *all*."""
     if not options.get("filter"):
         return found
-    from rl.engine.ps import ps
+    from rl.engine import containers
+    from rl.engine.selection import chosen
 
-    rows = ps(engine, all=all, filters=options["filter"])
-    return found + [row["Id"] for row in rows if row["Id"] not in found]
+    return found + [each for each in chosen(engine, options["filter"], None if all else containers.LIVE)
+                    if each not in found]
 
 
 def _read_cidfile(path: str, options: dict[str, Any]) -> str:
@@ -64,14 +93,16 @@ def _read_cidfile(path: str, options: dict[str, Any]) -> str:
     except FileNotFoundError:
         if options.get("ignore"):
             return ""
-        hint = "--ignore takes a missing file for a removed container"
-        raise UsageError(f"--cidfile {path}: no such file", hint) from None
+        hint = "name the containers instead, or, where the verb has it, add --ignore"
+        raise UsageError(f"reading CIDFile: open {path}: no such file or directory", hint) from None
     except OSError as error:
-        raise UsageError(f"--cidfile {path}: {error.strerror}") from None
+        raise UsageError(f"reading CIDFile: open {path}: {error.strerror}") from None
 
 
 def report(results: Sequence[tuple[str, RlError | None]], quiet: bool = False) -> int:
     """Print the names that worked and the errors of the others; 0, or the exit code of the last error."""
+    from rl.cli import output
+
     code = 0
     for name, error in results:
         if error is None:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from rl.cli.template import Template
+
     #: (heading, field) of each column
     Columns = Sequence[tuple[str, str]]
 
@@ -113,9 +115,12 @@ def columns(rows: Sequence[dict[str, Any]], wanted: Columns, heading: bool = Tru
 
 def print_rows(
     format: str, rows: Sequence[dict[str, Any]], wanted: Columns, heading: bool = True,
-    documents: Callable[[], Any] | None = None, indent: str = "  ",
+    documents: Callable[[], Any] | None = None, indent: str = "  ", headings: Columns = (),
 ) -> None:
-    """Print *rows* as ``--format`` asks: "" or table: *wanted* columns; json: *documents*; else a template per row."""
+    """Print *rows* as ``--format`` asks: "" or table: *wanted* columns; json: *documents*; else a template per row.
+
+    *headings*: of columns that only a template can ask for, with those of *wanted*.
+    """
     if format == "json":
         return write(to_json(documents() if documents else list(rows), indent) + "\n")
     if format in ("", "table"):
@@ -131,7 +136,7 @@ def print_rows(
         return write("".join([line if line.endswith("\n") else line + "\n" for line in lines]))
     if heading:
         try:
-            lines.insert(0, template.render(_headings(rows, wanted)))
+            lines.insert(0, template.render(_headings(rows, headings or wanted)))
         except TemplateError:
             pass  # a template that looks into a field has no heading
     return write(table([line.rstrip("\n").split("\t") for line in lines]))
@@ -144,6 +149,13 @@ def print_one(format: str, document: dict[str, Any], indent: str = "  ") -> None
     from rl.cli.template import tagged
 
     return write(render(format, tagged(document)))
+
+
+def template(format: str) -> Template:
+    """The parsed ``--format`` of a verb that prints row by row."""
+    from rl.cli.template import Template
+
+    return Template(_outside_actions(format, False))
 
 
 def render(format: str, document: Any) -> str:

@@ -41,6 +41,31 @@ class MountSpec(TypedDict, total=False):
     volume_labels: dict[str, str]
     image_id: str  # of an image: what the source was when the container was made
     layers: list[str]
+    borrowed: bool  # --volumes-from: the volume belongs to another container too
+
+
+class VolumeRecord(TypedDict, total=False):
+    """volumes/<name>/volume.json. The directory's name is the volume's."""
+
+    Driver: str  # local
+    CreatedAt: str  # RFC 3339 with nanoseconds, UTC
+    Labels: dict[str, str]
+    Options: dict[str, str]  # as asked, and what ``o`` says of UID, GID, SIZE, INODES
+    Anonymous: bool
+    UID: int  # of the shared user namespace; absent: the first container decides
+    GID: int
+
+
+class SecretUse(TypedDict):
+    """One --secret: which secret, and how the container gets it. Its data never stands in a record."""
+
+    id: str
+    name: str
+    type: str  # mount | env
+    target: str  # absolute path in the container, or the variable's name
+    uid: int
+    gid: int
+    mode: int
 
 
 class LogConfig(TypedDict, total=False):
@@ -80,6 +105,11 @@ class Event(TypedDict, total=False):
     Attributes: dict[str, str]  # a container's labels, and more
 
 
+class RestartPolicy(TypedDict):
+    policy: str  # no | on-failure | always | unless-stopped
+    retries: int  # with on-failure: how often at most, 0: no limit
+
+
 class NetworkRequest(TypedDict, total=False):
     """``mode``: default | pasta | slirp4netns | host | none | private | container:ID | ns:PATH."""
 
@@ -91,7 +121,50 @@ class NetworkRequest(TypedDict, total=False):
     dns_options: list[str]
     add_hosts: list[str]
     no_hosts: bool
+    no_hostname: bool
+    hosts_file: str  # base of /etc/hosts: path | image | none | "" (as containers.conf says)
+    mac: str  # hardware address asked for, "" = any
     no_resolv: bool
+
+
+class HealthCheck(TypedDict, total=False):
+    """How to probe; times in nanoseconds, as in the images' HEALTHCHECK."""
+
+    test: list[str]  # ["CMD", word…], ["CMD-SHELL", line] or ["NONE"]
+    shell: list[str]  # what CMD-SHELL is given to
+    interval: int  # from the end of a probe to the next one; 0: by hand only
+    timeout: int
+    retries: int  # failures in a row until unhealthy; of a start-up check: until a restart, 0: never
+    success: int  # start-up check only: how often it has to succeed
+
+
+class HealthConfig(HealthCheck, total=False):
+    """A container's health check."""
+
+    start_period: int  # failures do not count so long, unless it has succeeded
+    start_interval: int  # the interval meanwhile; 0: the same
+    on_failure: str  # none | kill | restart | stop
+    startup: HealthCheck  # probes until it succeeds; only then the others begin
+    log_destination: str  # local | events_logger | a directory
+    max_log_count: int  # entries, 0: no limit
+    max_log_size: int  # characters of each one's output, 0: no limit
+
+
+class HealthLogEntry(TypedDict):
+    """One probe; the keys are those that `inspect` shows."""
+
+    Start: str  # RFC 3339 with nanoseconds
+    End: str
+    ExitCode: int  # -1: it took too long
+    Output: str
+
+
+class HealthRecord(TypedDict, total=False):
+    """containers/<id>/health.json: how the container is; written at the start, then after each probe."""
+
+    status: str  # starting | healthy | unhealthy
+    failing_streak: int
+    log: list[HealthLogEntry]
 
 
 class ContainerConfig(TypedDict, total=False):
@@ -104,6 +177,7 @@ class ContainerConfig(TypedDict, total=False):
     image: str  # normalized reference as asked, "" with --rootfs
     image_id: str  # 64 hex digits
     rootfs: str  # --rootfs: a directory on the host
+    rootfs_overlay: bool  # it stays as it is: what the container changes is lost at its end
     layers: list[str]  # diff ids, base first
     driver: str  # storage driver asked for by name; "" = the first start chooses
     id_key: str  # which on-disk id mapping of the layers: "" | "single" | …
@@ -114,6 +188,7 @@ class ContainerConfig(TypedDict, total=False):
     workdir: str
     user: str
     group_add: list[str]
+    host_users: list[tuple[str, int, int, str, str]]  # --hostuser: name, uid, gid, full name, home
     umask: str
     timezone: str
     hostname: str
@@ -129,6 +204,7 @@ class ContainerConfig(TypedDict, total=False):
     cgroupns_mode: str
     network: NetworkRequest
     mounts: list[MountSpec]
+    secrets: list[SecretUse]
     read_only: bool
     read_only_tmpfs: bool
     shm_size: int
@@ -140,12 +216,18 @@ class ContainerConfig(TypedDict, total=False):
     sysctl: dict[str, str]
     ulimits: list[str]
     init: bool
+    systemd: bool  # a place for systemd: see rl.engine.spec.systemd
     labels: dict[str, str]
     annotations: dict[str, str]
     stop_signal: int
     stop_timeout: int
     remove: bool
+    pod: str  # id, and name, of the pod it is in
+    pod_name: str
+    requires: list[str]  # ids of the containers that --requires names
+    restart: RestartPolicy
     log: LogConfig
+    health: HealthConfig  # absent: none asked for, none in the image
     limits: dict[str, Any]  # memory, cpus, pids, … as asked, in bytes / units
     runtime: str
     options: dict[str, Any]  # every flag given, by name, for inspect
@@ -155,7 +237,7 @@ class ContainerConfig(TypedDict, total=False):
 class ContainerState(TypedDict, total=False):
     """containers/<id>/state.json: where it stands. Written by the monitor while one lives."""
 
-    status: str  # created | running | paused | stopping | exited | removing
+    status: str  # created | initialized | running | paused | stopping | restarting | exited | removing
     pid: int  # host pid of the container's init, 0 when none
     pid_start: int  # its start time, clock ticks after boot
     monitor_pid: int
@@ -169,6 +251,8 @@ class ContainerState(TypedDict, total=False):
     network: dict[str, Any]  # what rl.network reported: mode, ip, gateway …
     cgroup: str  # directory of the container's cgroup, "" without one
     cgroup_manager: str  # systemd | cgroupfs | "" (none)
+    restarts: int  # how often its restart policy has started it since `rl start`
+    stopped_by_user: bool  # by `rl stop` or `rl kill`: its restart policy does not count
     affinity: list[int]  # CPUs its processes are bound to where no cgroup can; [] = not
 
 
@@ -176,6 +260,18 @@ class LayerInfo(TypedDict, total=False):
     diff_id: str
     size: int  # bytes unpacked
     entries: int
+
+
+class SecretRecord(TypedDict, total=False):
+    """secrets/<id>/secret.json: what is known of a secret, its data left out."""
+
+    id: str  # 25 hex digits
+    name: str
+    driver: str  # file | pass | shell
+    options: dict[str, str]  # of the driver
+    labels: dict[str, str]
+    created: str
+    updated: str
 
 
 class ImageRecord(TypedDict, total=False):

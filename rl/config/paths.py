@@ -68,6 +68,11 @@ class Paths:
         return f"{self.data}/volumes"
 
     @property
+    def secrets(self) -> str:
+        """One directory for each secret, named by its id."""
+        return f"{self.data}/secrets"
+
+    @property
     def trash(self) -> str:
         return f"{self.data}/trash"
 
@@ -82,7 +87,7 @@ class Paths:
     def ensure(self) -> None:
         """Create the directories, private to the user. Raises RlError where that is not possible."""
         wanted = (self.data, self.run, f"{self.run}/containers", self.blobs, self.layers, self.images,
-                  self.containers, self.names, self.volumes, self.trash)
+                  self.containers, self.names, self.volumes, self.secrets, self.trash)
         for path in wanted:
             try:
                 os.makedirs(path, 0o700, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rl.engine import containers
+from rl.engine import containers, events
 from rl.errors import RlError, StateError
 from rl.monitor import client
 
@@ -24,10 +24,9 @@ def attach(
     config = containers.read_config(paths, container_id)
     state = containers.read_state(paths, container_id)
     status = state.get("status", "")
-    if status not in containers.LIVE:
-        raise StateError(
-            f"you can only attach to running containers: {name} is {status}", f"`rl start --attach {name}` runs it"
-        )
+    if status not in ("running", "stopping"):
+        hint = f"rl unpause {name}" if status == "paused" else f"`rl start --attach {name}` runs it"
+        raise StateError(f"you can only attach to running containers: {name} is {status}", hint)
     wants_stdin = config.get("stdin_open", False) and not no_stdin
     keys = config.get("detach_keys") if detach_keys is None else detach_keys
     try:
@@ -36,6 +35,7 @@ def attach(
         raise RlError(
             f"attach to container {name}: {error.strerror}", "it may be ending just now: `rl ps -a` shows its state"
         ) from None
+    events.emit_container(paths, config, "attach")
     result = client.attach(
         fd, stdin=stdin if wants_stdin else -1, stdout=stdout, stderr=stderr, tty=config.get("terminal", False),
         detach_keys=keys, sig_proxy=sig_proxy, pid=state.get("pid", 0), redraw=True,

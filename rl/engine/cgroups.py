@@ -18,6 +18,7 @@ from __future__ import annotations
 import _signal
 import os
 
+from rl.config import containersconf
 from rl.engine.spec import limits
 from rl.errors import RlError, StateError, UnsupportedError, UsageError
 from rl.runtime import cgroup
@@ -56,7 +57,15 @@ _DECIDING = ("--cgroup", "--stop-timeout")
 _STOP_TIMEOUT = 10  # seconds, the default of --stop-timeout
 
 
-def early(container_id: str, argv: list[str]) -> Scope | None:
+def configured(run: str) -> str:
+    """The manager that containers.conf wishes for instead of the best one: "cgroupfs" or ""; systemd is the best one.
+
+    *run* is Paths.run. Raises RlError for a containers.conf that is wrong.
+    """
+    return "cgroupfs" if containersconf.load(run).get("engine.cgroup_manager") == "cgroupfs" else ""
+
+
+def early(run: str, container_id: str, argv: list[str]) -> Scope | None:
     """The scope of `rl run`, asked for before anything else is known: systemd takes 20 ms, which so cost nothing.
 
     None where the command line may want something else, or there is no systemd: then the launch does what it has to.
@@ -65,6 +74,8 @@ def early(container_id: str, argv: list[str]) -> Scope | None:
         return None
     scope = _scope(container_id, "", _STOP_TIMEOUT + _GRACE)
     try:
+        if configured(run) or containersconf.load(run).get("containers.cgroups", "enabled") != "enabled":
+            return None
         _begin(scope)
     except RlError:
         return None
@@ -127,12 +138,19 @@ class Placement:
 
     def begin(self) -> None:
         """Ask systemd for the scope, if it will be one and nobody has yet; does not wait."""
+        if self._own_scope():
+            return
         if self._scope is None and self._mode == "enabled" and self._by_systemd():
             try:
                 self._scope = self._new_scope()
                 _begin(self._scope)
             except RlError as error:
                 self._without_scope(error)
+
+    def _own_scope(self) -> str:
+        """The cgroup of the container's scope where we are in it: it is started again. Else ""."""
+        own = cgroup.own_path()
+        return cgroup.ROOT + own[: -len(SUPERVISOR) - 1] if own.endswith(f"/rl-{self.id}.scope/{SUPERVISOR}") else ""
 
     def _by_systemd(self) -> bool:
         """Whether a scope is to be had and wanted; one asked for by name must be (--cgroup-manager)."""
@@ -161,6 +179,10 @@ class Placement:
             self._refuse_all("--cgroups=disabled", "leave it out")
         elif self._mode == "split":
             self._split()
+        elif self._scope is None and (above := self._own_scope()):
+            from rl.runtime.cgroup import systemd
+
+            self._take("systemd", systemd.leaf(above, PAYLOAD), above)
         elif self._scope is not None and self._finish_scope(self._scope):
             pass
         elif not self._no_scope and self._by_systemd():

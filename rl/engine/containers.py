@@ -24,21 +24,26 @@ from rl.errors import (
     UsageError,
 )
 from rl.kernel import proc
-from rl.runtime import userns
+from rl.runtime import sessions, userns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rl.config.model import ContainerConfig, ContainerState
+    from rl.config.model import ContainerConfig, ContainerState, RestartPolicy
     from rl.config.paths import Paths
 
-_HEX = frozenset("0123456789abcdef")
+HEX = frozenset("0123456789abcdef")
+
+NO_RESTART: RestartPolicy = {"policy": "no", "retries": 0}
 
 #: An empty file in the directory of a container with --rm: its records need not outlive the host's boot.
 PASSING = "passing"
-#: States in which a monitor must be alive.
+#: States of a container with processes.
 LIVE = frozenset(("running", "paused", "stopping"))
+#: States in which a monitor must be alive. "restarting": it waits to start the container again; "initialized": the
+#: container's process waits for `rl start`.
+MONITORED = LIVE | {"initialized", "restarting"}
 
 
 def now() -> str:
@@ -51,7 +56,7 @@ def check_name(name: str) -> None:
     """Raises UsageError unless *name* is one Podman would take."""
     if not is_name(name):
         raise UsageError(
-            f"container name {name!r} is not valid",
+            f"container name {name!r}: names must match [a-zA-Z0-9][a-zA-Z0-9_.-]*: invalid argument",
             "use letters, digits, '_', '.' and '-', and begin with a letter or a digit",
         )
 
@@ -156,13 +161,29 @@ def sweep(paths: Paths) -> None:
     for name in os.listdir(paths.containers):
         if name.startswith(".") and name.endswith(".new"):
             _being_made(paths, name[1:-4])
-    for name in os.listdir(paths.names):
+    links = os.listdir(paths.names)
+    renamed = len(links) > len(ids(paths))
+    for name in links:
         link = f"{paths.names}/{name}"
         try:
-            if not os.path.isdir(paths.container(os.path.basename(os.readlink(link)))):
+            container_id = os.path.basename(os.readlink(link))
+            if not os.path.isdir(paths.container(container_id)):
                 _free_stale(paths, link)
-        except OSError:
+            elif renamed and read_config(paths, container_id)["name"] != name:
+                _free_second(paths, name, container_id)
+        except (OSError, RlError):
             continue
+
+
+def _free_second(paths: Paths, name: str, container_id: str) -> None:
+    """Free a name that the container's record does not have: a killed `rl rename` had left it."""
+    names = os.open(paths.names, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(names, fcntl.LOCK_EX)  # a rename at work holds it
+        if read_config(paths, container_id)["name"] != name:
+            os.unlink(f"{paths.names}/{name}")
+    finally:
+        os.close(names)
 
 
 def tidy(paths: Paths, live: set[str]) -> None:
@@ -203,7 +224,7 @@ def find(paths: Paths, name: str) -> str:
             container_id = name if len(name) == 64 else ""
         if container_id and os.path.exists(f"{paths.container(container_id)}/config.json"):
             return container_id
-        if _HEX.issuperset(name):
+        if HEX.issuperset(name):
             found = [i for i in ids(paths) if i.startswith(name)]
             found = [i for i in found if os.path.exists(f"{paths.container(i)}/config.json")]
             if len(found) == 1:
@@ -267,7 +288,7 @@ def read_state(paths: Paths, container_id: str) -> ContainerState:
             continue
         if not _is_state(state):
             raise CorruptRecordError(f"read {path}: no state of a container", _CORRUPT_HINT)
-        if state["status"] not in LIVE or userns.monitor_pid(f"{paths.container_run(container_id)}/lock") > 0:
+        if state["status"] not in MONITORED or userns.monitor_pid(f"{paths.container_run(container_id)}/lock") > 0:
             return state  # a lock held without a pid in it is somebody's who buries it just now
         buried = _bury(paths, container_id, state)
         if buried:
@@ -281,6 +302,21 @@ def limits(paths: Paths, config: ContainerConfig) -> dict[str, Any]:
     """The limits the container has, or will have when it starts: as asked at create, or as `rl update` left them."""
     found: dict[str, Any] = updated(paths, config["id"]).get("limits", config["limits"])
     return found
+
+
+def restart_policy(paths: Paths, config: ContainerConfig) -> RestartPolicy:
+    """The restart policy it has: as asked at create, or as `rl update` left it."""
+    changed: RestartPolicy | None = updated(paths, config["id"]).get("restart")
+    return changed or config.get("restart") or NO_RESTART
+
+
+def environment(paths: Paths, config: ContainerConfig) -> list[str]:
+    """The environment asked for, with what `rl update` changed since. Raises CorruptRecordError."""
+    changes: dict[str, str | None] = updated(paths, config["id"]).get("env", {})
+    if not changes:
+        return config["env"]
+    kept = [line for line in config["env"] if line.partition("=")[0] not in changes]
+    return kept + [f"{name}={value}" for name, value in changes.items() if value is not None]
 
 
 def updated(paths: Paths, container_id: str) -> dict[str, Any]:
@@ -405,6 +441,7 @@ def _end_of(paths: Paths, container_id: str, state: ContainerState) -> None:
         for pid, start in helpers:
             end_process(pid, start)
         _remove_cgroup(state.get("cgroup", ""))
+        sessions.end_all(paths.container_run(container_id))
     state["status"] = "exited"
     state["pid"] = 0
     state["finished"] = now()

@@ -9,18 +9,27 @@ from __future__ import annotations
 import os
 import sys
 
+from rl.config import containersconf
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, containers, events
-from rl.engine.spec import environment, idmaps, limits, logs, mounts, security, values
-from rl.errors import ConflictError, NoSuchImageError, NotFoundError, RlError, UsageError, disk_hint
+from rl.engine import cgroups, containers, dependencies, events, namespaces, volumes
+from rl.engine.spec import accounts, environment, limits, logs, mounts, restart, security, systemd, values
+from rl.errors import (
+    ConflictError,
+    NoSuchImageError,
+    NotFoundError,
+    RlError,
+    UnsupportedError,
+    UsageError,
+    disk_hint,
+)
 from rl.image import content
-from rl.runtime import userns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from rl.config.model import ContainerConfig, ImageRecord, NetworkRequest
+    from rl.config.paths import Paths
     from rl.engine.context import Engine
 
 _LEFT = ("amber", "brave", "calm", "clever", "daring", "eager", "fair", "gentle", "happy", "jolly", "keen", "kind",
@@ -48,23 +57,41 @@ def resolve_image(engine: Engine, image: str, options: dict[str, Any]) -> tuple[
     return found, store.config(engine.paths, found)
 
 
-_PULL_FLAGS = ("platform", "arch", "os", "variant", "tls_verify", "authfile", "creds", "cert_dir", "quiet")
+_PULL_FLAGS = ("platform", "arch", "os", "variant", "tls_verify", "authfile", "creds", "cert_dir", "quiet", "retry")
 
 
 def _pull_options(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in _PULL_FLAGS if name in options}
+    found = {name: options[name] for name in _PULL_FLAGS if name in options}
+    if "retry_delay" in options:
+        from rl.engine.times import duration_ns
+
+        found["retry_delay"] = duration_ns(options["retry_delay"]) / 1e9
+    return found
+
+
+def _without_password(words: list[str]) -> list[str]:
+    """The command line for the record: what --creds says is for the pull alone."""
+    hidden, follows = [], False
+    for word in words:
+        if follows:
+            word = "***"
+        follows = word == "--creds"
+        hidden.append("--creds=***" if word.startswith("--creds=") else word)
+    return hidden
 
 
 def plan(
     engine: Engine, container_id: str, image: str, command: list[str], options: dict[str, Any]
 ) -> ContainerConfig:
     """Everything `config.json` holds, resolved against the image and this host; writes nothing."""
+    modes = containersconf.load(engine.paths.run)
+    if not options.get("cgroups") and modes.get("containers.cgroups", "enabled") != "enabled":
+        options = {**options, "cgroups": modes["containers.cgroups"]}
+    overlay = False
     if options.get("rootfs"):
         found = None
         document: dict[str, Any] = {}
-        root = os.path.abspath(image)
-        if not os.path.isdir(root):
-            raise NotFoundError(f"--rootfs {image}: no such directory")
+        root, overlay = _root_directory(image)
     else:
         found, document = resolve_image(engine, image, options)
         root = ""
@@ -76,18 +103,38 @@ def plan(
         "image": found["name"] if found else "",
         "image_id": found["id"] if found else "",
         "rootfs": root,
+        "rootfs_overlay": overlay,
         "layers": found["layers"] if found else [],
         "driver": engine.options.get("storage_driver", ""),
-        "create_command": ["rl", *sys.argv[1:]],
+        "create_command": ["rl", *_without_password(sys.argv[1:])],
         "image_config": image_config,
-        "options": {key: value for key, value in options.items() if not key.startswith("_")},
+        "options": {key: value for key, value in options.items() if not key.startswith("_") and key != "creds"},
         "runtime": engine.options.get("runtime") or "rl",
         "remove": bool(options.get("rm")),
     }
     options = {**options, "_command": command}
-    for fill in (_process, _identity, _namespaces, _network, _filesystem, _security, _supervision):
+    for fill in (_process, _identity, namespaces.fill, _network, _filesystem, _secrets, _security,
+                 _supervision):
         fill(engine, config, options)
     return config
+
+
+def _root_directory(text: str) -> tuple[str, bool]:
+    """(directory, whether it stays as it is) of --rootfs DIR[:O]."""
+    path, colon, flag = text.rpartition(":")
+    if not colon or os.path.isdir(text):
+        path, flag = text, ""
+    if flag.startswith("idmap"):
+        raise UnsupportedError(
+            f"--rootfs {text}: the kernel maps the ids of root's file systems for root only (mount_setattr(2))",
+            f"use {path}:O with --userns=host",
+        )
+    if flag not in ("", "O"):
+        raise UsageError(f"--rootfs {text!r}: {flag!r} is not an option", "write DIR, or DIR:O")
+    root = os.path.abspath(path)
+    if not os.path.isdir(root):
+        raise NotFoundError(f"--rootfs {path}: no such directory")
+    return root, flag == "O"
 
 
 def _process(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
@@ -108,12 +155,17 @@ def _process(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -
             )
         command = ["sh"]
     config["entrypoint"], config["arguments"], config["command"] = entrypoint, arguments, command
+    config["systemd"] = systemd.wanted(options, command)
     config["env"] = environment.environment(options, list(image.get("Env") or []))
+    if config["systemd"]:
+        config["env"] += systemd.variables(config["id"])
     config["workdir"] = options.get("workdir") or image.get("WorkingDir") or "/"
     if not config["workdir"].startswith("/"):
         raise UsageError(f"--workdir {config['workdir']!r} must be an absolute path in the container")
     config["user"] = options["user"] if "user" in options else image.get("User") or ""
+    accounts.check(options)
     config["group_add"] = list(options.get("group_add", []))
+    config["host_users"] = accounts.host_users(options.get("hostuser", []))
     config["terminal"] = bool(options.get("tty"))
     config["stdin_open"] = bool(options.get("interactive"))
     config["umask"] = _umask(options.get("umask", "0022"))
@@ -163,79 +215,14 @@ def _identity(engine: Engine, config: ContainerConfig, options: dict[str, Any]) 
     labels.update(values.pairs(options.get("label", []), "--label"))
     config["labels"] = labels
     config["annotations"] = values.pairs(options.get("annotation", []), "--annotation", strict=True)
-
-
-_NAMESPACE_FLAGS = (
-    ("pid", "pid_mode", ("private", "host")),
-    ("ipc", "ipc_mode", ("private", "host", "shareable", "none")),
-    ("uts", "uts_mode", ("private", "host")),
-    ("cgroupns", "cgroupns_mode", ("private", "host")),
-)
-
-
-def _namespaces(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
-    """--userns, --pid, --ipc, --uts, --cgroupns, --hostname."""
-    for flag, key, modes in _NAMESPACE_FLAGS:
-        mode = options.get(flag, "") or "private"
-        kind, _, rest = mode.partition(":")
-        if kind == "container":
-            mode = f"container:{containers.find(engine.paths, rest)}"
-        elif kind == "ns":
-            if not os.path.exists(rest):
-                raise NotFoundError(f"--{flag}={mode}: {rest}: no such file or directory")
-        elif mode not in modes:
-            raise UsageError(f"--{flag}: {mode!r} is not a mode", f"use {', '.join(modes)}, container:NAME or ns:PATH")
-        config[key] = mode  # type: ignore[literal-required]
-    text = options.get("userns", "")
-    config["userns"] = text
-    config["uid_map"] = config["gid_map"] = []
-    config["id_key"] = ""
-    if text not in ("", "host"):
-        maps = userns.wanted_maps()
-        limits_ = (sum(r[2] for r in maps.uid) - 1, sum(r[2] for r in maps.gid) - 1)
-        wanted = idmaps.parse(text, (os.getuid(), os.getgid()), limits_, _taken_ranges(engine, text))
-        config["uid_map"], config["gid_map"], config["id_key"] = wanted.uid_map, wanted.gid_map, wanted.id_key
-        if wanted.user and "user" not in options:
-            config["user"] = wanted.user
-    config["hostname"] = _hostname(engine, config, options)
-
-
-def _taken_ranges(engine: Engine, text: str) -> list[tuple[int, int]]:
-    """Shared ids in use by other containers with --userns=auto."""
-    taken = []
-    if text.startswith("auto"):
-        for other in containers.ids(engine.paths):
-            try:
-                config = containers.read_config(engine.paths, other)
-            except RlError:
-                continue
-            if config.get("userns", "").startswith("auto"):
-                taken += [(first, count) for _, first, count in config.get("uid_map", [])]
-    return taken
-
-
-def _hostname(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> str:
-    given: str = options.get("hostname", "")
-    if given:
-        if len(given.encode(errors="surrogateescape")) > 64:  # sethostname(2), __NEW_UTS_LEN
-            raise UsageError("--hostname is longer than 64 bytes")
-        if config["uts_mode"] != "private":
-            raise UsageError(f"--hostname cannot be set with --uts={config['uts_mode']}")
-        return given
-    if config["uts_mode"] == "host" or _network_mode(options) == "host":
-        return os.uname().nodename
-    return config["id"][:12]
-
-
-def _network_mode(options: dict[str, Any]) -> str:
-    given = options.get("network") or []
-    return (given[0] if isinstance(given, list) else given) if given else ""
+    if options.get("requires"):
+        config["requires"] = dependencies.requires(engine.paths, options["requires"])
 
 
 def _network(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
     """--network, -p, -P, --dns…, --add-host; `container:` is resolved to an id."""
     from rl.network import files, ports
-    from rl.network.flag import parse_network_flag
+    from rl.network.flag import check_mac, parse_network_flag
 
     given = options.get("network") or []
     request: NetworkRequest = parse_network_flag([given] if isinstance(given, str) else list(given))
@@ -256,14 +243,39 @@ def _network(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -
                       ("add_host", "add_hosts")):
         request[key] = list(options.get(flag, []))  # type: ignore[literal-required]
     request["no_hosts"] = bool(options.get("no_hosts"))
+    request["no_hostname"] = bool(options.get("no_hostname"))
+    request["hosts_file"] = _hosts_file(options)
+    request["mac"] = options.get("mac_address", "")
+    if request["mac"]:
+        check_mac(request["mac"], mode)
     config["network"] = request
+
+
+def _hosts_file(options: dict[str, Any]) -> str:
+    """--hosts-file: what /etc/hosts is made from; "" leaves that to containers.conf."""
+    given: str = options.get("hosts_file", "")
+    if options.get("no_hosts") and (given or options.get("add_host")):
+        other = "--hosts-file" if given else "--add-host"
+        raise UsageError(f"--no-hosts and {other} cannot be set together", "use one of them")
+    if given in ("", "image", "none"):
+        return given
+    path = os.path.abspath(given)
+    if not os.path.isfile(path):
+        raise NotFoundError(f"--hosts-file {given}: no such file", "name a file, image or none")
+    return path
 
 
 def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
     """Mounts, tmpfs, devices, /dev/shm, read-only root."""
-    config["mounts"] = mounts.mounts(options, list(config["image_config"].get("Volumes") or {}))
+    image_volumes = list(config["image_config"].get("Volumes") or {})
+    if options.get("volumes_from") or options.get("volume_driver"):
+        from rl.engine.spec import volumes_from
+
+        config["mounts"] = volumes_from.mounts(engine.paths, options, image_volumes)
+    else:
+        config["mounts"] = mounts.mounts(options, image_volumes)
     for spec in config["mounts"]:
-        if spec.get("anonymous"):
+        if spec.get("anonymous") and not spec.get("borrowed"):
             spec["source"] = os.urandom(32).hex()
         elif spec.get("id_map") == {} and not config["uid_map"]:
             raise UsageError(
@@ -275,6 +287,9 @@ def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]
             spec["image_id"], spec["layers"] = found["id"], found["layers"]
     config["read_only"] = bool(options.get("read_only"))
     config["read_only_tmpfs"] = options.get("read_only_tmpfs", True)
+    for directory in options.get("chrootdirs", []):
+        if not directory.startswith("/") or os.path.normpath(directory).strip("/") == "":
+            raise UsageError(f"--chrootdirs: {directory!r} must be an absolute path in the container, and not /")
     config["shm_size"] = values.size(options.get("shm_size", "65536k"), "--shm-size")
     config["devices"] = list(options.get("device", []))
     for item in config["devices"]:
@@ -282,6 +297,15 @@ def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]
     config["init"] = bool(options.get("init"))
     if config["init"]:
         config["options"]["init_path"] = _find_init(options)
+
+
+def _secrets(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """--secret: which, and where they are to be seen; the data is copied when the container is recorded."""
+    config["secrets"] = []
+    if options.get("secret"):
+        from rl.engine import container_secrets
+
+        config["secrets"] = container_secrets.wanted(engine, config["mounts"], options["secret"])
 
 
 _INITS = ("/usr/libexec/podman/catatonit", "/usr/libexec/catatonit/catatonit", "/usr/bin/catatonit",
@@ -317,14 +341,38 @@ def _security(engine: Engine, config: ContainerConfig, options: dict[str, Any]) 
 
 
 def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
-    """Stop signal and timeout, log, detach keys."""
+    """Stop signal and timeout, restart policy, log, detach keys."""
     from rl.config.signals import parse_signal
 
     image = config["image_config"]
-    config["stop_signal"] = parse_signal(options.get("stop_signal") or image.get("StopSignal") or "TERM")
+    usual = systemd.STOP_SIGNAL if config["systemd"] else "TERM"
+    config["stop_signal"] = parse_signal(options.get("stop_signal") or image.get("StopSignal") or usual)
     config["stop_timeout"] = values.integer(options.get("stop_timeout", 10), "--stop-timeout", 0)
-    config["detach_keys"] = options.get("detach_keys", "ctrl-p,ctrl-q")
-    config["log"] = logs.log_config(f"{engine.paths.container(config['id'])}/ctr.log", options)
+    config["restart"] = restart.policy(options.get("restart", ""), config["remove"])
+    notify = options.get("sdnotify", "container")
+    if notify not in ("container", "conmon", "healthy", "ignore"):
+        what = f'invalid sdnotify value "{notify}"'
+        raise UsageError(what, "it must be container, conmon, healthy or ignore")
+    for flag in ("pidfile", "conmon_pidfile"):
+        if options.get(flag):  # it may be written again, by a monitor, which is elsewhere
+            config["options"][flag] = os.path.abspath(options[flag])
+    config["detach_keys"] = options.get("detach_keys", detach_keys(engine.paths))
+    file = f"{engine.paths.container(config['id'])}/ctr.log"
+    config["log"] = logs.log_config(file, options, containersconf.load(engine.paths.run))
+    if image.get("Healthcheck") or any("health" in key for key in options):
+        from rl.engine.spec.health import health
+
+        checks = health(options, image)
+        if checks:
+            config["health"] = checks
+    if notify == "healthy" and config.get("health", {}).get("test", ["NONE"]) == ["NONE"]:
+        raise UsageError('sdnotify policy "healthy" requires a healthcheck to be set', "add --health-cmd")
+
+
+def detach_keys(paths: Paths) -> str:
+    """The keys that detach where no flag says: as containers.conf has them."""
+    found: str = containersconf.load(paths.run).get("engine.detach_keys", "ctrl-p,ctrl-q")
+    return found
 
 
 def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
@@ -347,8 +395,13 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
         with content.records_lock(paths, exclusive=False):  # `rl rmi` must not take the image away just now
             if config["image_id"] and not os.path.exists(f"{paths.blobs}/{config['image_id']}"):
                 raise NoSuchImageError(f"image {config['image']} was removed meanwhile", f"rl pull {config['image']}")
+            volumes.claim(paths, config)
             if not sync:
                 os.close(os.open(f"{staging}/{containers.PASSING}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            if config.get("secrets"):
+                from rl.engine import container_secrets
+
+                container_secrets.copy(paths, config, staging, sync, options.get("_original", ""))
             write_json(f"{staging}/config.json", config, sync=sync)
             write_json(f"{staging}/state.json", state, sync=sync)
             os.rename(staging, paths.container(container_id))
@@ -416,7 +469,9 @@ def _replace(engine: Engine, config: ContainerConfig) -> bool:
 
 
 def _undo(engine: Engine, config: ContainerConfig, staging: str, cidfile: str) -> None:
-    for name in ("config.json", "state.json", containers.PASSING):
+    volumes.unclaim(engine.paths, config)
+    copies = [f"secret.{use['id']}" for use in config.get("secrets", [])]
+    for name in ("config.json", "state.json", containers.PASSING, *copies):
         try:
             os.unlink(f"{staging}/{name}")
         except OSError:

@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from rl.config.jsonio import dumps
+from rl.engine import events
 from rl.engine.collect import collect_pending, discard_later
 from rl.engine.containers import now
 from rl.engine.context import Engine
@@ -50,7 +51,9 @@ def import_(
             layer = _store_layer(ContentStore(engine.paths), source)
             unpack(engine, [layer])
             manifest = _documents(ContentStore(engine.paths), layer, config, message, platform)
-            return add(engine.paths, name, manifest)["id"]
+            image_id = add(engine.paths, name, manifest)["id"]
+            events.emit(engine.paths, "image", "import", image_id, name)
+            return image_id
     finally:
         collect_pending(engine)
 

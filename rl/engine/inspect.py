@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 
 from rl.config.signals import signal_name
-from rl.engine import containers
+from rl.engine import containers, dependencies
 from rl.engine.times import NEVER_TEXT, human_size
 from rl.errors import NotFoundError, RlError, UsageError
+from rl.runtime import sessions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,20 +61,9 @@ def _image(engine: Engine, name: str, size: bool) -> dict[str, Any]:
 
 
 def _volume(engine: Engine, name: str, size: bool) -> dict[str, Any]:
-    directory = f"{engine.paths.volumes}/{name}"
-    if not name or "/" in name or name.startswith(".") or not os.path.isdir(directory):
-        raise NotFoundError(f"no such volume {name}")
-    from rl.config.jsonio import read_json
+    from rl.engine.volume.inspect import document
 
-    try:
-        record = read_json(f"{directory}/volume.json")
-    except (OSError, ValueError):
-        record = {}
-    return {
-        "Name": name, "Driver": "local", "Mountpoint": f"{directory}/_data", "CreatedAt": record.get("created", ""),
-        "Labels": record.get("labels") or {}, "Scope": "local", "Options": record.get("options") or {},
-        "Anonymous": bool(record.get("anonymous")),
-    }  # fmt: skip
+    return document(engine.paths, name)
 
 
 def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:
@@ -82,6 +72,9 @@ def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:
     config = containers.read_config(engine.paths, container_id)
     if "limits" in config:
         config["limits"] = containers.limits(engine.paths, config)
+    if "env" in config:
+        config["env"] = containers.environment(engine.paths, config)
+        config["restart"] = containers.restart_policy(engine.paths, config)
     found = document(engine, config, containers.read_state(engine.paths, container_id))
     if size:
         from rl.engine.ps import container_sizes
@@ -103,7 +96,7 @@ def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> 
         "Created": config["created"],
         "Path": command[0],
         "Args": command[1:],
-        "State": _state(config, state, run),
+        "State": _state(engine, config, state),
         "Image": config.get("image_id", ""),
         "ImageDigest": _image_digest(engine, config),
         "ImageName": config.get("image", ""),
@@ -115,7 +108,7 @@ def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> 
         "StaticDir": directory,
         "OCIConfigPath": _existing(f"{directory}/bundle/config.json"),
         "OCIRuntime": config.get("runtime", "rl"),
-        "ConmonPidFile": f"{run}/lock",
+        "ConmonPidFile": config.get("options", {}).get("conmon_pidfile") or f"{run}/lock",
         "PidFile": config.get("options", {}).get("pidfile", ""),
         "Name": config["name"],
         "RestartCount": state.get("restarts", 0),
@@ -125,10 +118,10 @@ def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> 
         "AppArmorProfile": "",
         "EffectiveCaps": caps if not config.get("user") or config["user"].partition(":")[0] in ("0", "root") else [],
         "BoundingCaps": caps,
-        "ExecIDs": [],
+        "ExecIDs": [found[0] for found in sessions.living(run)],
         "GraphDriver": {"Name": _driver(config, state), "Data": _graph(engine, config, state)},
         "Mounts": [_mount(engine, spec) for spec in config.get("mounts", []) if spec.get("type") != "tmpfs"],
-        "Dependencies": _dependencies(config),
+        "Dependencies": dependencies.of(config),
         "NetworkSettings": _network(config, state),
         "Namespace": "",
         "IsInfra": False,
@@ -151,15 +144,15 @@ def _driver(config: ContainerConfig, state: ContainerState) -> str:
     return config.get("driver") or str(state.get("driver") or "")
 
 
-def _state(config: ContainerConfig, state: ContainerState, run: str) -> dict[str, Any]:
+def _state(engine: Engine, config: ContainerConfig, state: ContainerState) -> dict[str, Any]:
     status = state.get("status", "created")
-    alive = status in containers.LIVE
+    alive = status in containers.MONITORED
     return {
         "OciVersion": _OCI_VERSION,
         "Status": status,
         "Running": status in ("running", "stopping"),
         "Paused": status == "paused",
-        "Restarting": False,
+        "Restarting": status == "restarting",
         "OOMKilled": state.get("oom_killed", False),
         "Dead": False,
         "Pid": state.get("pid", 0) if alive else 0,
@@ -168,12 +161,20 @@ def _state(config: ContainerConfig, state: ContainerState, run: str) -> dict[str
         "Error": state.get("error", ""),
         "StartedAt": state.get("started") or NEVER_TEXT,
         "FinishedAt": state.get("finished") or NEVER_TEXT,
-        "Health": {"Status": "", "FailingStreak": 0, "Log": None},
+        "Health": _health(engine, config),
         "CgroupPath": state.get("cgroup", "").removeprefix("/sys/fs/cgroup") if alive else "",
         "CheckpointedAt": NEVER_TEXT,
         "RestoredAt": NEVER_TEXT,
         "StoppedByUser": state.get("stopped_by_user", False),
     }
+
+
+def _health(engine: Engine, config: ContainerConfig) -> dict[str, Any]:
+    if "health" not in config:
+        return {"Status": "", "FailingStreak": 0, "Log": None}
+    from rl.engine import healthcheck
+
+    return healthcheck.state_document(engine.paths, config)
 
 
 def _image_digest(engine: Engine, config: ContainerConfig) -> str:
@@ -227,14 +228,6 @@ def _mount(engine: Engine, spec: MountSpec) -> dict[str, Any]:
         Propagation=next((option for option in options if option in _PROPAGATION), "rprivate"),
     )
     return entry
-
-
-def _dependencies(config: ContainerConfig) -> list[str]:
-    """Ids of the containers whose namespaces this one joins."""
-    modes = [config.get("network", {}).get("mode", ""), config.get("pid_mode", ""), config.get("ipc_mode", ""),
-             config.get("uts_mode", ""), config.get("cgroupns_mode", "")]
-    found = [mode.partition(":")[2] for mode in modes if mode.startswith("container:")]
-    return list(dict.fromkeys(found))
 
 
 def port_bindings(ports: list[PortMapping]) -> dict[str, list[dict[str, str]]]:
@@ -300,14 +293,28 @@ def _config(config: ContainerConfig) -> dict[str, Any]:
         "StopTimeout": config.get("stop_timeout", 10),
         "CreateCommand": config.get("create_command") or [],
         "Umask": config.get("umask", "0022"),
-        "Timeout": 0,
-        "Passwd": True,
-        "sdNotifyMode": "container",
+        "Timeout": int(options.get("timeout", 0)),
+        "Passwd": options.get("passwd", True),
+        "sdNotifyMode": options.get("sdnotify", "container"),
         "HealthcheckOnFailureAction": "none",
         "ExposedPorts": image.get("ExposedPorts") or {},
     }
+    if "health" in config:
+        from rl.engine import healthcheck
+
+        document.update(healthcheck.config_document(config))
     if config.get("timezone"):
         document["Timezone"] = config["timezone"]
+    if config.get("systemd"):
+        document["SystemdMode"] = True
+    if options.get("chrootdirs"):
+        document["ChrootDirs"] = options["chrootdirs"]
+    shown = [use for use in config.get("secrets", []) if use["type"] == "mount"]
+    if shown:
+        document["Secrets"] = [
+            {"Name": use["name"], "ID": use["id"], "UID": use["uid"], "GID": use["gid"], "Mode": use["mode"]}
+            for use in shown
+        ]
     return document
 
 
@@ -340,6 +347,7 @@ def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState
     request, limits = config.get("network", {}), config.get("limits", {})
     memory, cpu = limits.get("memory") or {}, limits.get("cpu") or {}
     block = limits.get("blockIO") or {}
+    restart = config.get("restart") or containers.NO_RESTART
     return {
         "Binds": [_bind(spec) for spec in config.get("mounts", []) if spec.get("type") in ("bind", "volume")],
         "CgroupManager": state.get("cgroup_manager") or "cgroupfs",
@@ -351,7 +359,7 @@ def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState
         },
         "NetworkMode": state.get("network", {}).get("mode") or request.get("mode", "default"),
         "PortBindings": port_bindings(request.get("ports", [])),
-        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "RestartPolicy": {"Name": restart["policy"], "MaximumRetryCount": restart["retries"]},
         "AutoRemove": config.get("remove", False),
         "Annotations": config.get("annotations") or {},
         "VolumeDriver": "",

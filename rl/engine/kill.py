@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from rl.config.signals import parse_signal
-from rl.engine import containers, events, signalling
+from rl.engine import containers, events, selection, signalling
 from rl.errors import NoSuchContainerError, RlError, StateError
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ def kill(
     """
     number = parse_signal(signal)
     results: list[tuple[str, RlError | None]] = []
-    for name in containers.ids(engine.paths) if all else names:
+    for name in selection.monitored(engine.paths) if all else names:
         try:
             _kill(engine, name, number)
         except (StateError, NoSuchContainerError) as error:
@@ -40,7 +40,10 @@ def _kill(engine: Engine, name: str, number: int) -> None:
     container_id = containers.find(engine.paths, name)
     state = containers.read_state(engine.paths, container_id)
     status = state.get("status", "")
-    if status in containers.LIVE:
+    if status in containers.LIVE or status == "restarting":
+        signalling.tell(engine.paths, container_id, number, state)
+        if status == "restarting" and number in signalling.ENDING:
+            return
         pidfd = signalling.open_init(state)
         try:
             if signalling.send(pidfd, number, name):

@@ -11,15 +11,14 @@ import os
 import time
 
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, containers, events, oci, prefork, volumes
-from rl.engine.spec import security
+from rl.engine import cgroups, confinement, containers, events, identity, oci, prefork, volumes
 from rl.errors import RlError, UnsupportedError, UsageError, disk_hint, limit_hint, to_wire
 from rl.kernel import mount, process
 from rl.monitor import handover
 from rl.network import namespace
 from rl.network import setup as network_setup
 from rl.runtime import container as runtime
-from rl.runtime import mountns, rootpath, seccomp, users
+from rl.runtime import mountns, rootpath
 from rl.storage import driver as storage
 
 TYPE_CHECKING = False
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
     from rl.config.model import ContainerConfig, ContainerState, MountSpec
     from rl.config.paths import Paths
+    from rl.monitor.health import Health
     from rl.runtime.cgroup.systemd import Scope
 
     class Created(Protocol):
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
         pid: int
         pidfd: int
         master: int
+
+
+    Steps = tuple[tuple[str, Callable[["Launch"], None]], ...]
 
 
 def launch(
@@ -50,19 +53,14 @@ def launch(
     for progress in (*spans, {"ids": mode}):
         prefork.send_progress(sock, progress)
     try:
-        for name, step in STEPS:
-            began = time.monotonic_ns()
-            try:
-                step(work)
-            except RlError as error:
-                from rl.engine import denied
+        if message.get("init"):
+            from rl.engine import initialized
 
-                raise denied.explain(error, work.config, work.context) from None
-            except OSError as error:
-                what = f"{name}: {error.filename + ': ' if error.filename else ''}{error.strerror}"
-                raise RlError(what, disk_hint(error) or limit_hint(error)) from None
-            prefork.send_progress(sock, {"step": name, "start": began, "end": time.monotonic_ns()})
-        work.become_monitor()
+            work.walk(STEPS[:-1])
+            initialized.wait_for_start(work, STEPS[-1:])
+        else:
+            work.walk(STEPS)
+            work.become_monitor()
     except BaseException as error:
         work.roll_back()
         prefork.send_progress(sock, {"error": to_wire(error)})
@@ -98,15 +96,36 @@ class Launch:
         self.io = runtime.Io()
         self.streams: dict[str, int] = {}  # the monitor's ends: stdout, stderr, stdin
         self.created: Created | None = None
+        self.health: Health = {}  # for the monitor, once the command runs
         self.start: Callable[[], None] = lambda: None
+        self.attach_fd = -1
+        self.notify: dict[str, Any] = {}
+        self.restarts = 0  # how often its policy has started it again
+
+    def walk(self, steps: Steps) -> None:
+        """Do the steps. Raises RlError; then :meth:`roll_back` is due."""
+        for name, step in steps:
+            began = time.monotonic_ns()
+            try:
+                step(self)
+            except RlError as error:
+                from rl.engine import denied
+
+                raise denied.explain(error, self.config, self.context) from None
+            except OSError as error:
+                what = f"{name}: {error.filename + ': ' if error.filename else ''}{error.strerror}"
+                raise RlError(what, disk_hint(error) or limit_hint(error)) from None
+            prefork.send_progress(self.sock, {"step": name, "start": began, "end": time.monotonic_ns()})
 
     def read_record(self) -> None:
         """The container's record, and the log and attach socket of its monitor."""
         self.config = containers.read_config(self.paths, self.id)
         # The writable layer of one driver means nothing to another: the first start decides.
         self.driver = containers.read_state(self.paths, self.id).get("driver") or self.config["driver"]
-        self.attach_fd = handover.listen(self.paths.container_run(self.id))
+        if self.attach_fd < 0:
+            self.attach_fd = handover.listen(self.paths.container_run(self.id))
         self.limits = containers.limits(self.paths, self.config)
+        self.config["env"] = containers.environment(self.paths, self.config)
         manager = self.message.get("cgroup_manager", "")
         self.placement = cgroups.Placement(self.config, self.limits, self._limit_refused, self.scope, manager)
         self.undo.append(self.placement.undo)
@@ -123,7 +142,8 @@ class Launch:
             self.context.namespaces["network"] = self._other_namespace("net", mode)
         own = not joined and mode != "host"
         if own or nested is not None:
-            self.user_fd, self.net_fd = namespace.create(nested, network=own)
+            other = self._other_users() if nested else -1
+            self.user_fd, self.net_fd = namespace.create(nested, network=own, join=other)
         self.pending = network_setup.start(config["network"], self.net_fd, run_dir=self.paths.run)
         self.undo.append(self.pending.cancel)
         if self.user_fd >= 0:
@@ -142,6 +162,13 @@ class Launch:
                 f"join the {kind} namespace of container {rest[:12]}: it is not running", f"rl start {rest[:12]}"
             )
         return f"/proc/{state['pid']}/ns/{kind}"
+
+    def _other_users(self) -> int:
+        """A descriptor of the user namespace to join with --userns=container:ID; -1 if it is not that."""
+        mode = self.config["userns"]
+        if not mode.startswith("container:"):
+            return -1
+        return os.open(self._other_namespace("user", mode), os.O_RDONLY | os.O_CLOEXEC)
 
     def join_namespaces(self) -> None:
         """--pid, --ipc, --uts, --cgroupns of another container or of a file."""
@@ -172,7 +199,7 @@ class Launch:
                 if os.path.exists(f"{other}/{name}"):
                     self.context.binds.append((f"{other}/{name}", f"/etc/{name}"))
             return
-        owner = _container_id_of_root(self.config)
+        owner = self._owner(0, 0)
         for name, text in self._render_network().items():
             path = f"{self.directory}/{name}"
             with open(path, "w", encoding="utf-8") as file:
@@ -185,11 +212,19 @@ class Launch:
         from rl.network import files, settings
 
         memory = settings.remembered(self.paths.run)
-        contents = files.render(
-            self.config["network"], self.network, self.config["hostname"], self.config["name"], memory.config()
-        )
+        request, config = self.config["network"], memory.config()
+        own = self._image_file("/etc/hosts") if files.base_file(request, config) == "image" else ""
+        contents = files.render(request, self.network, self.config["hostname"], self.config["name"], config, own)
         memory.save()
         return contents
+
+    def _image_file(self, path: str) -> str:
+        """A text file of the image; "" where it has none."""
+        root = os.open(self.context.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return rootpath.read_limited(root, path, 8 << 20).decode(errors="surrogateescape")
+        finally:
+            os.close(root)
 
     def finish_network(self) -> None:
         """Wait for the helper; if another rung of the ladder was taken, the files are corrected in place."""
@@ -211,12 +246,15 @@ class Launch:
         """The image's layers with the container's own writable layer on top, at containers/<id>/rootfs."""
         from rl.engine import rootfs
 
-        if self.config["rootfs"]:
+        if self.config["rootfs"] and not self.config.get("rootfs_overlay"):
             self.context.rootfs = self.config["rootfs"]
             return
         chosen = storage.choose(self.paths, self.driver)
         self.driver = chosen.name
-        mounted = rootfs.mount(self.paths, chosen, self.config, self.context.id_mode, self._note)
+        if self.config["rootfs"]:
+            mounted = rootfs.mount_directory(self.paths, chosen, self.config)
+        else:
+            mounted = rootfs.mount(self.paths, chosen, self.config, self.context.id_mode, self._note)
         self.helpers += mounted["pids"]
         self.mounted_by = mounted["pids"]
         self.undo.append(lambda: chosen.unmount(mounted))
@@ -228,18 +266,10 @@ class Launch:
     def fill_volumes(self) -> None:
         """Volumes, the user's numbers, and the files that tell a container what it is."""
         config, context = self.config, self.context
-        context.volumes = volumes.prepare(self.paths, config, context.rootfs)
-        context.uid, context.gid, groups, context.home = users.lookup(context.rootfs, config["user"])
-        if config["group_add"] and context.id_mode == "single":
-            raise UnsupportedError(
-                "--group-add: the kernel allows no further groups in a user namespace of a single id",
-                "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER",
-            )
-        context.additional_gids = groups + [
-            gid for gid in users.group_ids(context.rootfs, config["group_add"]) if gid not in groups
-        ]
-        self._check_ids()
-        self._prepare_sources()
+        identity.lookup(config, context)
+        owner = self._owner(context.uid, context.gid)
+        context.volumes = volumes.prepare(self.paths, config, context.rootfs, owner)
+        self._prepare_sources(owner)
         containerenv = f"{self.directory}/containerenv"
         with open(containerenv, "w", encoding="utf-8") as file:
             file.write(f'engine="rl"\nname="{config["name"]}"\nid="{self.id}"\nimage="{config["image"]}"\n'
@@ -248,19 +278,11 @@ class Launch:
         if config["timezone"]:
             zone = "/etc/localtime" if config["timezone"] == "local" else f"/usr/share/zoneinfo/{config['timezone']}"
             context.binds.append((os.path.realpath(zone), "/etc/localtime"))
-        self._own_entries()
+        identity.write_entries(config, context, self.directory, self._owner(0, 0), self.message.get("uid"))
+        if config.get("secrets"):
+            self._show_secrets()
 
-    def _check_ids(self) -> None:
-        """A user the id map does not hold would fail late and with EINVAL: say it now."""
-        ranges = self.config["uid_map"] or process.id_map("uid")
-        if not any(inside <= self.context.uid < inside + count for inside, _, count in ranges):
-            raise UnsupportedError(
-                f"run as user {self.config['user']}: uid {self.context.uid} is not in the container's id map",
-                "this host maps a single id; sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
-                if self.context.id_mode == "single" else "extend the user's range in /etc/subuid and /etc/subgid",
-            )
-
-    def _prepare_sources(self) -> None:
+    def _prepare_sources(self, owner: tuple[int, int]) -> None:
         """Mounts whose source has to be made first: overlays, images, parts of volumes; and the option U."""
         config, context = self.config, self.context
         numbers = [number for number, spec in enumerate(config["mounts"]) if _needs_source(spec)]
@@ -270,7 +292,6 @@ class Launch:
 
         driver = storage.choose(self.paths, self.driver)
         made = Mountpoints(self.paths, config, driver, self.undo, self._note)
-        owner = _outside(config["uid_map"], context.uid), _outside(config["gid_map"], context.gid)
         for number in numbers:
             spec = config["mounts"][number]
             source = context.volumes.get(spec["destination"], spec["source"])
@@ -278,43 +299,43 @@ class Launch:
         self.helpers += made.pids
         self.mounted_by = [*self.mounted_by, *made.pids]
 
-    def _own_entries(self) -> None:
-        """keep-id's user and group, where the image's passwd and group files have none: programs look there."""
-        if not self.config["userns"].startswith("keep-id"):
-            return
-        import pwd
+    def _show_secrets(self) -> None:
+        from rl.engine import container_secrets
 
-        uid, gid = self.context.uid, self.context.gid
-        name = "user" if self.message.get("uid") != uid else pwd.getpwuid(uid).pw_name
-        self._add_entry("passwd", uid, f"{name}:*:{uid}:{gid}:{name}:{self.config['workdir']}:/bin/sh")
-        self._add_entry("group", gid, f"{name}:x:{gid}:")
+        container_secrets.hide(self.directory)
+        self.undo.append(lambda: container_secrets.hide(self.directory))
+        self.context.secrets = container_secrets.show(self.directory, self.config, self._owner)
 
-    def _add_entry(self, file: str, number: int, line: str) -> None:
-        """A copy of the image's /etc/FILE with *line* in it, unless it has one for the id *number*."""
-        root = os.open(self.context.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            text = rootpath.read_limited(root, f"/etc/{file}", 8 << 20).decode(errors="surrogateescape")
-        finally:
-            os.close(root)
-        if any(entry.split(":")[2:3] == [str(number)] for entry in text.splitlines()):
-            return
-        path = f"{self.directory}/{file}"
-        with open(path, "w", encoding="utf-8", errors="surrogateescape") as output:
-            output.write(text + ("" if text.endswith("\n") or not text else "\n") + line + "\n")
-        os.chmod(path, 0o644)
-        os.chown(path, *_container_id_of_root(self.config))
-        self.context.binds.append((path, f"/etc/{file}"))
+    def _owner(self, uid: int, gid: int) -> tuple[int, int]:
+        """Ids of the container, as they are outside of a user namespace of its own."""
+        return _outside(self.config["uid_map"], uid), _outside(self.config["gid_map"], gid)
 
     # runtime ------------------------------------------------------------------------------------
     def prepare_runtime(self) -> None:
         """cgroup, seccomp, stdio, and the OCI bundle."""
         self._enter_cgroup()
-        self._choose_seccomp()
+        self.context.seccomp = confinement.seccomp_profile(self.config)
         self._open_streams()
         self.spec = oci.specification(self.config, self.context)
+        if os.environ.get("NOTIFY_SOCKET"):
+            from rl.engine import readiness
+
+            self.notify = readiness.prepare(self.config, self.spec, self.directory)
         self.bundle = f"{self.directory}/bundle"
         os.makedirs(self.bundle, 0o700, exist_ok=True)
         write_json(f"{self.bundle}/config.json", self.spec, sync=False)
+        if any(use["type"] == "env" for use in self.config.get("secrets", [])):
+            self._add_secret_variables()
+
+    def _add_secret_variables(self) -> None:
+        """--secret type=env: not on disk. Another runtime reads a file, which is one in memory then."""
+        from rl.config import secretcopies
+
+        self.spec["process"]["env"] += secretcopies.variables(self.directory, self.config["secrets"])
+        if self.config["runtime"] != "rl":
+            mount.mount("tmpfs", self.bundle, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0700,size=4m")
+            self.undo.append(lambda: mount.umount(self.bundle, mount.MNT_DETACH))
+            write_json(f"{self.bundle}/config.json", self.spec, sync=False)
 
     def _enter_cgroup(self) -> None:
         self.placement.finish()
@@ -327,24 +348,9 @@ class Launch:
             raise UnsupportedError(what, hint)
         self.warnings.append(what + (f" ({hint})" if hint else ""))
 
-    def _choose_seccomp(self) -> None:
-        chosen = security.security_options(self.config["security_opt"])
-        bounding, _ = security.capabilities(self.config["cap_add"], self.config["cap_drop"], self.config["privileged"])
-        if chosen.seccomp == "unconfined" or (self.config["privileged"] and not chosen.seccomp):
-            return
-        if chosen.seccomp:
-            from rl.config.jsonio import read_json
-
-            try:
-                profile = read_json(chosen.seccomp)
-            except (OSError, ValueError) as error:
-                raise RlError(f"read the seccomp profile {chosen.seccomp}: {error}") from None
-            self.context.seccomp = seccomp.resolve(profile, bounding)
-        else:
-            self.context.seccomp = seccomp.default_profile(bounding)
-
     def _open_streams(self) -> None:
         """Pipes between the container and its monitor; a terminal brings its own, passthrough needs none."""
+        self.io.preserve = self.message.get("preserve", [])
         if self.config["log"]["driver"] == "passthrough":
             if any(map(os.isatty, range(3))):
                 raise UsageError(
@@ -363,8 +369,7 @@ class Launch:
         else:
             self.io.stdin = null
         # A container that runs as another user must be able to reopen them: /dev/stdout, /dev/stderr.
-        uid = _outside(self.config["uid_map"], self.context.uid)
-        gid = _outside(self.config["gid_map"], self.context.gid)
+        uid, gid = self._owner(self.context.uid, self.context.gid)
         for fd in (self.io.stdout, self.io.stderr, self.io.stdin):
             if fd != null:
                 os.fchown(fd, uid, gid)
@@ -396,21 +401,32 @@ class Launch:
     def start_process(self) -> None:
         """The command runs; the record says so."""
         assert self.created is not None
-        pid = self.created.pid
-        state: ContainerState = {
-            "status": "running", "pid": pid, "pid_start": process.start_time(pid), "monitor_pid": os.getpid(),
-            "boot_id": process.boot_id(), "started": containers.now(), "finished": "", "exit_code": 0,
-            "oom_killed": False, "error": "", "driver": self.driver, "network": self._network_record(),
-            "cgroup": self._cgroup_path(), "cgroup_manager": self.placement.manager,
-            "affinity": self.placement.affinity,
-        }
-        self._bind(pid)
+        state = self.state_as("running")
+        state["started"] = containers.now()
+        self._bind(state["pid"])
         self.start()
         containers.write_state(self.paths, self.id, state)
         self.state = state
-        if self.config["options"].get("pidfile"):
-            with open(self.config["options"]["pidfile"], "w", encoding="utf-8") as file:
-                file.write(f"{pid}\n")
+        if "health" in self.config:
+            from rl.engine import healthcheck
+
+            self.health = healthcheck.begin(self.paths, self.config)
+        for option, pid in (("pidfile", state["pid"]), ("conmon_pidfile", os.getpid())):
+            if self.config["options"].get(option):
+                with open(self.config["options"][option], "w", encoding="utf-8") as file:
+                    file.write(f"{pid}\n")
+
+    def state_as(self, status: str) -> ContainerState:
+        """state.json with *status*, of a container that exists."""
+        assert self.created is not None
+        pid = self.created.pid
+        return {
+            "status": status, "pid": pid, "pid_start": process.start_time(pid), "monitor_pid": os.getpid(),
+            "boot_id": process.boot_id(), "started": "", "finished": "", "exit_code": 0,
+            "oom_killed": False, "error": "", "driver": self.driver, "network": self._network_record(),
+            "cgroup": self._cgroup_path(), "cgroup_manager": self.placement.manager,
+            "affinity": self.placement.affinity, "restarts": self.restarts,
+        }
 
     def _bind(self, pid: int) -> None:
         """CPU affinity, in the place of a cpuset; what the process starts inherits it."""
@@ -434,50 +450,77 @@ class Launch:
     # hand-over ----------------------------------------------------------------------------------
     def become_monitor(self) -> None:
         """Say that it runs, then replace this process by the lean monitor."""
+        self.tell_ready()
+        params = self.monitor_params()
+        if self.message.get("attach", False):
+            params["client_fd"], params["client"] = self.sock.detach(), self.message.get("streams", {})
+        else:
+            self.sock.close()
+        handover.become_monitor(params)
+
+    def tell_ready(self) -> None:
+        """The command line has waited for this."""
         assert self.created is not None
         for warning in self.warnings:
             prefork.send_progress(self.sock, {"warning": warning})
-        events.emit_container(self.paths, self.config, *self._happened())
+        self.tell_event(*self._happened())
         prefork.send_progress(self.sock, {"started": self.created.pid})
-        attached = self.message.get("attach", False)
-        if not attached:
-            self.sock.close()
-        handover.become_monitor(
-            {
-                "id": self.id,
-                "container_dir": self.directory,
-                "run_dir": self.paths.container_run(self.id),
-                "trash_dir": self.paths.trash,
-                "lock_fd": self.lock,
-                "pid": self.created.pid,
-                "pidfd": self.created.pidfd,
-                "master_fd": self.created.master,
-                "stdout_fd": self.streams.get("stdout", -1),
-                "stderr_fd": self.streams.get("stderr", -1),
-                "stdin_fd": self.streams.get("stdin", -1),
-                "listen_fd": self.attach_fd,
-                "client_fd": self.sock.detach() if attached else -1,
-                "client": self.message.get("streams", {}),
-                "log": {**self.config["log"], "id": self.id, "name": self.config["name"]},
-                "stdin_open": self.config["stdin_open"],
-                "terminal": self.config["terminal"],
-                "helpers": self.helpers,
-                "wait_for_helpers": bool(self.config["network"].get("ports") or self.mounted_by),
-                "keep_fds": [fd for fd in (self.net_fd, self.user_fd) if fd >= 0],
-                "cgroup": self._cgroup_path(),
-                "stop_signal": self.config["stop_signal"],
-                "stop_timeout": self.config["stop_timeout"],
-                "remove": self.config["remove"],
-                "delete": self._to_delete(),
-                "state": dict(self.state),
-                "events": self.message["events"],
-                "image": self.config["image"],
-                "labels": self.config["labels"],
-            }
-        )
+
+    def monitor_params(self) -> handover.Params:
+        """What the monitor has to know of the container."""
+        assert self.created is not None
+        passthrough = self.config["log"]["driver"] == "passthrough"
+        timeout = int(self.config["options"].get("timeout", 0)) if self.state["status"] == "running" else 0
+        return {
+            "id": self.id,
+            "container_dir": self.directory,
+            "run_dir": self.paths.container_run(self.id),
+            "trash_dir": self.paths.trash,
+            "lock_fd": self.lock,
+            "pid": self.created.pid,
+            "pidfd": self.created.pidfd,
+            "master_fd": self.created.master,
+            "stdout_fd": self.streams.get("stdout", -1),
+            "stderr_fd": self.streams.get("stderr", -1),
+            "stdin_fd": self.streams.get("stdin", -1),
+            "listen_fd": self.attach_fd,
+            "client_fd": -1,
+            "log": {**self.config["log"], "id": self.id, "name": self.config["name"]},
+            "stdin_open": self.config["stdin_open"],
+            "terminal": self.config["terminal"],
+            "helpers": self.helpers,
+            "wait_for_helpers": bool(self.config["network"].get("ports") or self.mounted_by),
+            "keep_fds": [fd for fd in (self.net_fd, self.user_fd) if fd >= 0],
+            "stdio_fds": [os.dup(fd) for fd in range(3)] if passthrough else [],
+            "cgroup": self._cgroup_path(),
+            "stop_signal": self.config["stop_signal"],
+            "stop_timeout": self.config["stop_timeout"],
+            "remove": self.config["remove"],
+            "delete": self._to_delete(),
+            "state": dict(self.state),
+            "health": self.health,
+            "restart": containers.restart_policy(self.paths, self.config),
+            "restarts": self.restarts,
+            "started": time.monotonic(),
+            "deadline": time.monotonic() + timeout if timeout else 0.0,
+            **({"notify": self.notify} if self.notify else {}),
+            "events": self.message["events"],
+            "image": self.config["image"],
+            "labels": self.config["labels"],
+            "launch": {
+                "paths": [self.paths.data, self.paths.run, self.paths.config, self.paths.cache],
+                "message": {**self.message, "attach": False},
+            },
+        }
+
+    def tell_event(self, *statuses: str) -> None:
+        """Emit events of this container."""
+        events.emit_container(self.paths, self.config, *statuses)
 
     def _happened(self) -> tuple[str, ...]:
         """The events of a start; told here, for of the attached command line nobody knows how soon it would."""
+        if self.state["status"] == "initialized":
+            return ("init",)
         return ("init", "start", "attach") if self.message.get("attach") else ("init", "start")
 
     def _to_delete(self) -> list[str]:
@@ -516,13 +559,9 @@ def _needs_source(spec: MountSpec) -> bool:
     return bool(spec.get("overlay") or spec.get("subpath") or spec["type"] == "image" or "U" in spec["options"])
 
 
-def _container_id_of_root(config: ContainerConfig) -> tuple[int, int]:
-    return _outside(config["uid_map"], 0), _outside(config["gid_map"], 0)
-
-
 #: What happens between the launch message and the running command, in order. The network helper starts
 #: first and gets ready while the root file system is mounted and the container made.
-STEPS: tuple[tuple[str, Callable[[Launch], None]], ...] = (
+STEPS: Steps = (
     ("hand over to the monitor", Launch.read_record),
     ("set up the network", Launch.begin_network),
     ("join namespaces", Launch.join_namespaces),

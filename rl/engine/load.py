@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rl.engine import events
 from rl.engine.collect import collect_pending, discard_later
 from rl.image.archive import LoadedImage, read
 from rl.image.content import ContentStore, adding
@@ -57,5 +58,6 @@ def unpack(engine: Engine, layers: list[Any], on_progress: Progress | None = Non
 
 def _record(engine: Engine, image: LoadedImage) -> list[str]:
     for name in image.names or [""]:
-        add(engine.paths, name, image.manifest, image.index)
+        record = add(engine.paths, name, image.manifest, image.index)
+        events.emit(engine.paths, "image", "loadFromArchive", record["id"], name)
     return image.names or [f"sha256:{image.image_id}"]

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Context:
     """What the monitor knows when it makes the specification."""
 
-    __slots__ = ("additional_gids", "binds", "cgroup_path", "gid", "home", "id_mode", "namespaces", "resources",
-                 "rootfs", "seccomp", "shared_memory", "sources", "uid", "volumes")
+    __slots__ = ("additional_gids", "binds", "cgroup_path", "gid", "home", "id_mode", "keep_groups", "namespaces",
+                 "resources", "rootfs", "seccomp", "secrets", "shared_memory", "sources", "uid", "volumes")
 
     def __init__(self) -> None:
         self.rootfs = ""
@@ -29,10 +29,12 @@ class Context:
         self.uid = 0
         self.gid = 0
         self.additional_gids: list[int] = []
+        self.keep_groups = False  # --group-add keep-groups: the caller's own
         self.home = "/"
         self.id_mode = "full"
         self.namespaces: dict[str, str] = {}  # kind → path to join
         self.binds: list[tuple[str, str]] = []  # (file on the host, path in the container): hosts, resolv.conf …
+        self.secrets: list[tuple[str, str]] = []  # the same, for --secret
         self.volumes: dict[str, str] = {}  # destination → directory of the volume
         self.sources: dict[str, str] = {}  # destination → what rl.engine.mountpoints has mounted for it
         self.seccomp: dict[str, Any] | None = None
@@ -72,6 +74,10 @@ def specification(config: ContainerConfig, context: Context) -> dict[str, Any]:
             "org.opencontainers.image.stopSignal": str(config["stop_signal"]),
         },
     }
+    if context.keep_groups:
+        result["annotations"]["run.oci.keep_original_groups"] = "1"  # crun's, and our runtime knows it
+    if config["options"].get("personality"):
+        linux["personality"] = {"domain": config["options"]["personality"].upper()}
     if config["uts_mode"] == "private":
         result["hostname"] = config["hostname"]
     return result
@@ -137,18 +143,27 @@ def _namespaces(config: ContainerConfig, context: Context) -> list[dict[str, str
 def _mounts(config: ContainerConfig, context: Context) -> list[dict[str, Any]]:
     """The standard mounts, then the files we make, then what was asked for, parents before children."""
     requested = [_requested(spec, context, config) for spec in config["mounts"]]
+    requested += [_bound(source, destination) for source, destination in context.secrets]
     taken = {mount["destination"] for mount in requested}
     result = [mount for mount in _standard(config, context) if mount["destination"] not in taken]
     for source, destination in context.binds:
         if destination not in taken:
-            result.append({"destination": destination, "type": "bind", "source": source,
-                           "options": ["bind", "rprivate", "nosuid", "nodev"]})
+            result.append(_bound(source, destination))
+    for base in config["options"].get("chrootdirs", []):
+        result += [_bound(source, f"{base.rstrip('/')}{destination}")
+                   for source, destination in context.binds if destination.startswith("/etc/")]
     result += sorted(requested, key=lambda mount: str(mount["destination"]).count("/"))
     result += _devices(config)
     if config["init"]:
         result.append({"destination": "/run/rl-init", "type": "bind", "source": config["options"]["init_path"],
                        "options": ["bind", "ro", "rprivate"]})
     return result
+
+
+def _bound(source: str, destination: str) -> dict[str, Any]:
+    """A file or directory of ours."""
+    return {"destination": destination, "type": "bind", "source": source,
+            "options": ["bind", "rprivate", "nosuid", "nodev"]}
 
 
 def _mount(destination: str, fstype: str, options: str, source: str = "") -> dict[str, Any]:
@@ -158,13 +173,16 @@ def _mount(destination: str, fstype: str, options: str, source: str = "") -> dic
 def _standard(config: ContainerConfig, context: Context) -> list[dict[str, Any]]:
     tty_gid = "" if context.id_mode == "single" else ",gid=5"
     sys_mode = "rw" if config["privileged"] else "ro"
+    own_cgroups = bool(config.get("systemd")) and config["cgroupns_mode"] == "private"
+    cgroup_mode = "rw" if own_cgroups else sys_mode
+    proc_options = ",".join(["nosuid", "noexec", "nodev", *security.security_options(config["security_opt"]).proc])
     mounts = [
-        _mount("/proc", "proc", "nosuid,noexec,nodev"),
+        _mount("/proc", "proc", proc_options),
         _mount("/dev", "tmpfs", "nosuid,noexec,strictatime,mode=755,size=65536k"),
         _mount("/sys", "sysfs", f"nosuid,noexec,nodev,{sys_mode}"),
         _mount("/dev/pts", "devpts", f"nosuid,noexec,newinstance,ptmxmode=0666,mode=0620{tty_gid}"),
         _mount("/dev/mqueue", "mqueue", "nosuid,noexec,nodev"),
-        _mount("/sys/fs/cgroup", "cgroup", f"rprivate,nosuid,noexec,nodev,relatime,{sys_mode}"),
+        _mount("/sys/fs/cgroup", "cgroup", f"rprivate,nosuid,noexec,nodev,relatime,{cgroup_mode}"),
     ]
     if config["pid_mode"] == "host":
         mounts[0] = {"destination": "/proc", "type": "bind", "source": "/proc",
@@ -185,6 +203,11 @@ def _standard(config: ContainerConfig, context: Context) -> list[dict[str, Any]]
         for path in ("/run", "/tmp", "/var/tmp"):
             mode = "" if path == "/run" else ",mode=1777"
             mounts.append(_mount(path, "tmpfs", f"rw,rprivate,nosuid,nodev,tmpcopyup{mode}"))
+    if config.get("systemd"):
+        from rl.engine.spec import systemd
+
+        there = {mount["destination"] for mount in mounts}
+        mounts += [_mount(path, "tmpfs", how) for path, how in systemd.tmpfs(config["options"]) if path not in there]
     return mounts
 
 

@@ -174,6 +174,7 @@ def _pull_first(
     engine: Engine, puller: Puller, name: str, all_tags: bool, known: ImageRecord | None, choose: Chooser | None
 ) -> list[ImageRecord]:
     """Pull the first of the full names that *name* may mean and that can be pulled."""
+    from rl.engine import events
     from rl.image import reference, registries_conf
 
     if name.startswith("sha256:"):
@@ -193,6 +194,8 @@ def _pull_first(
         except RlError as error:
             failures.append((candidate, _of_local_name(candidate, error)))
             continue
+        for record in records:
+            events.emit(engine.paths, "image", "pull", record["id"], record["name"] or name)
         if chosen:
             registries_conf.remember_alias(engine.paths, short, chosen)
         return records

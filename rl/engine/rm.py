@@ -10,6 +10,7 @@ import os
 import time as clock
 
 from rl.engine import containers, events, leftovers
+from rl.engine.dependencies import Dependents
 from rl.engine.prefork import forget_run_directory, take_lock
 from rl.errors import ConflictError, CorruptRecordError, NoSuchContainerError, RlError, StateError
 from rl.runtime import userns
@@ -28,30 +29,45 @@ _PATIENCE = 30.0
 
 def rm(
     engine: Engine, names: list[str], *, force: bool = False, all: bool = False, ignore: bool = False,
-    time: int | None = None, volumes: bool = False, filters: list[str] | None = None,
+    time: int | None = None, volumes: bool = False, depend: bool = False,
 ) -> list[tuple[str, RlError | None]]:
     """Remove each of *names*; (name as given, error or None) for each, all are tried.
 
-    A running container needs *force*, which stops it first with *time* seconds of grace.
-    *ignore* makes missing ones no error. *filters* choose as in `rl ps`.
+    A running container needs *force*, which stops all such at once, with *time* seconds of grace. *ignore* makes
+    missing ones no error. A container that others need stays, unless *depend*, which removes these too, or they are
+    among *names*: they go first.
     """
     paths = engine.paths
-    chosen = [(name, name) for name in names]
-    if all or filters:
-        chosen = [(container_id, container_id) for container_id in _matching(engine, filters or [])]
     results: list[tuple[str, RlError | None]] = []
-    for shown, name in chosen:
+    shown: dict[str, str] = {each: each for each in containers.ids(paths)} if all else {}
+    for name in names:
         try:
-            container_id = _find(paths, name, force)
+            shown.setdefault(_find(paths, name, force), name)
+        except RlError as error:
+            if not ignore or not isinstance(error, NoSuchContainerError):
+                results.append((name, error))
+    dependents = Dependents(paths)
+    if depend:
+        for container_id in tuple(shown):
+            for other in dependents.all_of(container_id):
+                shown.setdefault(other, other)
+    if force:
+        _stop(engine, list(shown), time)
+    for container_id in dependents.removal_order(list(shown)):
+        name = shown[container_id]
+        try:
+            dependents.check(container_id)
             _remove(engine, container_id, force, time, volumes)
-        except NoSuchContainerError as error:
-            if not ignore and not all:
-                results.append((shown, error))
+        except NoSuchContainerError as error:  # gone meanwhile, with --rm because it was stopped
+            if force:
+                results.append((name, None))
+            elif not ignore and not all:
+                results.append((name, error))
             continue
         except RlError as error:
-            results.append((shown, error))
+            results.append((name, error))
             continue
-        results.append((shown, None))
+        results.append((name, None))
     trash.empty(paths)
     leftovers.sweep(paths)
     return results
@@ -67,14 +83,6 @@ def _find(paths: Paths, name: str, force: bool) -> str:
                 if container_id.startswith(name) and len(name) >= 12:
                     return container_id
         raise
-
-
-def _matching(engine: Engine, filters: list[str]) -> list[str]:
-    if not filters:
-        return containers.ids(engine.paths)
-    from rl.engine.ps import ps
-
-    return [str(row["Id"]) for row in ps(engine, all=True, filters=filters)]
 
 
 def _remove(engine: Engine, container_id: str, force: bool, time: int | None, with_volumes: bool) -> None:
@@ -110,14 +118,15 @@ def _hold(engine: Engine, container_id: str, force: bool, time: int | None) -> i
                 raise
             status = ""
             _end_monitor(engine.paths, container_id)
-        if status in containers.LIVE:
-            if not force:
+        if status in containers.MONITORED:
+            if not force and status != "initialized":
+                verb = "unpause" if status == "paused" else "stop"
                 raise ConflictError(
                     f"cannot remove container {container_id} as it is {status} - running or paused containers "
                     "cannot be removed without force: container state improper",
-                    f"stop it first with `rl stop {container_id[:12]}`, or use `rl rm --force`",
+                    f"`rl {verb} {container_id[:12]}` first, or use `rl rm --force`",
                 )
-            _stop(engine, container_id, time)
+            _stop(engine, [container_id], time)
         try:
             return take_lock(engine.paths, container_id)
         except StateError:  # it is being started
@@ -137,12 +146,17 @@ def _end_monitor(paths: Paths, container_id: str) -> None:
             pass
 
 
-def _stop(engine: Engine, container_id: str, time: int | None) -> None:
-    """Stop a running container; one with --rm removes itself meanwhile, which is fine."""
+def _stop(engine: Engine, ids: list[str], time: int | None) -> None:
+    """Stop those that run, all at once; one with --rm removes itself meanwhile, which is fine.
+
+    Raises the error of the only one; of several each is told when it is removed.
+    """
+    from rl.engine.selection import monitored
     from rl.engine.stop import stop
 
-    for _, error in stop(engine, [container_id], time=time, ignore=True):
-        if error is not None:
+    living = set(monitored(engine.paths)).intersection(ids)
+    for _, error in stop(engine, [each for each in ids if each in living], time=time, ignore=True, force=True):
+        if error is not None and len(ids) == 1:
             raise error
 
 
@@ -152,13 +166,17 @@ def forget(paths: Paths, container_id: str, config: ContainerConfig, with_volume
     The record, which names the rest, goes after it, and before the name: one who is killed in here leaves a container
     that can be removed again, or a name that points nowhere, which is free.
     """
-    if with_volumes or config.get("remove"):
-        for spec in config.get("mounts", []):
-            if spec.get("anonymous"):
-                trash.discard(paths, f"{paths.volumes}/{spec['source']}")
     _unlink_cidfile(config, container_id)
     name = config.get("name", "") or _name_of(paths, container_id)
-    trash.discard(paths, paths.container(container_id))
+    if (with_volumes or config.get("remove")) and any(spec.get("anonymous") for spec in config.get("mounts", [])):
+        from rl.engine.volume.rm import forget_anonymous
+        from rl.image.content import records_lock
+
+        with records_lock(paths, exclusive=True):  # else a container that takes them over now would lose them
+            forget_anonymous(paths, config)
+            trash.discard(paths, paths.container(container_id))
+    else:
+        trash.discard(paths, paths.container(container_id))
     containers.release_name(paths, name, container_id)
     image, labels = config.get("image", ""), config.get("labels", {})
     events.emit_container(paths, {"id": container_id, "name": name, "image": image, "labels": labels}, "remove")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from rl.config.jsonio import read_json
+from rl.engine import events
 from rl.engine.collect import collect
 from rl.errors import ConflictError, CorruptRecordError, NoSuchImageError, RlError, UsageError
 from rl.image import store
@@ -121,6 +122,7 @@ def _remove(
     by_name = store.is_name_of(name, found)
     if by_name and len(named) > 1:
         store.drop_locked(paths, found)
+        events.emit(paths, "image", "untag", found["id"], found["name"])
         report.untagged.append(found["name"])
         return
     if len(named) > 1 and not force:
@@ -139,15 +141,27 @@ def _remove(
             )
         for record in named:
             store.drop_locked(paths, record)
+            events.emit(paths, "image", "untag", record["id"], record["name"])
         return
     _delete(paths, records, report, removed)
     if not no_prune:
         _prune_parents(paths, found, report, removed)
 
 
+def remove_locked(paths: Paths, image_id: str, report: Report, removed: list[ImageRecord]) -> None:
+    """Delete the unused image with all its names, for `rl image prune`. Under the records lock, exclusive.
+
+    Raises ImageInUseError, ConflictError for one without a name that others are built on, NoSuchImageError.
+    """
+    _remove(paths, image_id, True, True, report, removed)
+
+
 def _delete(paths: Paths, records: list[ImageRecord], report: Report, removed: list[ImageRecord]) -> None:
     for record in records:
         store.drop_locked(paths, record, keep=False)
+        if record["name"]:
+            events.emit(paths, "image", "untag", record["id"], record["name"])
+    events.emit(paths, "image", "remove", records[0]["id"], records[0]["name"])
     report.deleted.append(records[0]["id"])
     removed.append(records[0])
 

@@ -9,7 +9,7 @@ import time
 
 from rl.errors import RlError
 from rl.image import store
-from rl.storage import container
+from rl.storage import container, trash
 from rl.storage import driver as storage
 from rl.storage import layers as layer_store
 
@@ -71,6 +71,15 @@ def stack(paths: Paths, driver: Driver, config: ContainerConfig, note: Note, key
         return Stack(*_shifted(paths, config, config["id_key"], note))
     _unpack(paths, config, "", note)
     return Stack(layer_store.lowers(paths, config["layers"]), id_maps=(config["uid_map"], config["gid_map"]))
+
+
+def mount_directory(paths: Paths, driver: Driver, config: ContainerConfig) -> Mounted:
+    """--rootfs DIR:O: a writable layer over a directory of the host, new at each start."""
+    directory = paths.container(config["id"])
+    for name in ("upper", "work"):
+        trash.remove_tree(f"{directory}/{name}")
+    upper, work, target = container.prepare(paths, directory, [config["rootfs"]])
+    return driver.mount([config["rootfs"]], upper, work, target, volatile=True)
 
 
 def lower_directories(paths: Paths, config: ContainerConfig) -> list[str]:

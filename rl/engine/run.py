@@ -10,17 +10,21 @@ import os
 import time
 
 from rl.engine import create as creation
+from rl.engine import dependencies
 from rl.engine.launching import Progress, Streams, attach_streams, launch_message
 from rl.engine.prefork import prefork
+from rl.engine.spec.values import integer
 from rl.engine.trace import Trace, check, report
-from rl.errors import UsageError
+from rl.errors import ConflictError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from rl.config.model import ContainerConfig
     from rl.engine.context import Engine
+    from rl.engine.prefork import Handle
 
 
 def run(
@@ -37,6 +41,9 @@ def run(
     trace.add("parse", trace.begin, began, os.getpid())
     if options.get("detach") and options.get("attach"):
         raise UsageError("--detach and --attach contradict each other", "use one of them")
+    preserve = preserved(options)
+    if options.get("rmi"):
+        _check_rmi(options)
     handle = engine.prefork or prefork(engine.paths)
     engine.prefork = None
     try:
@@ -49,8 +56,15 @@ def run(
     except BaseException:
         handle.abandon()
         raise
+    if dependencies.of(config):
+        _start_needed(engine, handle, config)
     message = launch_message(engine, streams)
+    message["preserve"] = preserve
     progress = Progress(engine, handle.pid, trace)
+    if os.environ.get("NOTIFY_SOCKET"):
+        from rl.engine.readiness import announce
+
+        announce(config, handle.pid)
     try:
         pid = handle.launch(message, progress)
     except BaseException:
@@ -62,5 +76,64 @@ def run(
         handle.sock.close()
         on_detached(config["id"])
         return 0
-    return attach_streams(engine, config, handle.sock, streams, pid)
+    code = attach_streams(engine, config, handle.sock, streams, pid)
+    if options.get("rmi"):
+        _remove_image(engine, config["image"])
+    return code
+
+
+def _start_needed(engine: Engine, handle: Handle, config: ContainerConfig) -> None:
+    """The containers that this one needs; if one does not start, neither does it."""
+    from rl.engine.start import start_needed
+
+    try:
+        start_needed(engine, config)
+    except BaseException:
+        handle.abandon()
+        creation.discard(engine, config)
+        raise
+
+
+def preserved(options: dict[str, Any]) -> list[int]:
+    """The descriptors of --preserve-fds and --preserve-fd: what becomes 3, 4 …; -1 leaves a gap. Raises UsageError.
+
+    Only those count that the caller gave us: they are inheritable, what we open is not.
+    """
+    count, listed = options.get("preserve_fds", 0), options.get("preserve_fd", [])
+    if listed and count:
+        raise UsageError("--preserve-fd and --preserve-fds contradict each other", "use one of them")
+    if (listed or count) and options.get("restart", "no") not in ("", "no"):
+        hint = "leave --restart out, or mount the file"
+        raise UsageError("a container that is started again would be without the files of --preserve-fds", hint)
+    wanted = [integer(fd, "--preserve-fd", 3, 1 << 20) for fd in listed] or list(range(3, 3 + count))
+    for fd in wanted:
+        try:
+            given = os.get_inheritable(fd)
+        except OSError:
+            given = False
+        if not given:
+            flag = "--preserve-fd" if listed else "--preserve-fds"
+            raise UsageError(
+                f"file descriptor {fd} is not available: {flag} passes on what the caller opened", f"such as {fd}<FILE"
+            )
+    return [fd if fd in wanted else -1 for fd in range(3, max(wanted, default=2) + 1)]
+
+
+def _check_rmi(options: dict[str, Any]) -> None:
+    if options.get("rm") is False:
+        raise UsageError("--rmi implies --rm: --rm=false contradicts it", "leave one of them out")
+    if options.get("detach"):
+        raise UsageError(
+            "--rmi cannot be used with --detach: nobody waits for the end of the container", "rl rmi, when it has ended"
+        )
+    options["rm"] = True
+
+
+def _remove_image(engine: Engine, image: str) -> None:
+    """After the container; one that others use stays, as the user was told."""
+    from rl.engine.rmi import rmi
+
+    for error in rmi(engine, [image], ignore=True).errors:
+        if not isinstance(error, ConflictError):
+            engine.warn(f"--rmi: {error.message}")
 

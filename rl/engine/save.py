@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
+from rl.engine import events
 from rl.engine.tag import target_name
 from rl.errors import RlError, UsageError
 from rl.image import save as writing
@@ -46,6 +47,8 @@ def save(
             writing.save_archive(engine.paths, images, output, format, uncompressed)
         else:
             _to_file(engine, images, output, format, uncompressed)
+    for record, _ in images:
+        events.emit(engine.paths, "image", "save", record["id"], record["name"])
 
 
 def _check(

@@ -13,6 +13,11 @@ from rl.kernel import proc
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rl.config.model import ContainerState
+    from rl.config.paths import Paths
+
+
+#: Signals that are sent to end a container; also between two runs, when there is no process to take them.
+ENDING = (2, 3, 6, 9, 15)
 
 
 def open_init(state: ContainerState) -> int:
@@ -29,6 +34,15 @@ def open_init(state: ContainerState) -> int:
         os.close(pidfd)
         return -1
     return pidfd
+
+
+def tell(paths: Paths, container_id: str, number: int, state: ContainerState) -> None:
+    """Say to its monitor that the user signals it: a container that ends of that is not started again."""
+    from rl.monitor import client
+
+    watch = client.ExitWatch(paths.container_run(container_id))
+    watch.tell_signal(number, state.get("pid", 0))
+    watch.close()
 
 
 def send(pidfd: int, number: int, name: str) -> bool:

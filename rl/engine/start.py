@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 
-from rl.engine import containers
+from rl.engine import containers, dependencies
 from rl.engine.launching import Progress, Streams, attach_streams, launch_message
 from rl.engine.prefork import prefork
 from rl.errors import RlError, StateError, UsageError
@@ -14,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rl.config.model import ContainerState
+    from rl.config.model import ContainerConfig, ContainerState
     from rl.config.paths import Paths
     from rl.engine.context import Engine
 
@@ -33,7 +34,8 @@ def start(engine: Engine, names: list[str], options: dict[str, Any]) -> tuple[li
         names = [*names, *containers.ids(engine.paths)]
     attached = bool(options.get("attach") or options.get("interactive"))
     if attached and len(names) > 1:
-        raise UsageError("only one container can be started with --attach or --interactive")
+        what = "you cannot start and attach multiple containers at once"
+        raise UsageError(what, "leave --attach and --interactive out")
     results: list[tuple[str, RlError | None]] = []
     code = 0
     for name in names:
@@ -51,13 +53,24 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
     container_id = containers.find(paths, name)
     config = containers.read_config(paths, container_id)
     before = containers.read_state(paths, container_id)
-    if before.get("status") in containers.LIVE:
+    if before.get("status") in containers.MONITORED:
+        if before["status"] not in containers.LIVE:
+            return _start_now(engine, container_id, options, attached)
+        if before["status"] == "paused":
+            raise StateError(
+                f'unable to start container "{container_id}": container {container_id} must be in Created or Stopped '
+                "state to be started: container state improper",
+                f"rl unpause {config['name']}",
+            )
         return _already(engine, name, options, attached)
-    keys = options.get("detach_keys", config["detach_keys"])
-    stdin = bool(options.get("interactive")) and config["stdin_open"]
-    streams = Streams(stdin, attached, attached, keys, options.get("sig_proxy", True))
+    start_needed(engine, config)
+    streams = _streams(config, options, attached)
     handle = prefork(paths, container_id)
     progress = Progress(engine, handle.pid)
+    if os.environ.get("NOTIFY_SOCKET"):
+        from rl.engine.readiness import announce
+
+        announce(config, handle.pid)
     try:
         pid = handle.launch(launch_message(engine, streams), progress)
     except StateError:
@@ -69,6 +82,41 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
         return attach_streams(engine, config, handle.sock, streams, pid)
     handle.sock.close()
     return 0
+
+
+def start_needed(engine: Engine, config: ContainerConfig) -> None:
+    """Start the containers that *config* needs, first those that these need. Raises the error of the one that fails."""
+    for container_id in dependencies.to_start(engine.paths, config):
+        try:
+            _start(engine, container_id, {}, False)
+        except RlError as error:
+            what = f"start container {container_id[:12]}, which container {config['name']} needs: {error.message}"
+            raise type(error)(what, error.hint) from None
+
+
+def _start_now(engine: Engine, container_id: str, options: dict[str, Any], attached: bool) -> int:
+    """It waits to be started, with a monitor: initialized, or between two runs."""
+    from rl.engine.monitors import Connection
+
+    config = containers.read_config(engine.paths, container_id)
+    streams = _streams(config, options, attached)
+    try:
+        connection = Connection(engine.paths, container_id, streams)
+    except OSError as error:
+        what = f"start container {container_id[:12]}: reach its monitor: {error.strerror}"
+        raise RlError(what, "try again") from None
+    try:
+        connection.tell("start", {})
+        pid = connection.started()
+        return attach_streams(engine, config, connection.detach(), streams, pid) if attached else 0
+    finally:
+        connection.close()
+
+
+def _streams(config: ContainerConfig, options: dict[str, Any], attached: bool) -> Streams:
+    stdin = bool(options.get("interactive")) and config["stdin_open"]
+    keys = options.get("detach_keys", config["detach_keys"])
+    return Streams(stdin, attached, attached, keys, options.get("sig_proxy", True))
 
 
 def _already(engine: Engine, name: str, options: dict[str, Any], attached: bool) -> int:

@@ -11,7 +11,7 @@ import select
 import time as clock
 
 from rl.config.signals import signal_name
-from rl.engine import containers, events, signalling
+from rl.engine import containers, events, selection, signalling
 from rl.errors import NoSuchContainerError, RlError, StateError
 from rl.monitor.client import ExitWatch
 
@@ -24,30 +24,47 @@ _PATIENCE = 30.0
 _FOREVER = float("inf")
 
 
+class _PausedError(StateError):
+    """It is frozen, and would not hear its stop signal."""
+
+
 class _Stopping:
     """One container on its way down."""
 
-    __slots__ = ("config", "deadline", "killed", "name", "pidfd", "signal", "timeout", "watch")
+    __slots__ = ("config", "deadline", "killed", "name", "pid", "pidfd", "signal", "timeout", "watch")
 
-    def __init__(self, engine: Engine, name: str, container_id: str, time: int | None) -> None:
+    def __init__(self, engine: Engine, name: str, container_id: str, time: int | None, force: bool) -> None:
         config = containers.read_config(engine.paths, container_id)
         self.config = config
         self.name = config.get("name") or name
         # Connected before the signal: the container cannot end unseen in between.
         self.watch = ExitWatch(engine.paths.container_run(container_id))
         state = containers.read_state(engine.paths, container_id)
-        running = state.get("status") in containers.LIVE
+        paused = state.get("status") == "paused"
+        if paused and not force:
+            self.watch.close()
+            raise _PausedError(
+                f"can only stop created or running containers. {container_id} is in state paused: "
+                "container state improper",
+                f"rl unpause {self.name}, or rl kill {self.name}",
+            )
+        running = state.get("status") in containers.MONITORED
+        self.pid = state.get("pid", 0) if running else 0
         self.pidfd = signalling.open_init(state) if running else -1
         if not running:
             self.watch.close()
         self.signal = config.get("stop_signal") or 15
         timeout = config.get("stop_timeout", 10) if time is None else time
         self.timeout = _FOREVER if timeout < 0 else float(timeout)
+        if paused or state.get("status") == "initialized":
+            self.timeout = 0.0  # what is frozen, or waits in the runtime's own code, takes no other signal than SIGKILL
         self.killed = False
         self.deadline = _FOREVER
 
     def begin(self) -> None:
-        """Send the stop signal."""
+        """Send the stop signal; the monitor is told first, lest it starts the container again."""
+        time = None if self.timeout == _FOREVER else self.timeout
+        self.watch.tell_signal(self.signal, self.pid, stop=True, time=time)
         if self.timeout <= 0:
             self.kill()
             return
@@ -79,21 +96,21 @@ class _Stopping:
 
 def stop(
     engine: Engine, names: list[str], *, time: int | None = None, all: bool = False, ignore: bool = False,
-    filters: list[str] | None = None,
+    force: bool = False,
 ) -> list[tuple[str, RlError | None]]:
     """Stop each of *names*; (name as given, error or None) for each, once all have ended.
 
     *time*: seconds before SIGKILL instead of the container's own (0: at once, negative: never). *all*: every
-    running container; *filters* choose as in `rl ps`. *ignore*: a missing container is no error. One that does not
-    run is stopped already.
+    running container. *ignore*: a missing container is no error. One that does not run is stopped already; a paused one
+    cannot be, but is killed with *force*.
     """
-    if all or filters:
-        names = _matching(engine, filters or [])
+    if all:
+        names = selection.monitored(engine.paths)
     results: dict[int, RlError | None] = {}
     going: dict[int, _Stopping] = {}
     for index, name in enumerate(names):
         try:
-            stopping = _Stopping(engine, name, containers.find(engine.paths, name), time)
+            stopping = _Stopping(engine, name, containers.find(engine.paths, name), time, force)
             if stopping.watch.fd >= 0:
                 going[index] = stopping
                 stopping.begin()
@@ -102,6 +119,9 @@ def stop(
                 stopping.close()
         except NoSuchContainerError as error:
             if not ignore and not all:
+                results[index] = error
+        except _PausedError as error:
+            if not all:
                 results[index] = error
         except RlError as error:
             results[index] = error
@@ -142,9 +162,3 @@ def _wait(engine: Engine, going: dict[int, _Stopping], results: dict[int, RlErro
                 poll.unregister(stopping.watch.fd)
                 going.pop(index).close()
                 results[index] = error
-
-
-def _matching(engine: Engine, filters: list[str]) -> list[str]:
-    from rl.engine.ps import ps
-
-    return [str(row["Id"]) for row in ps(engine, filters=filters)]

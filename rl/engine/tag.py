@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rl.engine import events
 from rl.errors import UsageError
 from rl.image import store
 from rl.image.content import records_lock
@@ -26,6 +27,7 @@ def tag(engine: Engine, image: str, names: list[str]) -> None:
         found = store.find(engine.paths, image)
         for target in targets:
             store.put_locked(engine.paths, renamed(found, target))
+            events.emit(engine.paths, "image", "tag", found["id"], target)
 
 
 def target_name(name: str) -> str:

@@ -27,6 +27,35 @@ def human_size(size: float, precision: int = 3, space: str = "") -> str:
     return f"{text}{space}{units[at]}"
 
 
+def binary_size(size: float) -> str:
+    """Bytes in units of 1024: ``23.54GiB``."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+    at, value = 0, float(size)
+    while abs(value) >= 1024 and at < len(units) - 1:
+        value /= 1024
+        at += 1
+    return f"{value:.4g}{units[at]}" if abs(value) < 1000 else f"{value:.0f}{units[at]}"
+
+
+def go_duration(ns: int) -> str:
+    """Nanoseconds as Go prints a time.Duration: ``1h2m3.5s``, ``20.386825ms``, ``0s``."""
+    for unit, size in (("ns", 1), ("µs", 10**3), ("ms", 10**6)):
+        if ns < size * 1000:
+            return f"{_fraction(ns, size)}{unit}" if ns else "0s"
+    minutes, rest = divmod(ns, 60 * 10**9)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{_fraction(rest, 10**9)}s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text
+
+
+def _fraction(value: int, size: int) -> str:
+    whole, rest = divmod(value, size)
+    digits = str(rest).rjust(len(str(size)) - 1, "0").rstrip("0") if rest else ""
+    return f"{whole}.{digits}" if digits else str(whole)
+
+
 _SPANS = ((48, 1, "hours"), (24 * 14, 24, "days"), (24 * 60, 24 * 7, "weeks"), (24 * 365 * 2, 24 * 30, "months"))
 
 
@@ -95,6 +124,21 @@ def go_time(text: str) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", local) + fraction + time.strftime(" %z %Z", local)
 
 
+def rfc3339_local(ns: int) -> str:
+    """Nanoseconds since 1970 as RFC 3339 with the local offset, as Go writes it in JSON: no zeros at the end."""
+    local = time.localtime(ns // 10**9)
+    fraction = f".{ns % 10**9:09d}".rstrip("0").rstrip(".")
+    return time.strftime("%Y-%m-%dT%H:%M:%S", local) + fraction + zone(local.tm_gmtoff)
+
+
+def zone(offset: int) -> str:
+    """A zone's offset in seconds as RFC 3339 has it."""
+    if not offset:
+        return "Z"
+    sign, offset = ("+", offset) if offset > 0 else ("-", -offset)
+    return f"{sign}{offset // 3600:02d}:{offset // 60 % 60:02d}"
+
+
 def ago(text: str) -> str:
     """``5 minutes ago`` for an RFC 3339 time, "" for none."""
     ns = epoch_ns(text)
@@ -124,6 +168,26 @@ def duration_ns(text: str) -> int:
     except (ValueError, KeyError):
         raise UsageError(f"{text!r} is not a duration", "write it as 300ms, 10s, 5m or 1h30m") from None
     return int(total)
+
+
+def flag_ns(flag: str, text: str, ahead: bool = False) -> int:
+    """As :func:`moment_ns`, 0 for ""; the error names the *flag*. *ahead*, as Podman's --until is: ``10m`` is in ten
+    minutes, ``-10m`` ten minutes ago. Raises UsageError."""
+    if not text:
+        return 0
+    sign = 1
+    if text[0] in "+-":
+        sign, text = (-1 if text[0] == "-" else 1), text[1:]
+        duration = True
+    else:
+        duration = not text.replace(".", "", 1).isdigit() and text[4:5] != "-"
+    try:
+        if duration:
+            return time.time_ns() + (sign if ahead else -sign) * duration_ns(text)
+        return moment_ns(text)
+    except UsageError:
+        hint = "use 2026-01-31T12:00:00Z, 2026-01-31, seconds since 1970, or a duration: 1h30m"
+        raise UsageError(f'parsing --{flag} "{text}": unable to interpret time value', hint) from None
 
 
 def moment_ns(text: str) -> int:

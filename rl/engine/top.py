@@ -9,7 +9,7 @@ import os
 import time
 
 from rl.engine import containers
-from rl.errors import StateError, UsageError
+from rl.errors import RlError, StateError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,8 +145,8 @@ def _percent(p: Process) -> str:
 
 
 def _start(p: Process) -> str:
-    """Wall-clock time of the start, as ps prints lstart."""
-    return time.strftime("%a %b %e %H:%M:%S %Y", time.localtime(time.time() - p.elapsed()))
+    """Wall-clock time of the start: ``2026-01-31 12:00:00 +0100 CET``."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(time.time() - p.elapsed()))
 
 
 def _capabilities(field: str) -> Callable[[Process], str]:
@@ -248,30 +248,26 @@ def _parent(p: Process) -> str:
     return numbers[level] if len(numbers) > level else "0"
 
 
-def parse_descriptors(words: list[str]) -> list[str]:
-    """Descriptor names of *words* (each may hold several, with commas). Raises UsageError."""
-    chosen = [name for word in words for name in word.split(",") if name]
-    for name in chosen:
-        if name.startswith("-"):
-            raise UsageError(
-                f"ps option {name!r} is not understood: processes are read from outside the container",
-                "use descriptors, such as `rl top NAME pid,user,args`, or run `rl exec NAME ps` with that option",
-            )
-        if _ALIASES.get(name, name) not in DESCRIPTORS:
-            raise UsageError(f"{name!r} is not a descriptor", f"known: {', '.join(DESCRIPTORS)}")
-    return [_ALIASES.get(name, name) for name in chosen] or list(DEFAULT)
+def parse_descriptors(words: list[str]) -> list[str] | None:
+    """Descriptor names of *words* (each may hold several, with commas); None where one is not of podman-top(1)."""
+    chosen = [_ALIASES.get(name, name) for word in words for name in word.split(",") if name]
+    return (chosen or list(DEFAULT)) if all(name in DESCRIPTORS for name in chosen) else None
 
 
-def top(engine: Engine, name: str, descriptors: list[str] | None = None) -> tuple[list[str], list[list[str]]]:
+def top(engine: Engine, name: str, descriptors: list[str] | None = None) -> tuple[list[str], list[list[str]]] | str:
     """(headings, one row per process) of the running container *name*; *descriptors* as in podman-top(1).
 
-    Raises UsageError for an unknown descriptor, StateError unless the container runs.
+    Words that are none are for ps(1), which then runs in the container: the result is what it printed.
+    Raises StateError unless the container runs, RlError where ps fails.
     """
-    chosen = parse_descriptors(descriptors or [])
+    words = descriptors or []
+    chosen = parse_descriptors(words)
     container_id = containers.find(engine.paths, name)
     state = containers.read_state(engine.paths, container_id)
     if state.get("status") not in containers.LIVE or not state.get("pid"):
         raise StateError("top can only be used on running containers", f"start it: rl start {name}")
+    if chosen is None:
+        return _ps(engine, container_id, words)
     try:
         container = Container(state["pid"])
     except OSError:
@@ -284,6 +280,45 @@ def top(engine: Engine, name: str, descriptors: list[str] | None = None) -> tupl
         except (OSError, ValueError, IndexError):
             continue  # it ended while we looked
     return [DESCRIPTORS[key][0] for key in chosen], rows
+
+
+def _ps(engine: Engine, container_id: str, words: list[str]) -> str:
+    """What ps with *words* prints in the container, without itself, as Podman does.
+
+    A child of ours runs it, for `rl exec` gives a command the caller's own streams.
+    """
+    import shlex
+
+    try:
+        arguments = [part for word in words for part in shlex.split(word)]
+    except ValueError as error:
+        raise UsageError(f"top: {' '.join(words)!r}: {error}", _PS_HINT) from None
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        code = 125
+        try:
+            os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+            os.dup2(writer, 1)
+            os.dup2(writer, 2)
+            from rl.engine.exec import exec_
+
+            code = int(exec_(engine, container_id, ["ps", *arguments]))
+        except RlError as error:
+            os.write(writer, error.message.encode(errors="surrogateescape"))
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with open(reader, encoding="utf-8", errors="surrogateescape") as file:
+        output = file.read()
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        said = output.strip().partition("\n")[0]
+        raise RlError(f"executing ps(1) in the container: {said or 'it failed'}", _PS_HINT)
+    own = " ".join(["ps", *arguments])
+    return "".join([line for line in output.splitlines(keepends=True) if own not in line])
+
+
+_PS_HINT = f"what is not one of these is for the container's own ps: {', '.join(DESCRIPTORS)}"
 
 
 def processes(init: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rl.engine import events
 from rl.errors import NoSuchImageError
 from rl.image import store
 from rl.image.content import records_lock
@@ -27,4 +28,5 @@ def untag(engine: Engine, image: str, names: list[str] | None = None) -> list[st
                 raise NoSuchImageError(f"{name}: tag not known for {image}", known)
         for name in dict.fromkeys(wanted):
             store.drop_locked(engine.paths, records[name])
+            events.emit(engine.paths, "image", "untag", found["id"], name)
     return wanted

@@ -1,4 +1,4 @@
-"""rl update: change a container's limits, in its cgroup if it runs, and for its next start.
+"""rl update: change a container's limits, in its cgroup if it runs and for its next start; and its restart policy.
 
 What was asked at create stays in config.json; what was changed since stands in updated.json beside it, and
 :func:`rl.engine.containers.limits` reads both.
@@ -10,8 +10,8 @@ import fcntl
 import os
 
 from rl.config.jsonio import write_json
-from rl.engine import containers
-from rl.engine.spec import limits
+from rl.engine import containers, events
+from rl.engine.spec import environment, limits, restart
 from rl.errors import RlError, StateError, UnsupportedError, UsageError, disk_hint
 from rl.runtime import cgroup
 from rl.runtime.cgroup.limits import settings
@@ -20,11 +20,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from rl.config.model import RestartPolicy
     from rl.engine.context import Engine
 
 
 def update(engine: Engine, name: str, options: dict[str, Any]) -> str:
-    """Change what *options* (the flags for limits) name; the container's id.
+    """Change what *options* (the flags for limits, ``restart``) name; the container's id.
 
     Raises NoSuchContainerError, UsageError when nothing is to change, and UnsupportedError when a limit cannot be set:
     then none has changed.
@@ -36,20 +37,46 @@ def update(engine: Engine, name: str, options: dict[str, Any]) -> str:
         config = containers.read_config(engine.paths, container_id)
         present = containers.limits(engine.paths, config)
         changes = limits.resources(options, present)
-        if not changes:
-            raise UsageError("nothing to change: no limit was given", "see: rl update --help")
+        variables = environment.changes(options)
+        if not changes and "restart" not in options and not variables:
+            raise UsageError("nothing to change: no flag was given", "see: rl update --help")
         merged = limits.merge(present, changes)
         settings(merged)  # raises for what contradicts
         state = containers.read_state(engine.paths, container_id)
-        if state.get("status") in containers.LIVE:
-            _apply(state.get("cgroup", ""), changes, merged, present)
-        record = {**containers.updated(engine.paths, container_id), "limits": merged}
+        record = containers.updated(engine.paths, container_id)
+        if variables:
+            record["env"] = {**record.get("env", {}), **variables}
+        if "restart" in options:
+            record["restart"] = restart.policy(options["restart"], config.get("remove", False))
+        if changes:
+            if state.get("status") in containers.LIVE:
+                _apply(state.get("cgroup", ""), changes, merged, present)
+            record["limits"] = merged
         write_json(f"{engine.paths.container(container_id)}/updated.json", record, sync=not config.get("remove"))
+        if "restart" in options:
+            _tell(engine, container_id, record["restart"])
     except OSError as error:
         raise RlError(f"update container {name}: {error.strerror}", disk_hint(error)) from None
     finally:
         os.close(directory)
+    events.emit_container(engine.paths, config, "update")
     return container_id
+
+
+def _tell(engine: Engine, container_id: str, policy: RestartPolicy) -> None:
+    """Its monitor, which decides by it; where there is none, the next start reads the record."""
+    from rl.engine.monitors import Connection
+
+    try:
+        connection = Connection(engine.paths, container_id)
+    except OSError:
+        return
+    try:
+        connection.tell("policy", dict(policy))
+    except OSError:
+        pass  # it ends just now
+    finally:
+        connection.close()
 
 
 def _apply(path: str, changes: dict[str, Any], merged: dict[str, Any], present: dict[str, Any]) -> None:

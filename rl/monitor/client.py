@@ -129,6 +129,7 @@ class _Session:
         self._pending = b""  # a packet the socket did not take
         self._poll = select.poll()
         self._pidfd = -1
+        self._pid = pid
         if pid:
             try:
                 self._pidfd = os.pidfd_open(pid)
@@ -144,6 +145,8 @@ class _Session:
         elif self._tty:
             # To die with the terminal left raw would be rude.
             wanted = dict.fromkeys((_signal.SIGTERM, _signal.SIGHUP), _leave)
+        if self._keys is not None:
+            wanted[_signal.SIGHUP] = _leave  # our terminal has hung up, which is nothing to the container
         if self._tty:
             wanted[_signal.SIGWINCH] = lambda _number, _frame: self.send_size()
         replaced = []
@@ -157,6 +160,7 @@ class _Session:
     def _on_signal(self, number: int, _frame: object) -> None:
         try:
             if self._pidfd >= 0:
+                tell_signal(self._sock, number, self._pid)
                 process.pidfd_send_signal(self._pidfd, number)
             else:
                 self._sock.send(b"\7" + bytes([number]))
@@ -211,6 +215,8 @@ class _Session:
         if kind == 4:
             info = loads(bytes(buffer[1:size]).decode())
             return AttachResult("exited", info["exit_code"], info["oom_killed"], info["error"])
+        if kind == 6:
+            self._follow(loads(bytes(buffer[1:size]).decode()).get("started", 0))
         target = self._outputs.get(kind, -1)
         if target >= 0:
             try:
@@ -222,6 +228,18 @@ class _Session:
                 return AttachResult("lost", error=f"write to {name}: {error.strerror}")
         return None
 
+    def _follow(self, pid: int) -> None:
+        """The container was started again: signals go to its new process."""
+        if self._pidfd >= 0 and pid:
+            os.close(self._pidfd)
+            self._pid = pid
+            try:
+                self._pidfd = os.pidfd_open(pid)
+            except OSError:
+                self._pidfd = -1
+            if self._tty:
+                self.send_size()
+
     def _on_input(self) -> bool:
         """Pass on what was typed; whether it says to detach."""
         try:
@@ -230,6 +248,8 @@ class _Session:
             return False
         except OSError:  # EIO: our terminal is gone; EBADF, EISDIR
             data = b""
+        if not data and self._keys is not None:
+            return True  # a raw terminal has an end only when it hangs up: no end of input for the container
         if data and self._keys:
             data, detach = self._keys.feed(data)
             if detach:
@@ -273,6 +293,18 @@ class _Session:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+
+
+def tell_signal(sock: _socket.socket, number: int, pid: int, stop: bool = False, time: float | None = None) -> None:
+    """Tell the monitor that its user signals process *pid* (rl.monitor.control), just before that is done.
+
+    With *stop*, the signal is the first act of `rl stop`, which gives the container *time* seconds.
+    """
+    message = {"signal": {"number": number, "pid": pid, "stop": stop, "time": time}}
+    try:
+        sock.send(b"\x08" + dumps(message).encode())
+    except OSError:
+        pass  # its queue is full of input nobody reads, or it is gone
 
 
 def _leave(number: int, _frame: object) -> None:
@@ -319,6 +351,11 @@ class ExitWatch:
                 return
             if userns.monitor_pid(f"{run_dir}/lock") != pid:
                 self.close()
+
+    def tell_signal(self, number: int, pid: int, stop: bool = False, time: float | None = None) -> None:
+        """As the function of this name, where there is a monitor."""
+        if self._sock is not None:
+            tell_signal(self._sock, number, pid, stop, time)
 
     def ended(self) -> bool:
         """Whether it is over; to be called when the descriptor is readable."""

@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import _socket
 import select
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Bytes a client other than the first may be behind before it is disconnected.
 LIMIT = 1 << 20
@@ -19,7 +24,10 @@ class Client:
 
     __slots__ = ("_sock", "behind", "fd", "first", "queue", "stderr", "stdin", "stdout", "waits")
 
-    def __init__(self, fd: int, stdin: bool, stdout: bool, stderr: bool, first: bool) -> None:
+    def __init__(
+        self, fd: int, stdin: bool = False, stdout: bool = False, stderr: bool = False, first: bool = False,
+        waits: bool = False, queue: list[bytes] | None = None,
+    ) -> None:  # fmt: skip
         self._sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd)
         self._sock.setblocking(False)
         self.fd = fd
@@ -27,9 +35,20 @@ class Client:
         self.stdout = stdout
         self.stderr = stderr
         self.first = first
-        self.waits = False  # not read until the container took its input
-        self.queue: list[bytes] = []
-        self.behind = 0  # bytes in the queue
+        self.waits = waits  # not read until the container took its input
+        self.queue: list[bytes] = queue or []
+        self.behind = sum(map(len, self.queue))  # bytes in the queue
+
+    def export(self) -> dict[str, Any]:
+        """The arguments to make it again, in another interpreter."""
+        return {
+            "fd": self.fd, "stdin": self.stdin, "stdout": self.stdout, "stderr": self.stderr, "first": self.first,
+            "waits": self.waits, "queue": self.queue,
+        }  # fmt: skip
+
+    def uid(self) -> int:
+        """Who it is, in ids of our user namespace (unix(7), SO_PEERCRED)."""
+        return int.from_bytes(self._sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)[4:8], sys.byteorder)
 
     def events(self) -> int:
         """What to poll for."""

@@ -15,6 +15,7 @@ import _socket
 import marshal
 import os
 import sys
+import time
 
 from rl.errors import RlError, UsageError
 from rl.kernel import process
@@ -22,9 +23,13 @@ from rl.monitor import logs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn, TypedDict
 
-    from rl.config.model import EventLog, LogConfig
+    from rl.config.model import EventLog, LogConfig, RestartPolicy
+    from rl.monitor.clients import Client
+    from rl.monitor.health import Health
+    from rl.monitor.loop import Monitor
 
     class Params(TypedDict, total=False):
         """What :func:`become_monitor` takes; descriptors are -1 where there is none."""
@@ -59,10 +64,36 @@ if TYPE_CHECKING:
         events: EventLog  # where the end is told; without it nowhere
         image: str  # for events, as are:
         labels: dict[str, str]
-        # set here
-        clients: list[tuple[int, bool, bool, bool, bool]]
+        notify: dict[str, Any]  # see rl.monitor.notify: mode, address, fd (-1: none)
+        health: Health  # {}: no health check
+        restart: RestartPolicy
+        restarts: int  # how often its policy has started it again since its user did
+        deadline: float  # --timeout: when it is killed, time.monotonic(); 0: never
+        timed_out: bool
+        started: float  # when its command began to run, time.monotonic()
+        launch: dict[str, Any]  # what `rl.engine.relaunch` needs to do it all again
+        # set here and by rl.monitor.restart
+        version: int  # see rl.monitor.loop.VERSION
+        status: int  # exit code of the container's init, where that was the reason to become another interpreter
+        packets: list[tuple[int, bytes]]  # from which client, what: received and not yet dealt with
+        answer: int  # the client that asked for a new interpreter
+        clients: list[dict[str, Any]]  # rl.monitor.clients.Client.export
+        input: list[bytes]  # what the container has not taken yet
+        input_ended: bool  # a client has closed it: so it stays when the container is started again
+        after: str  # what to do when the container has ended: restart, stop; "": as the policy says
+        stopped_by_user: bool
+        user_signals: list[int]  # those sent by `rl kill` that need not end it
+        backoff: float  # seconds waited before the last restart
+        restart_at: float  # time.monotonic() of the next one, while that is waited for
+        helper: str  # helpers/rl-monitor, and the interpreter for it
+        interpreter: str
+        relaunch: bool  # for helpers/rl-monitor: start the container again
+        oom_score_adj: str  # the caller's, which the container's process has
+        stdio_fds: list[int]  # with log driver passthrough: the caller's, for the next start
         slave_fd: int
         log_carry: tuple[bytes, bytes]
+        log_lost: int
+        kill_at: float  # time.monotonic() when a stop that goes on turns to SIGKILL
         spare_fd: int
         package_root: str
 
@@ -108,7 +139,7 @@ def check_log(config: LogConfig) -> None:
 
 def helper_program() -> str:
     """The lean monitor's entry: beside the package in a checkout, else where it was installed."""
-    root = _package_root()
+    root = package_root()
     for directory in (f"{root}/helpers", f"{sys.prefix}/libexec/rl", f"{sys.base_prefix}/libexec/rl"):
         path = f"{directory}/rl-monitor"
         if os.access(path, os.R_OK):
@@ -119,12 +150,21 @@ def helper_program() -> str:
     )
 
 
-def _package_root() -> str:
+def interpreter() -> str:
+    """The one for the lean monitor: a virtual environment would cost it memory."""
+    return getattr(sys, "_base_executable", "") or sys.executable
+
+
+def package_root() -> str:
+    """The directory that our package is in."""
     return os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
-def become_monitor(params: Params) -> NoReturn:
-    """Be the container's monitor until it has ended and everything of it is cleaned up."""
+def become_monitor(params: Params, begin: Callable[[Monitor, Client], object] | None = None) -> NoReturn:
+    """Be the container's monitor until it has ended and everything of it is cleaned up.
+
+    With *begin* the container only waits: a client that says start has *begin* called, in this very process.
+    """
     try:
         # Until the loop has its handlers, a signal waits.
         waiting = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGURG)
@@ -134,9 +174,14 @@ def become_monitor(params: Params) -> NoReturn:
         from rl.monitor.loop import Monitor
 
         monitor = Monitor(params)
-        if not monitor.run(LINGER):
+        if begin is None:
+            monitor.until = time.monotonic() + LINGER
+            monitor.started()
+        else:
+            monitor.begin = lambda client: begin(monitor, client)
+        if not monitor.run():
             try:
-                _replace(monitor.export())
+                replace(monitor.export())
             except (OSError, RlError):
                 monitor.unblock_signals()
                 monitor.run()  # no memory, no helper: the container is worth more than 9 MB
@@ -148,7 +193,8 @@ def become_monitor(params: Params) -> NoReturn:
 
                 traceback.print_exc(file=file)
         os._exit(1)
-    os._exit(0)
+    # As conmon: who has the monitor for its main process sees how the container ended.
+    os._exit(params["state"]["exit_code"] & 0xFF)
 
 
 def _settle(params: Params) -> None:
@@ -160,29 +206,22 @@ def _settle(params: Params) -> None:
     params.setdefault("stop_signal", 15)
     params.setdefault("stop_timeout", 10)
     params.setdefault("oom_events", [f"{params['cgroup']}/memory.events"] if params.get("cgroup") else [])
-    params["package_root"] = _package_root()
-    wants = params.get("client", {})
-    params["clients"] = []
+    params["package_root"] = package_root()
+    params.setdefault("clients", [])
     if params.get("client_fd", -1) >= 0:
-        streams = (bool(wants.get("stdin")), bool(wants.get("stdout")), bool(wants.get("stderr")))
-        params["clients"].append((params["client_fd"], *streams, True))
+        params["clients"].append({"first": True, **params.get("client", {}), "fd": params["client_fd"]})
     if params["terminal"]:
         from rl.monitor import peer
 
         params["slave_fd"] = peer.open_terminal(params["master_fd"])
     params["spare_fd"] = _reserve(params)
+    params["oom_score_adj"] = _read("/proc/self/oom_score_adj")
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     os.close(null)
     os.chdir("/")
-    kept = sorted({fd for fd in _kept(params) if fd > 2})
-    first = 3
-    for fd in kept:
-        if fd > first:
-            process.close_range(first, fd - 1)
-        first = fd + 1
-    process.close_range(first)
+    close_others(kept(params))
     try:
         os.setsid()
     except PermissionError:
@@ -191,9 +230,24 @@ def _settle(params: Params) -> None:
     _write("/proc/self/comm", b"rl-monitor")
 
 
-def _kept(params: Params) -> list[int]:
+def kept(params: Params) -> list[int]:
+    """The descriptors that the monitor lives by."""
     found: list[int] = [params[key] for key in _FDS]  # type: ignore[literal-required]
-    return [fd for fd in found if fd >= 0] + params["keep_fds"] + [client[0] for client in params["clients"]]
+    if params.get("health"):
+        found.append(params["health"].get("fd", -1))
+    others = params["keep_fds"] + params.get("stdio_fds", []) + [client["fd"] for client in params["clients"]]
+    others += [fd for fd in (params.get("notify", {}).get("fd", -1),) if fd >= 0]
+    return [fd for fd in found if fd >= 0] + others
+
+
+def close_others(wanted: list[int]) -> None:
+    """Close every descriptor above 2 that is not in *wanted*."""
+    first = 3
+    for fd in sorted({fd for fd in wanted if fd > 2}):
+        if fd > first:
+            process.close_range(first, fd - 1)
+        first = fd + 1
+    process.close_range(first)
 
 
 def _reserve(params: Params) -> int:
@@ -209,6 +263,11 @@ def _reserve(params: Params) -> int:
         return -1  # full already, or a file system without it
 
 
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()
+
+
 def _write(path: str, data: bytes) -> None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -222,15 +281,26 @@ def _write(path: str, data: bytes) -> None:
         os.close(fd)
 
 
-def _replace(params: Params) -> NoReturn:
-    """exec the lean interpreter; returns only by raising."""
-    helper = helper_program()
+def replace(params: Params) -> NoReturn:
+    """exec the interpreter with helpers/rl-monitor, those in *params* or else our own; returns only by raising."""
+    # Kept in the state: the lean interpreter does not know the environment that rl is installed in.
+    helper = params["helper"] = params.get("helper") or helper_program()
+    program = params["interpreter"] = params.get("interpreter") or interpreter()
     state: dict[str, Any] = dict(params)
     memory = os.memfd_create("rl-monitor", 0)
-    os.write(memory, marshal.dumps(state, 2))
-    os.lseek(memory, 0, os.SEEK_SET)
-    for fd in _kept(params):
-        os.set_inheritable(fd, True)
-    interpreter: str = getattr(sys, "_base_executable", "") or sys.executable or "/proc/self/exe"
-    environment = {"TZ": os.environ["TZ"]} if "TZ" in os.environ else {}
-    os.execve(interpreter, [interpreter, *FLAGS, helper, params["id"], str(memory)], environment)
+    try:
+        # In pieces: what clients have not taken yet may be more than one write(2) takes.
+        rest = memoryview(marshal.dumps(state, 2))
+        while rest:
+            rest = rest[os.write(memory, rest) :]
+        os.lseek(memory, 0, os.SEEK_SET)
+        for fd in kept(params):
+            os.set_inheritable(fd, True)
+        os.execve(program, [program, *FLAGS, helper, params["id"], str(memory)], _environment())
+    finally:
+        os.close(memory)
+
+
+def _environment() -> dict[str, str]:
+    """What a later start of the container needs of the caller's: PATH, XDG_…, TZ; not what an interpreter acts upon."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "LD_", "PYTHON"))}

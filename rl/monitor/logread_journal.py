@@ -14,10 +14,11 @@ import time
 
 from rl.errors import RlError, UnsupportedError
 from rl.kernel import process
+from rl.monitor.logread import texts_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import IO
 
     from rl.monitor.logread import Record
@@ -30,38 +31,48 @@ _ACCESS_HINT = (
 )
 
 
+def start(match: Sequence[str], *options: str) -> subprocess.Popen[bytes]:
+    """A journalctl for the entries with the fields *match*. Raises UnsupportedError where there is none."""
+    command = [_PROGRAM, "--quiet", "--no-pager", *options, *match]
+    try:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C"}, preexec_fn=_end_with_parent,
+        )  # fmt: skip
+    except OSError as error:
+        raise UnsupportedError(
+            f"read the journal: {_PROGRAM}: {error.strerror}", "install package systemd, whose program this is"
+        ) from None
+
+
+def failure(verb: str, said: str, match: Sequence[str]) -> RlError:
+    """What journalctl ended with, as an error of ours."""
+    if "insufficient permissions" in said:
+        return UnsupportedError(f"{verb} the journal: {said.rstrip('.')}", _ACCESS_HINT)
+    return RlError(f"{verb} the journal: {said or f'{_PROGRAM} has ended'}", f"try: {_PROGRAM} {match[0]}")
+
+
 class JournalReader:
     """The entries of one container, oldest first; can be read on as they come. *follow*: ``changes`` tells of them."""
 
     def __init__(self, container_id: str, follow: bool = False) -> None:
         # Anybody may write an entry with any field, but for those that the journal adds.
-        self._match = (f"CONTAINER_ID_FULL={container_id}", f"_UID={_uid()}")
+        self._match = (f"CONTAINER_ID_FULL={container_id}", f"_UID={own_uid()}")
         self._cursor = ""
         self._first: list[Record] | None = None  # what tail() has read
         self.changes = -1  # readable when something was added, if *follow*
         self._follower: subprocess.Popen[bytes] | None = None
         if follow:
             # Its output is read for nothing but being there; the last line of before tells that it watches by now.
-            self._follower = self._start("--follow", "--lines=1", "--output=cat", "--output-fields=CONTAINER_ID")
+            self._follower = start(self._match, "--follow", "--lines=1", "--output=cat", "--output-fields=CONTAINER_ID")
             assert self._follower.stdout is not None
             self.changes = self._follower.stdout.fileno()
             os.set_blocking(self.changes, False)
 
-    def _start(self, *options: str) -> subprocess.Popen[bytes]:
-        command = [_PROGRAM, "--quiet", "--no-pager", *options, *self._match]
-        try:
-            return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                env={**os.environ, "LC_ALL": "C"}, preexec_fn=_end_with_parent,
-            )  # fmt: skip
-        except OSError as error:
-            raise UnsupportedError(
-                f"read the journal: {_PROGRAM}: {error.strerror}", "install package systemd, whose program this is"
-            ) from None
-
     def _entries(self, *options: str) -> Iterator[tuple[str, Record]]:
         """(cursor, record) of each entry that journalctl with *options* gives."""
-        process = self._start("--output=export", "--output-fields=MESSAGE,PRIORITY,CONTAINER_PARTIAL_MESSAGE", *options)
+        wanted = "--output-fields=MESSAGE,PRIORITY,CONTAINER_PARTIAL_MESSAGE"
+        process = start(self._match, "--output=export", wanted, *options)
         assert process.stdout is not None and process.stderr is not None
         try:
             while fields := _entry(process.stdout):
@@ -69,7 +80,7 @@ class JournalReader:
             process.stdout.close()
             said = process.stderr.read().decode(errors="replace").strip()
             if process.wait():
-                raise self._failure("read", said)
+                raise failure("read", said, self._match)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -104,6 +115,10 @@ class JournalReader:
             self._cursor = cursor
             yield record
 
+    def texts(self) -> Iterator[tuple[str, bytes]]:
+        """As :meth:`read`, but only (stream, data)."""
+        return texts_of(self.read())
+
     def _drain(self) -> None:
         assert self._follower is not None and self._follower.stderr is not None
         try:
@@ -111,12 +126,7 @@ class JournalReader:
                 pass
         except BlockingIOError:
             return
-        raise self._failure("follow", self._follower.stderr.read().decode(errors="replace").strip())
-
-    def _failure(self, verb: str, said: str) -> RlError:
-        if "insufficient permissions" in said:
-            return UnsupportedError(f"{verb} the journal: {said.rstrip('.')}", _ACCESS_HINT)
-        return RlError(f"{verb} the journal: {said or f'{_PROGRAM} has ended'}", f"try: {_PROGRAM} {self._match[0]}")
+        raise failure("follow", self._follower.stderr.read().decode(errors="replace").strip(), self._match)
 
     def close(self) -> None:
         """End what still runs."""
@@ -131,7 +141,7 @@ def _end_with_parent() -> None:
     process.prctl(process.PR_SET_PDEATHSIG, 15)
 
 
-def _uid() -> int:
+def own_uid() -> int:
     """The caller's uid as the journal, outside of every user namespace, sees it."""
     uid = os.getuid()
     for inside, outside, count in process.id_map("uid"):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def main(params: Params) -> NoReturn:
-    """Go on where the launching process stopped, until the container has ended and is cleaned up."""
+    """Go on where the process before stopped, until the container has ended for good and is cleaned up."""
     code = 1
     try:
         try:
@@ -23,11 +23,39 @@ def main(params: Params) -> NoReturn:
             posix.close(fd)
         except OSError:
             pass  # a name in `ps`, no more
+        for name in posix.listdir("/proc/self/fd"):
+            if int(name) > 2:
+                try:
+                    posix.set_inheritable(int(name), False)
+                except OSError:
+                    pass  # the directory's own
         monitor = Monitor(params)
-        monitor.run()
-        from rl.monitor.ending import finish
+        monitor.lean = True
+        if "answer" in params:
+            from rl.monitor import upgrade
 
-        finish(monitor)
-        code = 0
+            upgrade.answer(monitor)
+        _supervise(monitor)
+        code = params["state"]["exit_code"] & 0xFF  # as conmon: systemd sees how its service ended
     finally:
         posix._exit(code)
+
+
+def _supervise(monitor: Monitor) -> None:
+    params = monitor.params
+    if params["pid"]:
+        monitor.run()
+        if monitor.code_has_changed():
+            monitor.renew()
+    from rl.monitor.ending import Ending, finish
+
+    if "restart_at" in params:  # it has ended, and waits to be started again
+        from rl.monitor import restart
+
+        restart.wait(monitor)
+        finish(monitor, Ending.record)
+    elif not params["pid"]:  # the attempt to start it again has failed
+        monitor.ended, monitor.status = True, params["state"]["exit_code"]
+        finish(monitor)
+    else:
+        finish(monitor)

@@ -35,7 +35,7 @@ def render(
     """
     if config is None:
         config = _config()
-    texts = {"hostname": f"{hostname}\n"}
+    texts = {} if request.get("no_hostname") else {"hostname": f"{hostname}\n"}
     if not (request.get("no_hosts") or (config.get("containers.no_hosts") and not request.get("add_hosts"))):
         texts["hosts"] = hosts(request, network, hostname, name, config, image_hosts)
     if not request.get("no_resolv") and "none" not in request.get("dns", []):
@@ -121,7 +121,7 @@ def hosts(
                 )
             address = gateway
         entries.append((address, names))
-    entries += _base(config.get("containers.base_hosts_file", ""), image_hosts)
+    entries += _base(base_file(request, config), image_hosts)
     known = {one for _, names in entries for one in names}
     own = [n for n in dict.fromkeys((hostname, name)) if n and n not in known]
     defaults = [("127.0.0.1", ["localhost"]), ("::1", ["localhost"])] if "localhost" not in known else []
@@ -129,6 +129,11 @@ def hosts(
         defaults.append((gateway, [n for n in HOST_NAMES if n not in known]))
     defaults += [(address, own) for address in _own_addresses(network)]
     return "".join(f"{address}\t{' '.join(names)}\n" for address, names in entries + defaults if names)
+
+
+def base_file(request: NetworkRequest, config: dict[str, Any]) -> str:
+    """What /etc/hosts begins with: --hosts-file, else containers.conf; a path, ``image``, ``none``, "" the host's."""
+    return request.get("hosts_file") or config.get("containers.base_hosts_file", "")
 
 
 def _base(setting: str, image_hosts: str) -> list[tuple[str, list[str]]]:

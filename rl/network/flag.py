@@ -66,6 +66,17 @@ def parse_network_flag(values: list[str]) -> NetworkRequest:
     raise UsageError(f'unable to find network with name or ID "{value}": network not found', _MODES_HINT)
 
 
+def check_mac(text: str, mode: str) -> None:
+    """Raises UsageError unless *text* may be the hardware address of an interface that *mode* makes."""
+    octets = text.replace("-", ":").split(":")
+    if len(octets) != 6 or not all(len(o) == 2 and all(c in "0123456789abcdefABCDEF" for c in o) for o in octets):
+        raise UsageError(f"--mac-address {text!r} is not a hardware address", "write such as 92:d0:c6:0a:29:33")
+    if int(octets[0], 16) & 1:
+        raise UsageError(f"--mac-address {text}: that is the address of a group", "make its first byte even")
+    if mode not in ("default", "private", *PROGRAMS):
+        raise UsageError(f"--mac-address cannot be used with --network={mode}", "use the default network")
+
+
 def check_pasta_options(options: list[str]) -> None:
     """Raises UsageError for an option that belongs to the engine; pasta itself judges the others."""
     for option in options:

@@ -29,20 +29,21 @@ def create(
     userns_maps: tuple[Sequence[IdRange], Sequence[IdRange]] | None = None,
     *,
     network: bool = True,
+    join: int = -1,
     sysctls: Sequence[tuple[str, str]] = SYSCTLS,
 ) -> tuple[int, int]:
     """(user namespace fd or -1, network namespace fd or -1), both close-on-exec, ``lo`` up.
 
     With *userns_maps* (uid map, gid map) a user namespace nested in the current one is made first and
-    owns the network namespace; with *network* false that is all (network fd -1). *sysctls* are
-    (path below /proc/sys, value), best effort.
+    owns the network namespace; with *network* false that is all (network fd -1). *join*, a descriptor that is closed,
+    is a user namespace to take instead of a new one. *sysctls* are (path below /proc/sys, value), best effort.
     Raises UnsupportedError where the kernel forbids one of the two.
     """
     ask_r, ask_w = os.pipe2(os.O_CLOEXEC)  # child → parent: one byte per stage
     go_r, go_w = os.pipe2(os.O_CLOEXEC)  # parent → child: go on
     child = os.fork()
     if child == 0:
-        _child(ask_w, ask_r, go_r, go_w, userns_maps is not None, network, sysctls)
+        _child(ask_w, ask_r, go_r, go_w, userns_maps is not None, join, network, sysctls)
     os.close(ask_w)
     os.close(go_r)
     user = net = -1
@@ -50,7 +51,7 @@ def create(
         if userns_maps is not None:
             _expect(ask_r, "user")
             user = ns.open_namespace(child, "user")
-            for kind, ranges in zip(("uid", "gid"), userns_maps, strict=True):
+            for kind, ranges in zip(("uid", "gid"), userns_maps if join < 0 else (), strict=join < 0):
                 ns.write_proc(f"/proc/{child}/{kind}_map", "".join(f"{a} {b} {n}\n" for a, b, n in ranges))
             os.write(go_w, b"g")
         _expect(ask_r, "network")
@@ -66,19 +67,25 @@ def create(
         raise
     finally:
         os.close(go_w)  # the child ends at end of file
+        if join >= 0:
+            os.close(join)
         os.close(ask_r)
         os.waitpid(child, 0)
 
 
 def _child(
-    ask_w: int, ask_r: int, go_r: int, go_w: int, nested: bool, network: bool, sysctls: Sequence[tuple[str, str]]
+    ask_w: int, ask_r: int, go_r: int, go_w: int, nested: bool, join: int, network: bool,
+    sysctls: Sequence[tuple[str, str]],
 ) -> None:
     code = 1
     try:
         os.close(ask_r)
         os.close(go_w)  # or our own copy would hide the parent's end of file
         if nested:
-            ns.unshare(ns.CLONE_NEWUSER)
+            if join >= 0:
+                ns.setns(join, ns.CLONE_NEWUSER)
+            else:
+                ns.unshare(ns.CLONE_NEWUSER)
             os.write(ask_w, b"\0")
             if os.read(go_r, 1) != b"g":
                 os._exit(1)

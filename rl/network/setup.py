@@ -140,14 +140,22 @@ class _Ladder:
         name, executable, can = self._candidates.pop(0)
         mappings = self._request.get("ports", [])
         options = self._request.get("options", [])
+        mac = self._request.get("mac", "").replace("-", ":")
         if name == "slirp4netns":
             from rl.network import slirp4netns
 
             options = [*self._config.get("engine.network_cmd_options", []), *options]
             arguments, network = slirp4netns.plan(options, can)
+            if mac:
+                arguments.append(f"--macaddress={mac}")
+                network["mac"] = mac
             return slirp4netns.start(executable, arguments, network, mappings, self._net_fd, self._run_dir)
         options = [*self._config.get("network.pasta_options", []), *options]
+        if mac:
+            options += ["--ns-mac-addr", mac]
         plan = pasta.plan(options, mappings, can, files.only_loopback_resolvers(), _real_root())
+        if mac:
+            plan.network["mac"] = mac
         return pasta.start(executable, plan, mappings, self._net_fd, self._run_dir, verify=pasta.is_old(can))
 
     def pending(self) -> Pending:

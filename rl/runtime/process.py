@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from rl.runtime.sync import Setup
 
 
+#: An annotation of crun's: the process keeps the further groups of who makes it; they show as the overflow group.
+KEEP_GROUPS = "run.oci.keep_original_groups"
+
+
 def prepare(setup: Setup, profile: dict[str, Any] | None, state: dict[str, Any], warnings: list[str]) -> None:
     """The part that is done outside, by the caller of create and exec, before anything is made.
 
@@ -77,7 +81,7 @@ def standard_io(setup: Setup) -> None:
     for name in ("master", "listener", "agent"):
         if getattr(setup, name) >= 0:
             setattr(setup, name, fcntl.fcntl(getattr(setup, name), fcntl.F_DUPFD_CLOEXEC, above))
-    keep = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in io.preserve]
+    keep = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) if fd >= 0 else -1 for fd in io.preserve]
     if setup.slave >= 0:
         terminal.take(setup.slave)
     else:
@@ -86,13 +90,23 @@ def standard_io(setup: Setup) -> None:
             os.dup2(fd, number, inheritable=True)
         _own_pipes(setup)
     for number, fd in enumerate(keep):
-        os.dup2(fd, 3 + number, inheritable=True)
+        if fd >= 0:
+            os.dup2(fd, 3 + number, inheritable=True)
+        else:
+            _close_quietly(3 + number)
     sync.move(os.dup2(sync.sock.fileno(), first_free, inheritable=False))
     for name in ("master", "listener", "agent"):
         if getattr(setup, name) >= 0:
             first_free += 1
             setattr(setup, name, os.dup2(getattr(setup, name), first_free, inheritable=False))
     _close_from(first_free + 1)
+
+
+def _close_quietly(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:
+        pass  # nothing was there
 
 
 def _close_from(first: int) -> None:
@@ -232,6 +246,8 @@ def identity(setup: Setup) -> None:
 
 
 def _set_groups(groups: list[int], setup: Setup) -> None:
+    if (setup.spec.get("annotations") or {}).get(KEEP_GROUPS) == "1":
+        return  # --group-add keep-groups
     if setup.setgroups_denied:
         return  # a single-id map: the kernel allows no groups (user_namespaces(7), "setgroups")
     try:

@@ -42,7 +42,7 @@ PACKET = 1 << 15
 
 
 class Io:
-    """The descriptors a process gets as 0, 1 and 2 (unused with a terminal), and those to pass as 3…"""
+    """The descriptors a process gets as 0, 1 and 2 (unused with a terminal), and those for 3…; -1 leaves a gap."""
 
     __slots__ = ("preserve", "stderr", "stdin", "stdout")
 

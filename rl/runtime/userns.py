@@ -18,7 +18,6 @@ import os
 
 from rl.config.jsonio import dumps, loads
 from rl.errors import RlError, UnsupportedError, from_wire, to_wire
-from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
 from rl.kernel import process
 
@@ -181,6 +180,12 @@ def is_inside() -> bool:
     return _inside
 
 
+def stay_inside() -> None:
+    """This process is in the shared namespace already: it is a monitor's, whatever it has executed."""
+    global _inside
+    _inside = True
+
+
 def enter(run: str, lock_fd: int | None = None, meanwhile: Callable[[], object] | None = None) -> str:
     """Move this single-threaded process into the shared user namespace and a mount namespace of its own.
 
@@ -212,6 +217,8 @@ def enter(run: str, lock_fd: int | None = None, meanwhile: Callable[[], object] 
         os.close(creation)
     if meanwhile is not None:
         meanwhile()
+    from rl.kernel import mount as m  # here: many import this module for monitor_pid() alone
+
     ns.unshare(ns.CLONE_NEWNS)
     m.mount(None, "/", None, m.MS_REC | m.MS_SLAVE)
     return mode

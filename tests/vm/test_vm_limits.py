@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import Vm
 
+from conftest import Vm
 from support.vm_machine import Machine
 
 NONE = ("--network", "none")

@@ -14,7 +14,9 @@ USAGE = "CONTAINER"
 ARGUMENTS = (1, 1)
 INTERSPERSED = True
 COMPLETE = "container"
-OPTIONS = ()
+OPTIONS = (
+    ("--external", "flag", "", "Containers of other tools in the same storage count too: rl shares its own with none"),
+)
 HELP = "Tell whether a container exists: exit code 0 yes, 1 no."
 
 

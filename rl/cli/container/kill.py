@@ -16,7 +16,8 @@ INTERSPERSED = True
 COMPLETE = "container"
 OPTIONS = (
     ("-a --all", "flag", "", "Signal all running containers"),
-    ("--cidfile", "array", "PATH", "Read a container's id from this file"),
+    common.CIDFILE,
+    common.filter_option("Signal"),
     common.LATEST,
     ("-s --signal", "value", "SIGNAL", "Name with or without SIG, or number (default KILL)"),
 )
@@ -24,7 +25,8 @@ HELP = "Send a signal to the first process of running containers; SIGKILL unless
 
 
 def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
+    from rl.engine import containers
     from rl.engine.kill import kill
 
-    names = common.names(engine, options, arguments)
-    return common.report(kill(engine, names, signal=options.get("signal", "KILL"), all=bool(options.get("all"))))
+    names, everything = common.targets(engine, options, arguments, containers.MONITORED)
+    return common.report(kill(engine, names, signal=options.get("signal", "KILL"), all=everything))

@@ -17,8 +17,9 @@ INTERSPERSED = True
 COMPLETE = "container"
 OPTIONS = (
     ("-a --all", "flag", "", "Remove all containers"),
-    ("--cidfile", "array", "PATH", "Read a container's id from this file"),
-    ("--filter", "array", "KEY=VALUE", "Remove the containers that fit, see `rl ps --filter`"),
+    common.CIDFILE,
+    ("--depend", "flag", "", "Remove the containers that need them too"),
+    common.filter_option("Remove", short=False),
     ("-f --force", "flag", "", "Stop running containers first; a missing one is no error"),
     ("-i --ignore", "flag", "", "A missing container is no error"),
     common.LATEST,
@@ -36,19 +37,17 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
 
     if "time" in options and not options.get("force"):
         raise UsageError("--force option must be specified to use the --time option", "add --force")
-    names = common.names(engine, options, arguments)
-    if names and options.get("filter"):
-        raise UsageError("--filter takes no arguments", "leave --filter or the names out")
+    names, everything = common.targets(engine, options, arguments)
     results = rm(
-        engine, names, force=bool(options.get("force")), all=bool(options.get("all")),
+        engine, names, force=bool(options.get("force")), all=everything,
         ignore=bool(options.get("ignore") or options.get("force")), time=options.get("time"),
-        volumes=bool(options.get("volumes")), filters=options.get("filter"),
+        volumes=bool(options.get("volumes")), depend=bool(options.get("depend")),
     )
     common.report(results)
-    kinds = {_code(error) for _, error in results if error is not None}
-    return max(kinds) if kinds else 0
+    codes = {_code(error) for _, error in results if error is not None}
+    return min(codes) if codes else 0
 
 
 def _code(error: Exception) -> int:
-    """podman-rm(1), "Exit Status"; the greatest of several is the one told."""
+    """podman-rm(1), "Exit Status"; of several the least is told, as by Podman."""
     return 1 if isinstance(error, NoSuchContainerError) else 2 if isinstance(error, ConflictError) else 125

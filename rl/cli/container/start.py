@@ -19,7 +19,7 @@ OPTIONS = (
     ("--all", "flag", "", "Start all containers"),
     ("-a --attach", "flag", "", "Attach to the container's output and wait for its end"),
     ("--detach-keys", "value", "KEYS", "Keys that detach (default ctrl-p,ctrl-q); empty: none"),
-    ("-f --filter", "array", "KEY=VALUE", "Start the containers that fit, see `rl ps --filter`"),
+    common.filter_option("Start"),
     ("-i --interactive", "flag", "", "Attach to the container's input too"),
     common.LATEST,
     ("--sig-proxy", "flag", "", "Pass received signals on to the process (default true when attached)"),
@@ -36,6 +36,8 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
     attached = options.get("attach") or options.get("interactive")
     if options.get("sig_proxy") and not attached:
         raise UsageError("you cannot use sig-proxy without --attach", "add --attach")
+    if options.get("all") and attached:
+        raise UsageError("you cannot start and attach all containers at once", "leave --all or --attach out")
     names = common.filtered(engine, options, common.names(engine, options, arguments), all=True)
-    results, code = start(engine, names, options)
+    results, code = start(engine, names, {**options, "all": bool(options.get("all")) and not options.get("filter")})
     return common.report(results, quiet=bool(attached)) or code

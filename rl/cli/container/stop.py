@@ -16,8 +16,8 @@ INTERSPERSED = True
 COMPLETE = "container"
 OPTIONS = (
     ("-a --all", "flag", "", "Stop all running containers"),
-    ("--cidfile", "array", "PATH", "Read a container's id from this file"),
-    ("-f --filter", "array", "KEY=VALUE", "Stop the containers that fit, see `rl ps --filter`"),
+    common.CIDFILE,
+    common.filter_option("Stop"),
     ("-i --ignore", "flag", "", "A missing container is no error"),
     common.LATEST,
     ("-t --time --timeout", "value", "SECONDS", "Seconds before the kill; -1: for ever (default the container's)",
@@ -27,8 +27,9 @@ HELP = "Stop running containers: their stop signal first, SIGKILL after the time
 
 
 def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
+    from rl.engine import containers
     from rl.engine.stop import stop
 
-    names = common.filtered(engine, options, common.names(engine, options, arguments), all=False)
+    names, everything = common.targets(engine, options, arguments, containers.MONITORED)
     ignore = bool(options.get("ignore"))
-    return common.report(stop(engine, names, time=options.get("time"), ignore=ignore, all=bool(options.get("all"))))
+    return common.report(stop(engine, names, time=options.get("time"), ignore=ignore, all=everything))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from rl.engine.context import Engine
 
-USAGE = "CONTAINER [DESCRIPTOR...]"
+USAGE = "CONTAINER [DESCRIPTOR...|PS OPTION...]"
 ARGUMENTS = (0, None)
 INTERSPERSED = False
 COMPLETE = "container"
@@ -19,7 +19,7 @@ HELP = """Show the processes of a running container.
 
 Descriptors: args, capamb, capbnd, capeff, capinh, capprm, comm, etime, group, groups, hgroup, hgroups, hpid, huser,
 label, nice, pcpu, pgid, pid, ppid, rgroup, rss, ruser, seccomp, state, stime, time, tty, user, vsz. Without any:
-user,pid,ppid,pcpu,etime,tty,time,args.
+user,pid,ppid,pcpu,etime,tty,time,args. Anything else is given to the container's own ps.
 """
 
 
@@ -27,6 +27,8 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
     from rl.engine.top import top
 
     name, descriptors = common.one(engine, options, arguments)
-    headings, rows = top(engine, name, descriptors)
-    output.write(output.table([headings, *rows]))
+    if descriptors[:1] == ["--"]:
+        descriptors = descriptors[1:]
+    found = top(engine, name, descriptors)
+    output.write(found if isinstance(found, str) else output.table([found[0], *found[1]]))
     return 0

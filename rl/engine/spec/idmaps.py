@@ -42,12 +42,17 @@ def parse(
     for item in filter(None, rest.split(",")):
         key, _, value = item.partition("=")
         settings[key] = value
+    if mode == "ns":
+        raise UnsupportedError(
+            f"--userns={text}: which ids a namespace of others has cannot be known", "use container:NAME, or --uidmap"
+        )
     if mode in ("", "host"):
         _refuse_unknown(mode, settings, ())
         return UserNamespace([], [])
     if mode not in ("keep-id", "nomap", "auto"):
         raise UsageError(
-            f"--userns: {text!r} is not a mode", "use host, keep-id, keep-id:uid=UID,gid=GID, nomap or auto[:size=N]"
+            f"--userns: {text!r} is not a mode",
+            "use host, keep-id, keep-id:uid=UID,gid=GID, nomap, auto[:size=N] or container:NAME",
         )
     if min(limits) < 1:
         raise UnsupportedError(
@@ -63,10 +68,33 @@ def parse(
     if mode == "nomap":
         _refuse_unknown(mode, settings, ())
         return UserNamespace(idmap.shift_map(1, limits[0]), idmap.shift_map(1, limits[1]))
-    _refuse_unknown(mode, settings, ("size",))
+    _refuse_unknown(mode, settings, ("size", "uidmapping", "gidmapping"))
     count = integer(settings.get("size", _AUTO_SIZE), "--userns auto:size", 1)
     first = _free_range(count, min(limits), taken)
-    return UserNamespace(idmap.shift_map(first, count), idmap.shift_map(first, count))
+    return UserNamespace(
+        _forced(idmap.shift_map(first, count), settings.get("uidmapping", ""), limits[0]),
+        _forced(idmap.shift_map(first, count), settings.get("gidmapping", ""), limits[1]),
+    )
+
+
+def within(ranges: list[IdRange], host: list[IdRange]) -> list[IdRange]:
+    """*ranges* in pieces, each inside of one range of *host*: the kernel takes no others (user_namespaces(7))."""
+    pieces: list[IdRange] = []
+    for inside, outside, count in ranges:
+        for first, _, length in host:
+            low, high = max(first, outside), min(first + length, outside + count)
+            if low < high:
+                pieces.append((inside + low - outside, low, high - low))
+    return pieces
+
+
+def _forced(automatic: list[IdRange], text: str, limit: int) -> list[IdRange]:
+    """*automatic* with the mapping of auto's uidmapping= or gidmapping= in it."""
+    if not text:
+        return automatic
+    from rl.engine.spec import explicitmaps
+
+    return explicitmaps.forced(automatic, text, [(0, 0, 1), (1, 1, limit)])
 
 
 def _keep_id_sizes(size: str | None, limits: tuple[int, int]) -> tuple[int, int]:

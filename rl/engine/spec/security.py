@@ -79,12 +79,13 @@ def capabilities(add: Iterable[str], drop: Iterable[str], privileged: bool) -> t
 class SecurityOptions:
     """--security-opt, taken apart."""
 
-    __slots__ = ("apparmor", "mask", "no_new_privileges", "seccomp", "unmask")
+    __slots__ = ("apparmor", "mask", "no_new_privileges", "proc", "seccomp", "unmask")
 
     def __init__(self) -> None:
         self.no_new_privileges = False
         self.apparmor = ""  # a profile; the runtime warns where the host has none
         self.seccomp = ""  # "" (the default profile) | unconfined | a file
+        self.proc: list[str] = []  # mount options of /proc
         self.mask: list[str] = []
         self.unmask: list[str] = []
 
@@ -103,6 +104,10 @@ def security_options(items: Iterable[str]) -> SecurityOptions:
             result.mask += value.split(":")
         elif key == "unmask" and value:
             result.unmask += value.split(":")
+        elif key == "systempaths" and value == "unconfined":  # Docker's word
+            result.unmask.append("ALL")
+        elif key == "proc-opts" and value:
+            result.proc += value.split(",")
         elif key == "label":
             if value != "disable" and not os.path.isdir("/sys/fs/selinux/booleans"):
                 hint = "leave it out, or use label=disable"
@@ -114,8 +119,8 @@ def security_options(items: Iterable[str]) -> SecurityOptions:
         else:
             raise UsageError(
                 f"--security-opt: {item!r} is not known",
-                "use no-new-privileges, seccomp=FILE|unconfined, mask=PATH, unmask=PATH|ALL, apparmor=PROFILE or"
-                " label=disable",
+                "use no-new-privileges, seccomp=FILE|unconfined, mask=PATH, unmask=PATH|ALL, proc-opts=OPTIONS,"
+                " apparmor=PROFILE or label=disable",
             )
     return result
 
@@ -191,6 +196,10 @@ def check_sysctls(sysctls: Mapping[str, str], network: str, ipc: str) -> None:
 
 def device(text: str) -> tuple[str, str, str]:
     """(host path, container path, permissions) of ``--device HOST[:CONTAINER][:rwm]``."""
+    if "=" in text and not text.startswith("/"):
+        raise UnsupportedError(
+            f"--device {text}: rl reads no CDI specifications", "name the device nodes, such as --device /dev/dri"
+        )
     parts = text.split(":")
     host = parts[0]
     target, permissions = host, "rwm"

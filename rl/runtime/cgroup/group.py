@@ -197,6 +197,14 @@ class Cgroup:
         verb = "freeze" if value else "thaw"
         try:
             write(f"{self.path}/cgroup.freeze", str(value))
+        except OSError as error:
+            raise RlError(f"{verb} cgroup {self.path}: {error.strerror}") from None
+        self.wait_frozen(value, timeout)
+
+    def wait_frozen(self, value: int, timeout: float = 10.0) -> None:
+        """Until all processes stand (1) or go on (0), which was asked for. Raises RlError after *timeout* seconds."""
+        verb = "freeze" if value else "thaw"
+        try:
             events = os.open(f"{self.path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise RlError(f"{verb} cgroup {self.path}: {error.strerror}") from None

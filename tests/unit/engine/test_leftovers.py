@@ -101,7 +101,7 @@ def test_a_container_that_goes_with_its_monitor(paths: Paths, state: dict[str, o
     os.close(held)
     with pytest.raises(NoSuchContainerError, match="its monitor was killed"):
         containers.read_state(paths, A)
-    assert everything(paths) == ["data/volumes/named", "data/volumes/named/_data"]
+    assert [name for name in everything(paths) if name.startswith("data/")] == ["data/volumes/named", "data/volumes/named/_data"]
 
 
 def test_a_created_container_stays(paths: Paths) -> None:

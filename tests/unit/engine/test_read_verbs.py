@@ -15,7 +15,8 @@ import pytest
 from rl.config.paths import Paths
 from rl.engine.context import Engine
 from rl.engine.inspect import inspect
-from rl.engine.ps import latest, ps
+from rl.engine.ps import ps
+from rl.engine.selection import latest
 from rl.engine.top import parse_descriptors, top
 from rl.errors import NoSuchContainerError, StateError, UsageError
 from rl.kernel import process
@@ -258,7 +259,7 @@ def test_top(engine: Engine, make: Make, sleeper: int) -> None:
     _, rows = top(
         engine,
         "up",
-        [*parse_descriptors(["args"]), "capeff", "user", "huser", "etime", "label", "stime"],
+        [*(parse_descriptors(["args"]) or []), "capeff", "user", "huser", "etime", "label", "stime"],
     )
     assert len(rows) == 1
 
@@ -268,5 +269,6 @@ def test_top_needs_a_running_container(engine: Engine, make: Make) -> None:
     with pytest.raises(StateError):
         top(engine, "down")
     for words in (["nonsense"], ["-ef"], ["pid,-o"]):
-        with pytest.raises(UsageError):
+        assert parse_descriptors(words) is None
+        with pytest.raises(StateError):
             top(engine, "down", words)

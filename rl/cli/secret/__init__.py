@@ -1,0 +1,1 @@
+"""Verbs about secrets; one file each, see :mod:`rl.cli`."""
