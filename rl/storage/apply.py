@@ -72,7 +72,7 @@ class Applier:
             raise VerificationError(f"the layer has more than {self.max_entries} entries: refused as a bomb")
         try:
             directory, name = split(entry.name)
-            if name.startswith(b".wh.") or b".wh..wh." in directory:
+            if self._is_mark(directory, name):
                 self._whiteout(directory, name)
                 return
             handler = self._handlers.get(entry.kind)
@@ -86,6 +86,10 @@ class Applier:
             handler(stream, entry, directory, name)
         except OSError as error:
             raise explain(entry, error) from None
+
+    def _is_mark(self, directory: bytes, name: bytes) -> bool:
+        """Whether the entry says something about layers below (layer.md, "Whiteouts")."""
+        return name.startswith(b".wh.") or b".wh..wh." in directory
 
     # ------------------------------------------------------------------ kinds of entries
 
