@@ -175,9 +175,14 @@ def _quiet(text: str) -> None:
     """Progress of long work: these verbs have nobody to tell it to."""
 
 
+def _root_of(ranges: list[IdRange]) -> int:
+    """The shared id of the container's id 0."""
+    return next((outside for inside, outside, _ in ranges if inside == 0), 0)
+
+
 def _mount_volumes(paths: Paths, config: ContainerConfig, path: str) -> None:
     """Volumes and bind mounts where the container would see them; a source that is gone stays away."""
-    data = volumes.prepare(paths, config, path)
+    data = volumes.prepare(paths, config, path, (_root_of(config["uid_map"]), _root_of(config["gid_map"])))
     root = os.open(path, _ROOT)
     try:
         for spec in sorted(config["mounts"], key=lambda spec: spec["destination"].count("/")):

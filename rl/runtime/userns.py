@@ -394,7 +394,7 @@ def call(run: str, function: Callable[..., Any], *arguments: Any, entered: bool 
         try:
             os.close(read_end)
             try:
-                adopt() if entered else enter(run)
+                stay_inside() if entered else enter(run)
                 answer = {"result": function(*arguments)}
                 code = 0
             except BaseException as error:
