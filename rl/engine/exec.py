@@ -108,9 +108,9 @@ class Session:
         process.update(args=command, terminal=tty, cwd=workdir or process.get("cwd") or "/")
         own = self._updated(list(process.get("env") or []))
         if self.config.get("secrets"):
-            from rl.engine import container_secrets
+            from rl.config import secretcopies
 
-            own += container_secrets.environment(self.engine.paths.container(self.id), self.config)
+            own += secretcopies.variables(self.engine.paths.container(self.id), self.config["secrets"])
         process["env"] = self._environment(own, env, bool(user), tty)
         process.pop("consoleSize", None)
         if tty:

@@ -41,18 +41,8 @@ def begin(paths: Paths, config: ContainerConfig) -> Health:
         pass  # a full disk: the container is worth more than what `rl ps` says of it
     return {
         "config": config["health"], "bundle": f"{paths.container(config['id'])}/bundle", "cache": paths.cache,
-        "starting": "startup" in config["health"], "secrets": _secrets(paths, config),
+        "starting": "startup" in config["health"],
     }  # fmt: skip
-
-
-def _secrets(paths: Paths, config: ContainerConfig) -> list[tuple[str, str]]:
-    """(variable, file) of the secrets that are variables; config.json does not have them."""
-    uses = [use for use in config.get("secrets", []) if use["type"] == "env"]
-    if not uses:
-        return []
-    from rl.engine.container_secrets import file_name
-
-    return [(use["target"], f"{paths.container(config['id'])}/{file_name(use['id'])}") for use in uses]
 
 
 def _path(paths: Paths, container_id: str) -> str:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
         config: HealthConfig
         bundle: str  # directory of config.json
         cache: str  # of compiled seccomp filters
-        secrets: list[tuple[str, str]]  # variables whose values are in files
         starting: bool  # the start-up check has not passed yet
         status: str  # starting | healthy | unhealthy
         streak: int  # failures in a row, of the check that is at work

@@ -15,6 +15,7 @@ import os
 import select
 import time
 
+from rl.config import secretcopies
 from rl.config.jsonio import read_json, write_json
 from rl.errors import RlError
 from rl.kernel import proc
@@ -122,7 +123,9 @@ def _spawn(params: Params, check: HealthCheck, io: Io) -> Created:
     process = dict(spec["process"])
     process.update(args=words if kind == "CMD" else [*check["shell"], " ".join(words)], terminal=False)
     process.pop("consoleSize", None)
-    process["env"] = [*(process.get("env") or []), *map(_secret, params["health"]["secrets"])]
+    uses = read_json(f"{params['container_dir']}/config.json").get("secrets")
+    if uses:
+        process["env"] = [*process.get("env", []), *secretcopies.variables(params["container_dir"], uses)]
     profile = (spec.get("linux") or {}).get("seccomp")
     cgroup = params.get("cgroup", "")
     if state.get("affinity"):
@@ -139,12 +142,6 @@ def _spawn(params: Params, check: HealthCheck, io: Io) -> Created:
         seccomp_flags=seccomp.flags_of(profile) if profile else 0, profile=profile, state=document,
         die_with_parent=True,
     )
-
-
-def _secret(use: tuple[str, str]) -> str:
-    """``NAME=value`` of a secret that is a variable."""
-    with open(use[1], "rb") as file:
-        return f"{use[0]}={os.fsdecode(file.read())}"
 
 
 def _container(params: Params) -> int:
