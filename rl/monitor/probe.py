@@ -170,8 +170,9 @@ def _collect(created: Created, source: int, output: bytearray, deadline: float, 
         if left <= 0:
             return False
         ready = {fd for fd, _ in poll.poll(left * 1000 + 1)}
-        if pipe in ready:
-            raise RlError("the monitor has ended")
+        if pipe in ready:  # the record is not ours any more
+            _end(created)
+            os._exit(1)
         if source in ready and not _read(source, output):
             poll.unregister(source)
         if created.pidfd in ready:
