@@ -26,12 +26,34 @@ class PortMapping(TypedDict):
 class MountSpec(TypedDict, total=False):
     """One requested mount, whatever flag asked for it."""
 
-    type: str  # bind | volume | tmpfs | devpts …
-    source: str  # host path, or volume name
+    type: str  # bind | volume | tmpfs | ramfs | devpts | image
+    source: str  # host path, volume name, or image as asked
     destination: str
     options: list[str]
     anonymous: bool  # a volume made for an image's VOLUME or `-v /path`
     no_copy: bool
+    overlay: bool  # option O: what is written goes to a directory of the container's own
+    upper: str  # … or to this one, which stays
+    work: str
+    id_map: dict[str, list[list[int]]]  # option idmap, see rl.engine.spec.id_mount; {}: the container's own map
+    subpath: str  # of a volume or an image: what is below this path there
+    volume_options: dict[str, str]  # for the volume, if it is made now
+    volume_labels: dict[str, str]
+    image_id: str  # of an image: what the source was when the container was made
+    layers: list[str]
+    borrowed: bool  # --volumes-from: the volume belongs to another container too
+
+
+class VolumeRecord(TypedDict, total=False):
+    """volumes/<name>/volume.json. The directory's name is the volume's."""
+
+    Driver: str  # local
+    CreatedAt: str  # RFC 3339 with nanoseconds, UTC
+    Labels: dict[str, str]
+    Options: dict[str, str]  # as asked, and what ``o`` says of UID, GID, SIZE, INODES
+    Anonymous: bool
+    UID: int  # of the shared user namespace; absent: the first container decides
+    GID: int
 
 
 class SecretUse(TypedDict):
@@ -200,6 +222,8 @@ class ContainerConfig(TypedDict, total=False):
     stop_signal: int
     stop_timeout: int
     remove: bool
+    pod: str  # id, and name, of the pod it is in
+    pod_name: str
     requires: list[str]  # ids of the containers that --requires names
     restart: RestartPolicy
     log: LogConfig

@@ -1,4 +1,4 @@
-"""rl container cleanup: what a container that has ended left behind; monitors do that themselves, unless they are killed.
+"""rl container cleanup: what ended containers left behind. Monitors do that themselves, unless they are killed.
 
 Reading a record corrects it and ends what is left of the container (rl.engine.containers.read_state); the rest is the
 sweep that other commands do in passing (rl.engine.leftovers).
@@ -62,7 +62,7 @@ def _remove(engine: Engine, name: str, remove: bool, remove_image: bool) -> RlEr
         from rl.engine.rmi import rmi
 
         errors = rmi(engine, [config["image"]]).errors
-        return errors[0] if errors else None
+        return RlError(errors[0].message, errors[0].hint) if errors else None
     return None
 
 

@@ -241,7 +241,7 @@ def _pod(engine: Engine, values: list[str]) -> Test:
     """A pod's name, or the beginning of its id."""
 
     def test(candidate: Candidate) -> bool:
-        pod: str = candidate.config.get("pod", "")  # type: ignore[assignment]
+        pod = candidate.config.get("pod", "")
         name = candidate.config.get("pod_name", "")
         return bool(pod) and any(value == name or pod.startswith(value) for value in values)
 

@@ -61,20 +61,9 @@ def _image(engine: Engine, name: str, size: bool) -> dict[str, Any]:
 
 
 def _volume(engine: Engine, name: str, size: bool) -> dict[str, Any]:
-    directory = f"{engine.paths.volumes}/{name}"
-    if not name or "/" in name or name.startswith(".") or not os.path.isdir(directory):
-        raise NotFoundError(f"no such volume {name}")
-    from rl.config.jsonio import read_json
+    from rl.engine.volume.inspect import document
 
-    try:
-        record = read_json(f"{directory}/volume.json")
-    except (OSError, ValueError):
-        record = {}
-    return {
-        "Name": name, "Driver": "local", "Mountpoint": f"{directory}/_data", "CreatedAt": record.get("created", ""),
-        "Labels": record.get("labels") or {}, "Scope": "local", "Options": record.get("options") or {},
-        "Anonymous": bool(record.get("anonymous")),
-    }  # fmt: skip
+    return document(engine.paths, name)
 
 
 def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:
@@ -83,6 +72,8 @@ def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:
     config = containers.read_config(engine.paths, container_id)
     if "limits" in config:
         config["limits"] = containers.limits(engine.paths, config)
+    if "env" in config:
+        config["env"] = containers.environment(engine.paths, config)
         config["restart"] = containers.restart_policy(engine.paths, config)
     found = document(engine, config, containers.read_state(engine.paths, container_id))
     if size:
@@ -314,6 +305,10 @@ def _config(config: ContainerConfig) -> dict[str, Any]:
         document.update(healthcheck.config_document(config))
     if config.get("timezone"):
         document["Timezone"] = config["timezone"]
+    if config.get("systemd"):
+        document["SystemdMode"] = True
+    if options.get("chrootdirs"):
+        document["ChrootDirs"] = options["chrootdirs"]
     shown = [use for use in config.get("secrets", []) if use["type"] == "mount"]
     if shown:
         document["Secrets"] = [

@@ -67,7 +67,7 @@ def _prepare(params: Params) -> Launch:
         ending.unmount(path)
     userns.stay_inside()
     paths = Paths(*params["launch"]["paths"])
-    message = params["launch"]["message"]
+    message = {**params["launch"]["message"], "preserve": []}  # what the caller opened went with the first run
     events.adopt(paths, message["events"])
     work = Launch(paths, params["id"], _nobody(), params["lock_fd"], userns.current_mode(), message)
     work.attach_fd = params["listen_fd"]

@@ -12,6 +12,7 @@ import time as clock
 from rl.engine import containers, events, leftovers
 from rl.engine.dependencies import Dependents
 from rl.engine.prefork import forget_run_directory, take_lock
+from rl.engine.selection import monitored
 from rl.errors import ConflictError, CorruptRecordError, NoSuchContainerError, RlError, StateError
 from rl.runtime import userns
 from rl.storage import trash
@@ -33,9 +34,9 @@ def rm(
 ) -> list[tuple[str, RlError | None]]:
     """Remove each of *names*; (name as given, error or None) for each, all are tried.
 
-    A running container needs *force*, which stops all such at once, with *time* seconds of grace. *ignore* makes missing
-    ones no error. A container that others need stays, unless *depend*, which removes these too, or they are among
-    *names*: they go first.
+    A running container needs *force*, which stops all such at once, with *time* seconds of grace. *ignore* makes
+    missing ones no error. A container that others need stays, unless *depend*, which removes these too, or they are
+    among *names*: they go first.
     """
     paths = engine.paths
     results: list[tuple[str, RlError | None]] = []
@@ -52,14 +53,16 @@ def rm(
             for other in dependents.all_of(container_id):
                 shown.setdefault(other, other)
     if force:
-        _stop(engine, list(shown), time)
+        _stop(engine, set(monitored(paths)).intersection(shown), time)  # what goes wrong is told when it is removed
     for container_id in dependents.removal_order(list(shown)):
         name = shown[container_id]
         try:
             dependents.check(container_id)
             _remove(engine, container_id, force, time, volumes)
-        except NoSuchContainerError as error:
-            if not ignore and not all and not force:
+        except NoSuchContainerError as error:  # gone meanwhile, with --rm because it was stopped
+            if force:
+                results.append((name, None))
+            elif not ignore and not all:
                 results.append((name, error))
             continue
         except RlError as error:
@@ -68,7 +71,8 @@ def rm(
         results.append((name, None))
     trash.empty(paths)
     leftovers.sweep(paths)
-    return results
+    asked = {name: index for index, name in enumerate(names)}
+    return sorted(results, key=lambda result: asked.get(result[0], -1))
 
 
 def _find(paths: Paths, name: str, force: bool) -> str:
@@ -124,7 +128,9 @@ def _hold(engine: Engine, container_id: str, force: bool, time: int | None) -> i
                     "cannot be removed without force: container state improper",
                     f"`rl {verb} {container_id[:12]}` first, or use `rl rm --force`",
                 )
-            _stop(engine, [container_id], time)
+            for _, error in _stop(engine, {container_id}, time):
+                if error is not None:
+                    raise error
         try:
             return take_lock(engine.paths, container_id)
         except StateError:  # it is being started
@@ -144,18 +150,11 @@ def _end_monitor(paths: Paths, container_id: str) -> None:
             pass
 
 
-def _stop(engine: Engine, ids: list[str], time: int | None) -> None:
-    """Stop those that run, all at once; one with --rm removes itself meanwhile, which is fine.
-
-    Raises the error of the only one; of several each is told when it is removed.
-    """
-    from rl.engine.selection import monitored
+def _stop(engine: Engine, ids: set[str], time: int | None) -> list[tuple[str, RlError | None]]:
+    """Stop running containers, all at once; one with --rm removes itself meanwhile, which is fine."""
     from rl.engine.stop import stop
 
-    living = set(monitored(engine.paths)).intersection(ids)
-    for _, error in stop(engine, [each for each in ids if each in living], time=time, ignore=True, force=True):
-        if error is not None and len(ids) == 1:
-            raise error
+    return stop(engine, list(ids), time=time, ignore=True, force=True)
 
 
 def forget(paths: Paths, container_id: str, config: ContainerConfig, with_volumes: bool = False) -> None:
@@ -164,13 +163,17 @@ def forget(paths: Paths, container_id: str, config: ContainerConfig, with_volume
     The record, which names the rest, goes after it, and before the name: one who is killed in here leaves a container
     that can be removed again, or a name that points nowhere, which is free.
     """
-    if with_volumes or config.get("remove"):
-        for spec in config.get("mounts", []):
-            if spec.get("anonymous"):
-                trash.discard(paths, f"{paths.volumes}/{spec['source']}")
     _unlink_cidfile(config, container_id)
     name = config.get("name", "") or _name_of(paths, container_id)
-    trash.discard(paths, paths.container(container_id))
+    if (with_volumes or config.get("remove")) and any(spec.get("anonymous") for spec in config.get("mounts", [])):
+        from rl.engine.volume.rm import forget_anonymous
+        from rl.image.content import records_lock
+
+        with records_lock(paths, exclusive=True):  # else a container that takes them over now would lose them
+            forget_anonymous(paths, config)
+            trash.discard(paths, paths.container(container_id))
+    else:
+        trash.discard(paths, paths.container(container_id))
     containers.release_name(paths, name, container_id)
     image, labels = config.get("image", ""), config.get("labels", {})
     events.emit_container(paths, {"id": container_id, "name": name, "image": image, "labels": labels}, "remove")

@@ -34,7 +34,8 @@ def start(engine: Engine, names: list[str], options: dict[str, Any]) -> tuple[li
         names = [*names, *containers.ids(engine.paths)]
     attached = bool(options.get("attach") or options.get("interactive"))
     if attached and len(names) > 1:
-        raise UsageError("you cannot start and attach multiple containers at once", "leave --attach and --interactive out")
+        what = "you cannot start and attach multiple containers at once"
+        raise UsageError(what, "leave --attach and --interactive out")
     results: list[tuple[str, RlError | None]] = []
     code = 0
     for name in names:
@@ -57,8 +58,8 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
             return _start_now(engine, container_id, options, attached)
         if before["status"] == "paused":
             raise StateError(
-                f'unable to start container "{container_id}": container {container_id} must be in Created or Stopped state '
-                "to be started: container state improper",
+                f'unable to start container "{container_id}": container {container_id} must be in Created or Stopped '
+                "state to be started: container state improper",
                 f"rl unpause {config['name']}",
             )
         return _already(engine, name, options, attached)
@@ -84,7 +85,7 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
 
 
 def start_needed(engine: Engine, config: ContainerConfig) -> None:
-    """Start the containers that *config* needs, those first that these need. Raises the error of the first that fails."""
+    """Start the containers that *config* needs, first those that these need. Raises the error of the one that fails."""
     for container_id in dependencies.to_start(engine.paths, config):
         try:
             _start(engine, container_id, {}, False)

@@ -44,7 +44,8 @@ class _Stopping:
         if paused and not force:
             self.watch.close()
             raise _PausedError(
-                f"can only stop created or running containers. {container_id} is in state paused: container state improper",
+                f"can only stop created or running containers. {container_id} is in state paused: "
+                "container state improper",
                 f"rl unpause {self.name}, or rl kill {self.name}",
             )
         running = state.get("status") in containers.MONITORED

@@ -39,7 +39,8 @@ def wait(
     wanted = set()
     for word in condition or ["stopped"]:
         if word.lower() not in _CONDITIONS:
-            raise UsageError(f"unknown container state: {word}: invalid argument", f"use one of {', '.join(_CONDITIONS)}")
+            what = f"unknown container state: {word}: invalid argument"
+            raise UsageError(what, f"use one of {', '.join(_CONDITIONS)}")
         wanted.add(_CONDITIONS[word.lower()])
     # All are found and watched before the first is waited for: a wrong name is told at once, and one with --rm may be
     # gone, with its exit code, when it is its turn.
@@ -93,10 +94,10 @@ class _Waiting:
 
     def result(self) -> int | None:
         """The exit code, or -1, if it is in a state that is waited for."""
+        ended = self._watch.fd >= 0 and _readable(self._watch.fd) and self._watch.ended()
         # Its end alone is no news when another state is waited for: the record has to say so.
-        if self._watch.fd >= 0 and _readable(self._watch.fd) and self._watch.ended():
-            if self._watch.info is not None and "exited" in self._wanted:
-                return int(self._watch.info["exit_code"])
+        if ended and self._watch.info is not None and "exited" in self._wanted:
+            return int(self._watch.info["exit_code"])
         inotify.drain(self._changes)
         try:
             state = containers.read_state(self._engine.paths, self._id)
@@ -107,6 +108,8 @@ class _Waiting:
                 raise
             return -1
         status = state.get("status", "")
+        if status == "exited" and "stopping" in self._wanted:
+            return -1  # it was over before anybody could see it
         if status in self._wanted:
             return int(state.get("exit_code", 0)) if status == "exited" else -1
         if not self._wanted.isdisjoint(_HEALTH) and self._is_as_well(status):

@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rl.monitor.handover import Params
     from rl.monitor.loop import Monitor
 
 #: Seconds that a client other than the first gets to take what is queued for it.
@@ -35,13 +36,14 @@ PATIENCE = 5.0
 class Ending:
     """What the steps share."""
 
-    __slots__ = ("erase", "monitor", "oom_killed", "params")
+    __slots__ = ("erase", "monitor", "oom_killed", "params", "volumes")
 
     def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
         self.params = monitor.params
         self.oom_killed = False
         self.erase: list[str] = []  # trash to remove at the very end
+        self.volumes: list[str] = []  # that went with the container
 
     def drain(self) -> None:
         """Everything the container wrote goes to its log and its clients."""
@@ -148,6 +150,7 @@ class Ending:
             eventlog.event("container", each, params["id"], name, died if each == "died" else image, labels)
             for each in happened
         ]
+        events += [eventlog.event("volume", "remove", volume, volume) for volume in self.volumes]
         eventlog.write(params["events"], events)
 
     def _discard(self) -> bool:
@@ -155,7 +158,10 @@ class Ending:
         params = self.params
         target = f"{params['trash_dir']}/{params['id']}.{posix.getpid()}"
         links = []
+        kept, lock = _lent(params)
         for number, path in enumerate(params.get("delete", [])):
+            if path in kept:
+                continue
             try:
                 kind = posix.lstat(path).st_mode & 0o170000
                 if kind == 0o120000:
@@ -163,6 +169,7 @@ class Ending:
                 elif kind == 0o040000:
                     posix.rename(path, f"{target}.{number}")
                     self.erase.append(f"{target}.{number}")
+                    self.volumes.append(path.rpartition("/")[2])
                 else:
                     posix.unlink(path)
             except OSError:
@@ -171,6 +178,9 @@ class Ending:
             posix.rename(params["container_dir"], target)
         except OSError:
             return False  # told as an exited container: `rl rm` says why
+        finally:
+            if lock >= 0:
+                posix.close(lock)
         self.erase.append(target)
         for link in links:
             _release_name(link, params["id"])
@@ -301,6 +311,42 @@ def _release_name(link: str, container_id: str) -> None:
             posix.close(names)
     except OSError:
         pass  # another container has it by now, or a read-only file system
+
+
+def _lent(params: Params) -> tuple[list[str], int]:
+    """(the anonymous volumes that stay, for other containers use them; the records lock, held, or -1).
+
+    As rl.engine.volume.rm.forget_anonymous. The lock is taken wherever there are volumes: who lends one meanwhile
+    holds it shared (rl.engine.create.record).
+    """
+    volumes = [path for path in params.get("delete", []) if "/volumes/" in path]
+    if not volumes:
+        return [], -1
+    import fcntl
+
+    containers, _, own = params["container_dir"].rpartition("/")
+    data = containers.rpartition("/")[0]
+    try:
+        lock = posix.open(f"{data}/images/.lock", posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
+    except OSError:
+        return [], -1
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    lent = [path for path in volumes if _exists_file(f"{path}/shared")]
+    if not lent:
+        return [], lock
+    kept: set[str] = set()
+    for other in posix.listdir(containers):
+        record = _read(f"{containers}/{other}/config.json") if other != own else b""
+        kept.update(path for path in lent if path.rpartition("/")[2].encode() in record)
+    return list(kept), lock
+
+
+def _exists_file(path: str) -> bool:
+    try:
+        posix.lstat(path)
+    except OSError:
+        return False
+    return True
 
 
 def _read(path: str) -> bytes:

@@ -32,7 +32,7 @@ OPTIONS = (
 )
 HELP = """Write a running container's memory to disk: not possible without root.
 
-Checkpoints need CRIU, which needs CAP_CHECKPOINT_RESTORE in the host's own user namespace. The command is here to say so.
+Checkpoints need CRIU, which needs CAP_CHECKPOINT_RESTORE in the host's own user namespace. This is here to say so.
 """
 
 

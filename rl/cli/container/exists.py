@@ -15,7 +15,7 @@ ARGUMENTS = (1, 1)
 INTERSPERSED = True
 COMPLETE = "container"
 OPTIONS = (
-    ("--external", "flag", "", "Look at containers of other tools in the same storage too: rl shares its own with none"),
+    ("--external", "flag", "", "Containers of other tools in the same storage count too: rl shares its own with none"),
 )
 HELP = "Tell whether a container exists: exit code 0 yes, 1 no."
 

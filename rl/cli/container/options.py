@@ -124,7 +124,7 @@ _OTHERS: Table = (
      ("k8s-file", "journald", "json-file", "passthrough", "none")),
     ("--log-opt", "array", "NAME=VALUE", "Option of the log: path=, max-size=, max-file=, tag=, label=KEY=VALUE"),
     ("--mac-address", "value", "MAC", "Hardware address of the container's network interface"),
-    ("--mount", "array", "SPEC", "Add a mount: type=bind|volume|tmpfs,source=…,destination=…[,OPTION…]"),
+    ("--mount", "array", "SPEC", "Add a mount: type=bind|volume|tmpfs|image|glob|devpts|ramfs,destination=…[,OPTION…]"),
     ("--name", "value", "NAME", "Name of the container"),
     ("--network --net", "array", "MODE", "Network: pasta, slirp4netns, host, none, private, container:ID, ns:PATH"),
     ("--no-healthcheck", "flag", "", "Ignore the image's health check"),
@@ -176,7 +176,7 @@ _OTHERS: Table = (
     ("--tmpfs", "array", "DIR[:OPTIONS]", "Mount a tmpfs"),
     ("-t --tty", "flag", "", "Give the container a terminal"),
     ("--tz", "value", "ZONE", "Time zone: Area/City, or local"),
-    ("--uidmap", "list", "CTR:FROM:SIZE", "Map uids, in a user namespace of its own: 0:1:1000, @FROM of the host, +CTR adds"),
+    ("--uidmap", "list", "CTR:FROM:SIZE", "Map uids, in a user namespace of its own; @FROM: of the host, +CTR: adds"),
     ("--ulimit", "list", "NAME=SOFT[:HARD]", "Set a resource limit; host: keep the host's"),
     ("--umask", "value", "MODE", "Umask of the process (default 0022)"),
     ("--unsetenv", "array", "NAME", "Leave out this default environment variable"),
@@ -186,6 +186,8 @@ _OTHERS: Table = (
     ("--uts", "value", "MODE", "UTS namespace: private, host, container:ID, ns:PATH"),
     ("--variant", "value", "VARIANT", "Choose the image for this variant of the architecture"),
     ("-v --volume", "array", "[SOURCE:]DIR[:OPTIONS]", "Mount a directory of the host or a volume"),
+    ("--volume-driver", "value", "NAME", "Driver of volumes that are made for -v; there is local only"),
+    ("--volumes-from", "array", "CONTAINER[:OPTIONS]", "Mount what another container has mounted; options: ro, rw, z"),
     ("-w --workdir", "value", "DIR", "Working directory of the process"),
 )
 

@@ -33,7 +33,7 @@ OPTIONS = (
 )
 HELP = """Bring back a container from a checkpoint: not possible without root.
 
-Checkpoints need CRIU, which needs CAP_CHECKPOINT_RESTORE in the host's own user namespace. The command is here to say so.
+Checkpoints need CRIU, which needs CAP_CHECKPOINT_RESTORE in the host's own user namespace. This is here to say so.
 """
 
 

@@ -6,7 +6,7 @@ from rl.cli import output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     from rl.engine.context import Engine
 
@@ -44,11 +44,15 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
         return 0
     if not options.get("quiet"):
         output.write(line + "\n")
+    return _become(["-m", "rl", *_global_flags(engine), *words])
+
+
+def _become(arguments: list[str]) -> NoReturn:
     import os
     import sys
 
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "rl", *_global_flags(engine), *words])
+    os.execv(sys.executable, [sys.executable, *arguments])
 
 
 def _global_flags(engine: Engine) -> list[str]:
