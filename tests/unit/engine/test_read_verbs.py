@@ -84,7 +84,7 @@ EXITED = {"status": "exited", "started": "2026-01-02T03:04:06Z", "finished": "20
 def three(make: Make, sleeper: int) -> None:
     make(
         "one", created="2026-01-01T00:00:00Z", labels={"tier": "web", "empty": ""}, annotations={"a": "1"},
-        layers=["base", "app"], restart={"policy": "always", "retries": 0},
+        restart={"policy": "always", "retries": 0},
     )
     make(
         "two",
@@ -207,8 +207,9 @@ def test_filters_read_no_more_than_they_need(engine: Engine, three: None) -> Non
 
 
 def test_ancestors_are_images_that_others_were_built_on(
-    engine: Engine, three: None, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    make("one", layers=["base", "app"])
     layers = {"base": ["base"], "app": ["base", "app"], "empty": []}
     monkeypatch.setattr(store, "find", lambda paths, name: {"layers": layers[name]})
     assert [names(ps(engine, all=True, filters=[f"ancestor={name}"])) for name in layers] == ["one", "two", ""]
