@@ -72,6 +72,10 @@ class NoSuchImageError(NotFoundError):
     """No image has this name, id or digest; locally or, after a pull, anywhere."""
 
 
+class NoSuchVolumeError(NotFoundError):
+    """No volume has this name."""
+
+
 class NoSuchSecretError(NotFoundError):
     """No secret has this name or id."""
 
@@ -86,6 +90,10 @@ class ConflictError(RlError):
     """The name, the port or the object is taken or in use."""
 
     http_status = 409
+
+
+class VolumeInUseError(ConflictError):
+    """A container, running or not, uses the volume."""
 
 
 class StateError(RlError):

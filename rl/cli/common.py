@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rl.cli import output
 from rl.errors import RlError, UsageError
 
 TYPE_CHECKING = False
@@ -102,6 +101,8 @@ def _read_cidfile(path: str, options: dict[str, Any]) -> str:
 
 def report(results: Sequence[tuple[str, RlError | None]], quiet: bool = False) -> int:
     """Print the names that worked and the errors of the others; 0, or the exit code of the last error."""
+    from rl.cli import output
+
     code = 0
     for name, error in results:
         if error is None:

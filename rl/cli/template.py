@@ -24,6 +24,10 @@ _MAPS = frozenset(("Labels", "Annotations", "Networks", "Ports", "PortBindings",
                    "Options", "Sysctl", "Attributes"))
 
 
+#: Field names that are no keys of the JSON document: .State.Healthcheck, as it was called before.
+_ALIASES = {"Healthcheck": "Health"}
+
+
 class _Loop(Exception):
     """break or continue of a range."""
 
@@ -236,6 +240,8 @@ class Execution:
                     if key is None:
                         raise self.unknown(name, value)
                     value = value[key]
+                elif _ALIASES.get(name) in value:
+                    value = value[_ALIASES[name]]
                 elif parent in _MAPS or not _is_struct(value):
                     value = NO_VALUE
                 else:

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_VERSION = 1
+_VERSION = 2
 
 #: (table, key, type or the words allowed): all that is read of containers.conf.
 _KEYS: tuple[tuple[str, str, Any], ...] = (
@@ -26,6 +26,7 @@ _KEYS: tuple[tuple[str, str, Any], ...] = (
     ("engine", "network_cmd_path", str),
     ("engine", "network_cmd_options", list),
     ("engine", "cgroup_manager", ("systemd", "cgroupfs")),
+    ("engine", "detach_keys", str),
     ("engine", "events_logger", ("file", "journald", "none")),
     ("engine", "events_logfile_path", str),
     ("engine", "events_logfile_max_size", (str, int)),

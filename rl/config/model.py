@@ -26,12 +26,34 @@ class PortMapping(TypedDict):
 class MountSpec(TypedDict, total=False):
     """One requested mount, whatever flag asked for it."""
 
-    type: str  # bind | volume | tmpfs | devpts …
-    source: str  # host path, or volume name
+    type: str  # bind | volume | tmpfs | ramfs | devpts | image
+    source: str  # host path, volume name, or image as asked
     destination: str
     options: list[str]
     anonymous: bool  # a volume made for an image's VOLUME or `-v /path`
     no_copy: bool
+    overlay: bool  # option O: what is written goes to a directory of the container's own
+    upper: str  # … or to this one, which stays
+    work: str
+    id_map: dict[str, list[list[int]]]  # option idmap, see rl.engine.spec.id_mount; {}: the container's own map
+    subpath: str  # of a volume or an image: what is below this path there
+    volume_options: dict[str, str]  # for the volume, if it is made now
+    volume_labels: dict[str, str]
+    image_id: str  # of an image: what the source was when the container was made
+    layers: list[str]
+    borrowed: bool  # --volumes-from: the volume belongs to another container too
+
+
+class VolumeRecord(TypedDict, total=False):
+    """volumes/<name>/volume.json. The directory's name is the volume's."""
+
+    Driver: str  # local
+    CreatedAt: str  # RFC 3339 with nanoseconds, UTC
+    Labels: dict[str, str]
+    Options: dict[str, str]  # as asked, and what ``o`` says of UID, GID, SIZE, INODES
+    Anonymous: bool
+    UID: int  # of the shared user namespace; absent: the first container decides
+    GID: int
 
 
 class SecretUse(TypedDict):
@@ -105,6 +127,46 @@ class NetworkRequest(TypedDict, total=False):
     no_resolv: bool
 
 
+class HealthCheck(TypedDict, total=False):
+    """How to probe; times in nanoseconds, as in the images' HEALTHCHECK."""
+
+    test: list[str]  # ["CMD", word…], ["CMD-SHELL", line] or ["NONE"]
+    shell: list[str]  # what CMD-SHELL is given to
+    interval: int  # from the end of a probe to the next one; 0: by hand only
+    timeout: int
+    retries: int  # failures in a row until unhealthy; of a start-up check: until a restart, 0: never
+    success: int  # start-up check only: how often it has to succeed
+
+
+class HealthConfig(HealthCheck, total=False):
+    """A container's health check."""
+
+    start_period: int  # failures do not count so long, unless it has succeeded
+    start_interval: int  # the interval meanwhile; 0: the same
+    on_failure: str  # none | kill | restart | stop
+    startup: HealthCheck  # probes until it succeeds; only then the others begin
+    log_destination: str  # local | events_logger | a directory
+    max_log_count: int  # entries, 0: no limit
+    max_log_size: int  # characters of each one's output, 0: no limit
+
+
+class HealthLogEntry(TypedDict):
+    """One probe; the keys are those that `inspect` shows."""
+
+    Start: str  # RFC 3339 with nanoseconds
+    End: str
+    ExitCode: int  # -1: it took too long
+    Output: str
+
+
+class HealthRecord(TypedDict, total=False):
+    """containers/<id>/health.json: how the container is; written at the start, then after each probe."""
+
+    status: str  # starting | healthy | unhealthy
+    failing_streak: int
+    log: list[HealthLogEntry]
+
+
 class ContainerConfig(TypedDict, total=False):
     """containers/<id>/config.json: what was asked, resolved against the image once, at create."""
 
@@ -165,6 +227,7 @@ class ContainerConfig(TypedDict, total=False):
     requires: list[str]  # ids of the containers that --requires names
     restart: RestartPolicy
     log: LogConfig
+    health: HealthConfig  # absent: none asked for, none in the image
     limits: dict[str, Any]  # memory, cpus, pids, … as asked, in bytes / units
     runtime: str
     options: dict[str, Any]  # every flag given, by name, for inspect

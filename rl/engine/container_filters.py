@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 
-from rl.config.jsonio import read_json
 from rl.engine import containers
 from rl.engine.times import epoch_ns, moment_ns
 from rl.errors import RlError, UsageError
@@ -332,22 +331,13 @@ def _exited(engine: Engine, values: list[str]) -> Test:
 
 def _health(engine: Engine, values: list[str]) -> Test:
     """``starting``, ``healthy``, ``unhealthy``, or ``none`` for containers without a health check."""
-    words = ("starting", "healthy", "unhealthy", "none")
+    from rl.engine import healthcheck
+
+    words = (*healthcheck.STATUSES, "none")
     for value in values:
         if value not in words:
             raise UsageError(f"{value} is not a health status", f"use one of {', '.join(words)}")
-    return lambda candidate: (health_status(candidate.paths, candidate.config) or "none") in values
-
-
-def health_status(paths: Paths, config: ContainerConfig) -> str:
-    """How the last probe found the container; "" without a health check."""
-    if "health" not in config:
-        return ""
-    try:
-        found: str = read_json(f"{paths.container(config['id'])}/health.json")["status"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "starting"
-    return found
+    return lambda candidate: (healthcheck.status(candidate.paths, candidate.config) or "none") in values
 
 
 #: In the order in which they are asked.

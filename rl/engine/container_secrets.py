@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
+from rl.config import secretcopies
 from rl.config.jsonio import write_atomic
 from rl.engine.spec.secrets import DIRECTORY, uses
 from rl.errors import RlError, UnsupportedError, UsageError
@@ -18,61 +19,42 @@ from rl.kernel import mount
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
-    from rl.config.model import ContainerConfig, SecretUse
+    from rl.config.model import ContainerConfig, MountSpec, SecretUse
     from rl.config.paths import Paths
     from rl.engine.context import Engine
 
 
-def file_name(secret_id: str) -> str:
-    """The copy's name in the container's directory."""
-    return f"secret.{secret_id}"
-
-
-def fill(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
-    """--secret: ids and places; the data is copied when the container is recorded."""
-    config["secrets"] = []
-    if not options.get("secret"):
-        return
+def wanted(engine: Engine, mounts: list[MountSpec], texts: list[str]) -> list[SecretUse]:
+    """What --secret *texts* ask for, with the secrets' ids. Raises NoSuchSecretError, UsageError."""
     from rl.engine import secrets
 
-    taken = {spec["destination"] for spec in config["mounts"]}
-    for use in uses(options["secret"]):
+    found = uses(texts)
+    taken = {spec["destination"] for spec in mounts}
+    for use in found:
         record = secrets.find(engine.paths, use["name"])
         use["id"], use["name"] = record["id"], record["name"]
         if use["type"] == "mount" and taken.intersection((use["target"], os.path.dirname(use["target"]))):
             raise UsageError(f"--secret: {use['target']}: duplicate mount destination", "give it another target=")
-        config["secrets"].append(use)
+    return found
 
 
-def copy(paths: Paths, config: ContainerConfig, directory: str, sync: bool) -> None:
-    """Put the data of all secrets of *config* into *directory*. Raises NoSuchSecretError for one that has just gone."""
+def copy(paths: Paths, config: ContainerConfig, directory: str, sync: bool, original: str = "") -> None:
+    """Put the data of all secrets of *config* into *directory*: as container *original* has them, or from the secrets.
+
+    Raises NoSuchSecretError for one that has just gone.
+    """
     from rl.engine import secrets
 
-    for secret_id, name in {use["id"]: use["name"] for use in config["secrets"]}.items():
-        record = secrets.find(paths, secret_id)
-        data = secrets.data_of(paths, record)
-        if b"\0" in data and any(use["type"] == "env" and use["id"] == secret_id for use in config["secrets"]):
+    for use in {use["id"]: use for use in config["secrets"]}.values():
+        secret_id, name = use["id"], use["name"]
+        if original:
+            data = secretcopies.read(paths.container(original), use)
+        else:
+            data = secrets.data_of(paths, secrets.find(paths, secret_id))
+        if b"\0" in data and any(other["type"] == "env" and other["id"] == secret_id for other in config["secrets"]):
             raise RlError(f"--secret {name},type=env: a variable cannot hold the zero byte", "use type=mount")
-        write_atomic(f"{directory}/{file_name(secret_id)}", data, 0o600, sync)
-
-
-def _read(directory: str, use: SecretUse) -> bytes:
-    path = f"{directory}/{file_name(use['id'])}"
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise RlError(
-            f"read the container's copy of secret {use['name']}: {error.strerror}", "make the container again"
-        ) from None
-
-
-def environment(directory: str, config: ContainerConfig) -> list[str]:
-    """``NAME=data`` of the secrets that are variables."""
-    uses = [use for use in config.get("secrets", []) if use["type"] == "env"]
-    return [f"{use['target']}={os.fsdecode(_read(directory, use))}" for use in uses]
+        write_atomic(f"{directory}/{secretcopies.file_name(secret_id)}", data, 0o600, sync)
 
 
 def show(
@@ -87,7 +69,7 @@ def show(
     uses = [use for use in config["secrets"] if use["type"] == "mount"]
     if not uses:
         return []
-    contents = [_read(directory, use) for use in uses]
+    contents = [secretcopies.read(directory, use) for use in uses]
     place = f"{directory}/secrets"
     os.makedirs(place, 0o700, exist_ok=True)
     size = sum(4096 + len(data) // 4096 * 4096 for data in contents) + 65536

@@ -24,7 +24,7 @@ from rl.errors import (
     UsageError,
 )
 from rl.kernel import proc
-from rl.runtime import userns
+from rl.runtime import sessions, userns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -310,6 +310,15 @@ def restart_policy(paths: Paths, config: ContainerConfig) -> RestartPolicy:
     return changed or config.get("restart") or NO_RESTART
 
 
+def environment(paths: Paths, config: ContainerConfig) -> list[str]:
+    """The environment asked for, with what `rl update` changed since. Raises CorruptRecordError."""
+    changes: dict[str, str | None] = updated(paths, config["id"]).get("env", {})
+    if not changes:
+        return config["env"]
+    kept = [line for line in config["env"] if line.partition("=")[0] not in changes]
+    return kept + [f"{name}={value}" for name, value in changes.items() if value is not None]
+
+
 def updated(paths: Paths, container_id: str) -> dict[str, Any]:
     """updated.json: what `rl update` changed; {} when it changed nothing. Raises CorruptRecordError."""
     try:
@@ -437,6 +446,7 @@ def _end_of(paths: Paths, container_id: str, state: ContainerState) -> None:
         for pid, start in helpers:
             end_process(pid, start)
         _remove_cgroup(state.get("cgroup", ""))
+        sessions.end_all(paths.container_run(container_id))
     state["status"] = "exited"
     state["pid"] = 0
     state["finished"] = now()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import sys
 
+from rl.config import containersconf
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, container_secrets, containers, dependencies, events, identity, namespaces
-from rl.engine.spec import environment, limits, logs, mounts, restart, security, systemd, values
+from rl.engine import cgroups, containers, dependencies, events, namespaces, volumes
+from rl.engine.spec import accounts, environment, limits, logs, mounts, restart, security, systemd, values
 from rl.errors import (
     ConflictError,
     NoSuchImageError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rl.config.model import ContainerConfig, ImageRecord, NetworkRequest
+    from rl.config.paths import Paths
     from rl.engine.context import Engine
 
 _LEFT = ("amber", "brave", "calm", "clever", "daring", "eager", "fair", "gentle", "happy", "jolly", "keen", "kind",
@@ -82,6 +84,9 @@ def plan(
     engine: Engine, container_id: str, image: str, command: list[str], options: dict[str, Any]
 ) -> ContainerConfig:
     """Everything `config.json` holds, resolved against the image and this host; writes nothing."""
+    modes = containersconf.load(engine.paths.run)
+    if not options.get("cgroups") and modes.get("containers.cgroups", "enabled") != "enabled":
+        options = {**options, "cgroups": modes["containers.cgroups"]}
     overlay = False
     if options.get("rootfs"):
         found = None
@@ -108,7 +113,8 @@ def plan(
         "remove": bool(options.get("rm")),
     }
     options = {**options, "_command": command}
-    for fill in (_process, _identity, namespaces.fill, _network, _filesystem, container_secrets.fill, _security, _supervision):
+    for fill in (_process, _identity, namespaces.fill, _network, _filesystem, _secrets, _security,
+                 _supervision):
         fill(engine, config, options)
     return config
 
@@ -157,9 +163,9 @@ def _process(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -
     if not config["workdir"].startswith("/"):
         raise UsageError(f"--workdir {config['workdir']!r} must be an absolute path in the container")
     config["user"] = options["user"] if "user" in options else image.get("User") or ""
-    identity.check(options)
+    accounts.check(options)
     config["group_add"] = list(options.get("group_add", []))
-    config["host_users"] = identity.host_users(options.get("hostuser", []))
+    config["host_users"] = accounts.host_users(options.get("hostuser", []))
     config["terminal"] = bool(options.get("tty"))
     config["stdin_open"] = bool(options.get("interactive"))
     config["umask"] = _umask(options.get("umask", "0022"))
@@ -261,10 +267,24 @@ def _hosts_file(options: dict[str, Any]) -> str:
 
 def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
     """Mounts, tmpfs, devices, /dev/shm, read-only root."""
-    config["mounts"] = mounts.mounts(options, list(config["image_config"].get("Volumes") or {}))
+    image_volumes = list(config["image_config"].get("Volumes") or {})
+    if options.get("volumes_from") or options.get("volume_driver"):
+        from rl.engine.spec import volumes_from
+
+        config["mounts"] = volumes_from.mounts(engine.paths, options, image_volumes)
+    else:
+        config["mounts"] = mounts.mounts(options, image_volumes)
     for spec in config["mounts"]:
-        if spec.get("anonymous"):
+        if spec.get("anonymous") and not spec.get("borrowed"):
             spec["source"] = os.urandom(32).hex()
+        elif spec.get("id_map") == {} and not config["uid_map"]:
+            raise UsageError(
+                f"mount on {spec['destination']}: idmap: the container has no user namespace of its own to map to",
+                "add --userns=keep-id, nomap or auto, or write the mapping: idmap=uids=0-1000-1;gids=0-1000-1",
+            )
+        elif spec["type"] == "image":
+            found, _ = resolve_image(engine, spec["source"], options)
+            spec["image_id"], spec["layers"] = found["id"], found["layers"]
     config["read_only"] = bool(options.get("read_only"))
     config["read_only_tmpfs"] = options.get("read_only_tmpfs", True)
     for directory in options.get("chrootdirs", []):
@@ -277,6 +297,15 @@ def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]
     config["init"] = bool(options.get("init"))
     if config["init"]:
         config["options"]["init_path"] = _find_init(options)
+
+
+def _secrets(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """--secret: which, and where they are to be seen; the data is copied when the container is recorded."""
+    config["secrets"] = []
+    if options.get("secret"):
+        from rl.engine import container_secrets
+
+        config["secrets"] = container_secrets.wanted(engine, config["mounts"], options["secret"])
 
 
 _INITS = ("/usr/libexec/podman/catatonit", "/usr/libexec/catatonit/catatonit", "/usr/bin/catatonit",
@@ -320,11 +349,30 @@ def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any
     config["stop_signal"] = parse_signal(options.get("stop_signal") or image.get("StopSignal") or usual)
     config["stop_timeout"] = values.integer(options.get("stop_timeout", 10), "--stop-timeout", 0)
     config["restart"] = restart.policy(options.get("restart", ""), config["remove"])
+    notify = options.get("sdnotify", "container")
+    if notify not in ("container", "conmon", "healthy", "ignore"):
+        what = f'invalid sdnotify value "{notify}"'
+        raise UsageError(what, "it must be container, conmon, healthy or ignore")
     for flag in ("pidfile", "conmon_pidfile"):
         if options.get(flag):  # it may be written again, by a monitor, which is elsewhere
             config["options"][flag] = os.path.abspath(options[flag])
-    config["detach_keys"] = options.get("detach_keys", "ctrl-p,ctrl-q")
-    config["log"] = logs.log_config(f"{engine.paths.container(config['id'])}/ctr.log", options)
+    config["detach_keys"] = options.get("detach_keys", detach_keys(engine.paths))
+    file = f"{engine.paths.container(config['id'])}/ctr.log"
+    config["log"] = logs.log_config(file, options, containersconf.load(engine.paths.run))
+    if image.get("Healthcheck") or any("health" in key for key in options):
+        from rl.engine.spec.health import health
+
+        checks = health(options, image)
+        if checks:
+            config["health"] = checks
+    if notify == "healthy" and config.get("health", {}).get("test", ["NONE"]) == ["NONE"]:
+        raise UsageError('sdnotify policy "healthy" requires a healthcheck to be set', "add --health-cmd")
+
+
+def detach_keys(paths: Paths) -> str:
+    """The keys that detach where no flag says: as containers.conf has them."""
+    found: str = containersconf.load(paths.run).get("engine.detach_keys", "ctrl-p,ctrl-q")
+    return found
 
 
 def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
@@ -347,10 +395,13 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
         with content.records_lock(paths, exclusive=False):  # `rl rmi` must not take the image away just now
             if config["image_id"] and not os.path.exists(f"{paths.blobs}/{config['image_id']}"):
                 raise NoSuchImageError(f"image {config['image']} was removed meanwhile", f"rl pull {config['image']}")
+            volumes.claim(paths, config)
             if not sync:
                 os.close(os.open(f"{staging}/{containers.PASSING}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            if config["secrets"]:
-                container_secrets.copy(paths, config, staging, sync)
+            if config.get("secrets"):
+                from rl.engine import container_secrets
+
+                container_secrets.copy(paths, config, staging, sync, options.get("_original", ""))
             write_json(f"{staging}/config.json", config, sync=sync)
             write_json(f"{staging}/state.json", state, sync=sync)
             os.rename(staging, paths.container(container_id))
@@ -418,7 +469,8 @@ def _replace(engine: Engine, config: ContainerConfig) -> bool:
 
 
 def _undo(engine: Engine, config: ContainerConfig, staging: str, cidfile: str) -> None:
-    copies = [f"secret.{use['id']}" for use in config["secrets"]]
+    volumes.unclaim(engine.paths, config)
+    copies = [f"secret.{use['id']}" for use in config.get("secrets", [])]
     for name in ("config.json", "state.json", containers.PASSING, *copies):
         try:
             os.unlink(f"{staging}/{name}")

@@ -15,7 +15,7 @@ from rl.runtime.sync import Io
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rl.runtime.container import Created
+    from rl.runtime.spawning import Created
 
 _CHUNK = 1 << 16
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR

@@ -46,9 +46,12 @@ def _begin(work: Launch, rest: Steps, monitor: Monitor, client: Client) -> None:
         for other in monitor.clients:
             other.send(packet)
         os._exit(1)
+    work.tell_event("start")
     fresh = work.monitor_params()
-    for key in ("state", "started", "keep_fds"):
+    for key in ("state", "started", "keep_fds", "health"):
         monitor.params[key] = fresh[key]
     monitor.until = time.monotonic() + handover.LINGER
     monitor.limit_time(fresh["deadline"])
+    monitor.check_health()
+    monitor.started()
     monitor.send(client, control.started(fresh["pid"]))

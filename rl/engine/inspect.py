@@ -12,6 +12,7 @@ from rl.config.signals import signal_name
 from rl.engine import containers, dependencies
 from rl.engine.times import NEVER_TEXT, human_size
 from rl.errors import NotFoundError, RlError, UsageError
+from rl.runtime import sessions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,20 +61,9 @@ def _image(engine: Engine, name: str, size: bool) -> dict[str, Any]:
 
 
 def _volume(engine: Engine, name: str, size: bool) -> dict[str, Any]:
-    directory = f"{engine.paths.volumes}/{name}"
-    if not name or "/" in name or name.startswith(".") or not os.path.isdir(directory):
-        raise NotFoundError(f"no such volume {name}")
-    from rl.config.jsonio import read_json
+    from rl.engine.volume.inspect import document
 
-    try:
-        record = read_json(f"{directory}/volume.json")
-    except (OSError, ValueError):
-        record = {}
-    return {
-        "Name": name, "Driver": "local", "Mountpoint": f"{directory}/_data", "CreatedAt": record.get("created", ""),
-        "Labels": record.get("labels") or {}, "Scope": "local", "Options": record.get("options") or {},
-        "Anonymous": bool(record.get("anonymous")),
-    }  # fmt: skip
+    return document(engine.paths, name)
 
 
 def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:
@@ -82,6 +72,8 @@ def container(engine: Engine, name: str, size: bool = False) -> dict[str, Any]:
     config = containers.read_config(engine.paths, container_id)
     if "limits" in config:
         config["limits"] = containers.limits(engine.paths, config)
+    if "env" in config:
+        config["env"] = containers.environment(engine.paths, config)
         config["restart"] = containers.restart_policy(engine.paths, config)
     found = document(engine, config, containers.read_state(engine.paths, container_id))
     if size:
@@ -104,7 +96,7 @@ def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> 
         "Created": config["created"],
         "Path": command[0],
         "Args": command[1:],
-        "State": _state(config, state, run),
+        "State": _state(engine, config, state),
         "Image": config.get("image_id", ""),
         "ImageDigest": _image_digest(engine, config),
         "ImageName": config.get("image", ""),
@@ -126,7 +118,7 @@ def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> 
         "AppArmorProfile": "",
         "EffectiveCaps": caps if not config.get("user") or config["user"].partition(":")[0] in ("0", "root") else [],
         "BoundingCaps": caps,
-        "ExecIDs": [],
+        "ExecIDs": [found[0] for found in sessions.living(run)],
         "GraphDriver": {"Name": _driver(config, state), "Data": _graph(engine, config, state)},
         "Mounts": [_mount(engine, spec) for spec in config.get("mounts", []) if spec.get("type") != "tmpfs"],
         "Dependencies": dependencies.of(config),
@@ -152,7 +144,7 @@ def _driver(config: ContainerConfig, state: ContainerState) -> str:
     return config.get("driver") or str(state.get("driver") or "")
 
 
-def _state(config: ContainerConfig, state: ContainerState, run: str) -> dict[str, Any]:
+def _state(engine: Engine, config: ContainerConfig, state: ContainerState) -> dict[str, Any]:
     status = state.get("status", "created")
     alive = status in containers.MONITORED
     return {
@@ -169,12 +161,20 @@ def _state(config: ContainerConfig, state: ContainerState, run: str) -> dict[str
         "Error": state.get("error", ""),
         "StartedAt": state.get("started") or NEVER_TEXT,
         "FinishedAt": state.get("finished") or NEVER_TEXT,
-        "Health": {"Status": "", "FailingStreak": 0, "Log": None},
+        "Health": _health(engine, config),
         "CgroupPath": state.get("cgroup", "").removeprefix("/sys/fs/cgroup") if alive else "",
         "CheckpointedAt": NEVER_TEXT,
         "RestoredAt": NEVER_TEXT,
         "StoppedByUser": state.get("stopped_by_user", False),
     }
+
+
+def _health(engine: Engine, config: ContainerConfig) -> dict[str, Any]:
+    if "health" not in config:
+        return {"Status": "", "FailingStreak": 0, "Log": None}
+    from rl.engine import healthcheck
+
+    return healthcheck.state_document(engine.paths, config)
 
 
 def _image_digest(engine: Engine, config: ContainerConfig) -> str:
@@ -295,12 +295,20 @@ def _config(config: ContainerConfig) -> dict[str, Any]:
         "Umask": config.get("umask", "0022"),
         "Timeout": int(options.get("timeout", 0)),
         "Passwd": options.get("passwd", True),
-        "sdNotifyMode": "container",
+        "sdNotifyMode": options.get("sdnotify", "container"),
         "HealthcheckOnFailureAction": "none",
         "ExposedPorts": image.get("ExposedPorts") or {},
     }
+    if "health" in config:
+        from rl.engine import healthcheck
+
+        document.update(healthcheck.config_document(config))
     if config.get("timezone"):
         document["Timezone"] = config["timezone"]
+    if config.get("systemd"):
+        document["SystemdMode"] = True
+    if options.get("chrootdirs"):
+        document["ChrootDirs"] = options["chrootdirs"]
     shown = [use for use in config.get("secrets", []) if use["type"] == "mount"]
     if shown:
         document["Secrets"] = [

@@ -11,15 +11,14 @@ import os
 import time
 
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, containers, events, identity, oci, prefork, volumes
-from rl.engine.spec import security
+from rl.engine import cgroups, confinement, containers, events, identity, oci, prefork, volumes
 from rl.errors import RlError, UnsupportedError, UsageError, disk_hint, limit_hint, to_wire
 from rl.kernel import mount, process
 from rl.monitor import handover
 from rl.network import namespace
 from rl.network import setup as network_setup
 from rl.runtime import container as runtime
-from rl.runtime import mountns, rootpath, seccomp
+from rl.runtime import mountns, rootpath
 from rl.storage import driver as storage
 
 TYPE_CHECKING = False
@@ -28,8 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol
 
-    from rl.config.model import ContainerConfig, ContainerState
+    from rl.config.model import ContainerConfig, ContainerState, MountSpec
     from rl.config.paths import Paths
+    from rl.monitor.health import Health
     from rl.runtime.cgroup.systemd import Scope
 
     class Created(Protocol):
@@ -96,8 +96,10 @@ class Launch:
         self.io = runtime.Io()
         self.streams: dict[str, int] = {}  # the monitor's ends: stdout, stderr, stdin
         self.created: Created | None = None
+        self.health: Health = {}  # for the monitor, once the command runs
         self.start: Callable[[], None] = lambda: None
         self.attach_fd = -1
+        self.notify: dict[str, Any] = {}
         self.restarts = 0  # how often its policy has started it again
 
     def walk(self, steps: Steps) -> None:
@@ -106,6 +108,10 @@ class Launch:
             began = time.monotonic_ns()
             try:
                 step(self)
+            except RlError as error:
+                from rl.engine import denied
+
+                raise denied.explain(error, self.config, self.context) from None
             except OSError as error:
                 what = f"{name}: {error.filename + ': ' if error.filename else ''}{error.strerror}"
                 raise RlError(what, disk_hint(error) or limit_hint(error)) from None
@@ -119,6 +125,7 @@ class Launch:
         if self.attach_fd < 0:
             self.attach_fd = handover.listen(self.paths.container_run(self.id))
         self.limits = containers.limits(self.paths, self.config)
+        self.config["env"] = containers.environment(self.paths, self.config)
         manager = self.message.get("cgroup_manager", "")
         self.placement = cgroups.Placement(self.config, self.limits, self._limit_refused, self.scope, manager)
         self.undo.append(self.placement.undo)
@@ -259,11 +266,10 @@ class Launch:
     def fill_volumes(self) -> None:
         """Volumes, the user's numbers, and the files that tell a container what it is."""
         config, context = self.config, self.context
-        context.volumes = volumes.prepare(self.paths, config, context.rootfs)
         identity.lookup(config, context)
-        for spec in config["mounts"]:
-            if "U" in spec.get("options", []):
-                self._own(spec["source"] if spec["type"] == "bind" else context.volumes.get(spec["destination"], ""))
+        owner = self._owner(context.uid, context.gid)
+        context.volumes = volumes.prepare(self.paths, config, context.rootfs, owner)
+        self._prepare_sources(owner)
         containerenv = f"{self.directory}/containerenv"
         with open(containerenv, "w", encoding="utf-8") as file:
             file.write(f'engine="rl"\nname="{config["name"]}"\nid="{self.id}"\nimage="{config["image"]}"\n'
@@ -276,9 +282,22 @@ class Launch:
         if config.get("secrets"):
             self._show_secrets()
 
-    def _own(self, path: str) -> None:
-        if path:
-            volumes.chown_tree(path, *self._owner(self.context.uid, self.context.gid))
+    def _prepare_sources(self, owner: tuple[int, int]) -> None:
+        """Mounts whose source has to be made first: overlays, images, parts of volumes; and the option U."""
+        config, context = self.config, self.context
+        numbers = [number for number, spec in enumerate(config["mounts"]) if _needs_source(spec)]
+        if not numbers:
+            return
+        from rl.engine.mountpoints import Mountpoints
+
+        driver = storage.choose(self.paths, self.driver)
+        made = Mountpoints(self.paths, config, driver, self.undo, self._note)
+        for number in numbers:
+            spec = config["mounts"][number]
+            source = context.volumes.get(spec["destination"], spec["source"])
+            context.sources[spec["destination"]] = made.source(number, spec, source, owner)
+        self.helpers += made.pids
+        self.mounted_by = [*self.mounted_by, *made.pids]
 
     def _show_secrets(self) -> None:
         from rl.engine import container_secrets
@@ -295,9 +314,13 @@ class Launch:
     def prepare_runtime(self) -> None:
         """cgroup, seccomp, stdio, and the OCI bundle."""
         self._enter_cgroup()
-        self._choose_seccomp()
+        self.context.seccomp = confinement.seccomp_profile(self.config)
         self._open_streams()
         self.spec = oci.specification(self.config, self.context)
+        if os.environ.get("NOTIFY_SOCKET"):
+            from rl.engine import readiness
+
+            self.notify = readiness.prepare(self.config, self.spec, self.directory)
         self.bundle = f"{self.directory}/bundle"
         os.makedirs(self.bundle, 0o700, exist_ok=True)
         write_json(f"{self.bundle}/config.json", self.spec, sync=False)
@@ -306,9 +329,9 @@ class Launch:
 
     def _add_secret_variables(self) -> None:
         """--secret type=env: not on disk. Another runtime reads a file, which is one in memory then."""
-        from rl.engine import container_secrets
+        from rl.config import secretcopies
 
-        self.spec["process"]["env"] += container_secrets.environment(self.directory, self.config)
+        self.spec["process"]["env"] += secretcopies.variables(self.directory, self.config["secrets"])
         if self.config["runtime"] != "rl":
             mount.mount("tmpfs", self.bundle, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0700,size=4m")
             self.undo.append(lambda: mount.umount(self.bundle, mount.MNT_DETACH))
@@ -324,34 +347,6 @@ class Launch:
         if self.message.get("limits") == "strict":
             raise UnsupportedError(what, hint)
         self.warnings.append(what + (f" ({hint})" if hint else ""))
-
-    def _choose_seccomp(self) -> None:
-        chosen = security.security_options(self.config["security_opt"])
-        label = (self.config["image_config"].get("Labels") or {}).get(security.SECCOMP_LABEL)
-        bounding, _ = security.capabilities(self.config["cap_add"], self.config["cap_drop"], self.config["privileged"])
-        if chosen.seccomp == "unconfined" or (self.config["privileged"] and not chosen.seccomp):
-            return
-        if label and self.config["options"].get("seccomp_policy") == "image":
-            self.context.seccomp = self._image_profile(label, bounding)
-        elif chosen.seccomp:
-            from rl.config.jsonio import read_json
-
-            try:
-                profile = read_json(chosen.seccomp)
-            except (OSError, ValueError) as error:
-                raise RlError(f"read the seccomp profile {chosen.seccomp}: {error}") from None
-            self.context.seccomp = seccomp.resolve(profile, bounding)
-        else:
-            self.context.seccomp = seccomp.default_profile(bounding)
-
-    def _image_profile(self, label: str, bounding: list[str]) -> dict[str, Any]:
-        from rl.config.jsonio import loads
-
-        try:
-            return seccomp.resolve(loads(label), bounding)
-        except ValueError as error:
-            what = f"read the seccomp profile in the label {security.SECCOMP_LABEL} of {self.config['image']}"
-            raise RlError(f"{what}: {error}", "leave --seccomp-policy=image out") from None
 
     def _open_streams(self) -> None:
         """Pipes between the container and its monitor; a terminal brings its own, passthrough needs none."""
@@ -412,6 +407,10 @@ class Launch:
         self.start()
         containers.write_state(self.paths, self.id, state)
         self.state = state
+        if "health" in self.config:
+            from rl.engine import healthcheck
+
+            self.health = healthcheck.begin(self.paths, self.config)
         for option, pid in (("pidfile", state["pid"]), ("conmon_pidfile", os.getpid())):
             if self.config["options"].get(option):
                 with open(self.config["options"][option], "w", encoding="utf-8") as file:
@@ -464,7 +463,7 @@ class Launch:
         assert self.created is not None
         for warning in self.warnings:
             prefork.send_progress(self.sock, {"warning": warning})
-        events.emit_container(self.paths, self.config, *self._happened())
+        self.tell_event(*self._happened())
         prefork.send_progress(self.sock, {"started": self.created.pid})
 
     def monitor_params(self) -> handover.Params:
@@ -499,21 +498,29 @@ class Launch:
             "remove": self.config["remove"],
             "delete": self._to_delete(),
             "state": dict(self.state),
-            "events": self.message["events"],
-            "image": self.config["image"],
-            "labels": self.config["labels"],
+            "health": self.health,
             "restart": containers.restart_policy(self.paths, self.config),
             "restarts": self.restarts,
             "started": time.monotonic(),
             "deadline": time.monotonic() + timeout if timeout else 0.0,
+            **({"notify": self.notify} if self.notify else {}),
+            "events": self.message["events"],
+            "image": self.config["image"],
+            "labels": self.config["labels"],
             "launch": {
                 "paths": [self.paths.data, self.paths.run, self.paths.config, self.paths.cache],
                 "message": {**self.message, "attach": False},
             },
         }
 
+    def tell_event(self, *statuses: str) -> None:
+        """Emit events of this container."""
+        events.emit_container(self.paths, self.config, *statuses)
+
     def _happened(self) -> tuple[str, ...]:
         """The events of a start; told here, for of the attached command line nobody knows how soon it would."""
+        if self.state["status"] == "initialized":
+            return ("init",)
         return ("init", "start", "attach") if self.message.get("attach") else ("init", "start")
 
     def _to_delete(self) -> list[str]:
@@ -543,6 +550,13 @@ def _outside(ranges: list[tuple[int, int, int]], inside: int) -> int:
         if first <= inside < first + count:
             return outside + inside - first
     return inside
+
+
+def _needs_source(spec: MountSpec) -> bool:
+    """Whether rl.engine.mountpoints has to do with a mount; it is imported only then."""
+    if spec["type"] not in ("bind", "volume", "image"):
+        return False
+    return bool(spec.get("overlay") or spec.get("subpath") or spec["type"] == "image" or "U" in spec["options"])
 
 
 #: What happens between the launch message and the running command, in order. The network helper starts

@@ -50,8 +50,10 @@ class Connection:
             if "error" in message:
                 raise from_wire(message["error"])
 
-    def answer(self, key: str) -> Any:
-        """Wait for the answer that has *key*: its value. Raises the error that came instead."""
+    def answer(self, key: str, seconds: float = 0) -> Any:
+        """Wait for the answer with *key*: its value. Raises the error that came instead, RlError after *seconds*."""
+        if seconds:
+            self._sock.settimeout(seconds)
         message: dict[str, Any] = {}
         while key not in message:
             packet = self._receive()
@@ -67,6 +69,8 @@ class Connection:
             packet = self._sock.recv(_PACKET)
         except ConnectionResetError:
             packet = b""
+        except TimeoutError:
+            raise RlError(f"the monitor of container {self._id[:12]} does not answer") from None
         if not packet:
             raise RlError(f"the monitor of container {self._id[:12]} is gone", "`rl ps -a` tells what became of it")
         return packet

@@ -14,14 +14,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rl.config.model import ContainerConfig
+    from rl.config.model import ContainerConfig, MountSpec
 
 
 class Context:
     """What the monitor knows when it makes the specification."""
 
     __slots__ = ("additional_gids", "binds", "cgroup_path", "gid", "home", "id_mode", "keep_groups", "namespaces",
-                 "resources", "rootfs", "seccomp", "secrets", "shared_memory", "uid", "volumes")
+                 "resources", "rootfs", "seccomp", "secrets", "shared_memory", "sources", "uid", "volumes")
 
     def __init__(self) -> None:
         self.rootfs = ""
@@ -36,6 +36,7 @@ class Context:
         self.binds: list[tuple[str, str]] = []  # (file on the host, path in the container): hosts, resolv.conf …
         self.secrets: list[tuple[str, str]] = []  # the same, for --secret
         self.volumes: dict[str, str] = {}  # destination → directory of the volume
+        self.sources: dict[str, str] = {}  # destination → what rl.engine.mountpoints has mounted for it
         self.seccomp: dict[str, Any] | None = None
         self.resources: dict[str, Any] = {}
         self.cgroup_path = ""
@@ -141,7 +142,7 @@ def _namespaces(config: ContainerConfig, context: Context) -> list[dict[str, str
 
 def _mounts(config: ContainerConfig, context: Context) -> list[dict[str, Any]]:
     """The standard mounts, then the files we make, then what was asked for, parents before children."""
-    requested = [_requested(spec, context) for spec in config["mounts"]]
+    requested = [_requested(spec, context, config) for spec in config["mounts"]]
     requested += [_bound(source, destination) for source, destination in context.secrets]
     taken = {mount["destination"] for mount in requested}
     result = [mount for mount in _standard(config, context) if mount["destination"] not in taken]
@@ -210,20 +211,41 @@ def _standard(config: ContainerConfig, context: Context) -> list[dict[str, Any]]
     return mounts
 
 
-def _requested(spec: Any, context: Context) -> dict[str, Any]:
+def _requested(spec: MountSpec, context: Context, config: ContainerConfig) -> dict[str, Any]:
+    """A mount that was asked for. On the host's files and on volumes no setuid programs and no devices, unless
+    ``suid`` or ``dev`` is among the options (podman-run(1), "--volume")."""
     options = [option for option in spec.get("options", []) if option != "U"]
-    if spec["type"] == "volume":
-        return {"destination": spec["destination"], "type": "bind", "source": context.volumes[spec["destination"]],
-                "options": ["rbind", "rprivate", "nosuid", "nodev", *options]}
-    if spec["type"] == "bind":
-        if not any(option.endswith(("shared", "slave", "private", "unbindable")) for option in options):
-            options = [*options, "rprivate"]
-        # podman-run(1), "--volume": no setuid programs and no devices, unless "suid" or "dev" is among the options.
-        return {"destination": spec["destination"], "type": "bind", "source": spec["source"],
-                "options": ["nosuid", "nodev", *options]}
+    entry: dict[str, Any] = {"destination": spec["destination"], "type": "bind", "options": options}
+    source = context.sources.get(spec["destination"]) or context.volumes.get(spec["destination"]) or spec["source"]
+    entry["source"] = source
+    if spec["type"] in ("bind", "volume", "image"):
+        if not any(option in _PROPAGATION for option in options):
+            options.append("rprivate")
+        recursive = [] if spec["type"] == "bind" else ["rbind"]
+        entry["options"] = [*recursive, "nosuid", "nodev", *options]
+        if "id_map" in spec:
+            _map_ids(entry, spec, config)
+        return entry
+    entry["type"] = spec["type"]
     if "U" in spec.get("options", []):
         options += [f"uid={context.uid}", f"gid={context.gid}"]
-    return {"destination": spec["destination"], "type": "tmpfs", "source": "tmpfs", "options": options}
+    return entry
+
+
+_PROPAGATION = frozenset(
+    ("shared", "slave", "private", "rshared", "rslave", "rprivate", "unbindable", "runbindable")
+)
+
+
+def _map_ids(entry: dict[str, Any], spec: MountSpec, config: ContainerConfig) -> None:
+    """The option idmap: the container's own map, or the one that was given."""
+    from rl.engine.spec import id_mount
+
+    entry["options"].append("idmap")
+    wanted = spec["id_map"]
+    if wanted:
+        entry["uidMappings"] = id_mount.mappings(wanted["uids"], config["uid_map"])
+        entry["gidMappings"] = id_mount.mappings(wanted["gids"], config["gid_map"])
 
 
 def _devices(config: ContainerConfig) -> list[dict[str, Any]]:

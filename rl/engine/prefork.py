@@ -47,7 +47,19 @@ class Handle:
         try:
             os.waitpid(self.pid, 0)
         except ChildProcessError:
-            pass
+            self._wait_for_a_strangers_child()
+
+    def _wait_for_a_strangers_child(self) -> None:
+        import select
+
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            return
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll(5000)
+        os.close(pidfd)
 
     def launch(self, message: dict[str, Any], on_step: Callable[[dict[str, Any]], None] | None = None) -> int:
         """Send the launch message and wait until the container runs; its pid.
@@ -86,7 +98,7 @@ def prefork(paths: Paths | None = None, container_id: str = "", argv: list[str] 
     container_id = container_id or os.urandom(32).hex()
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     try:
-        pid = os.fork()
+        pid = _fork_away() if os.environ.get("NOTIFY_SOCKET") else os.fork()
     except OSError as error:
         raise RlError(f"fork the monitor: {error.strerror}", "the limit of processes is reached: ulimit -u") from None
     if pid:
@@ -100,6 +112,30 @@ def prefork(paths: Paths | None = None, container_id: str = "", argv: list[str] 
             sys.excepthook(*sys.exc_info())
     finally:
         os._exit(125)
+
+
+def _fork_away() -> int:
+    """As fork(2), but the child is systemd's: what systemd takes for a service's main process has to be."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    between = os.fork()
+    if not between:
+        try:
+            pid = os.fork()
+        except OSError:
+            os._exit(1)
+        if pid:
+            os.write(writer, str(pid).encode())
+            os._exit(0)
+        os.close(reader)
+        os.close(writer)
+        return 0
+    os.close(writer)
+    os.waitpid(between, 0)
+    text = os.read(reader, 32)
+    os.close(reader)
+    if not text:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return int(text)
 
 
 def _monitor(
@@ -119,7 +155,7 @@ def _monitor(
     began = time.monotonic_ns()
     try:
         lock = take_lock(paths, container_id)
-        scope = _early_scope(container_id, argv) if argv else None
+        scope = _early_scope(paths, container_id, argv) if argv else None
         mode = userns.enter(paths.run, lock, _import_launch)
     except BaseException as failure:
         error = failure
@@ -138,10 +174,10 @@ def _monitor(
         forget_run_directory(paths, container_id)
 
 
-def _early_scope(container_id: str, argv: list[str]) -> Scope | None:
+def _early_scope(paths: Paths, container_id: str, argv: list[str]) -> Scope | None:
     from rl.engine import cgroups
 
-    return cgroups.early(container_id, argv)
+    return cgroups.early(paths.run, container_id, argv)
 
 
 def _take_back(paths: Paths, container_id: str) -> None:

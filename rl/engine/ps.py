@@ -61,7 +61,7 @@ def ps(
     if not filters and last <= 0:
         containers.tidy(engine.paths, {each.id for each in found if each.status in containers.MONITORED})
     records = [(each.config, each.state) for each in found]
-    rows = [_row(config, state, namespaces) for config, state in records]
+    rows = [_row(engine, config, state, namespaces) for config, state in records]
     if size or sort == "size":
         _measure(engine, records, rows)
     try:
@@ -73,7 +73,9 @@ def ps(
     return rows
 
 
-def _row(config: ContainerConfig, state: ContainerState, namespaces: bool) -> dict[str, Any]:
+def _row(
+    engine: Engine, config: ContainerConfig, state: ContainerState, namespaces: bool
+) -> dict[str, Any]:
     status = state.get("status", "created")
     started, finished = state.get("started", ""), state.get("finished", "")
     running = status in containers.LIVE or status == "initialized"
@@ -103,7 +105,7 @@ def _row(config: ContainerConfig, state: ContainerState, namespaces: bool) -> di
         "Size": None,
         "StartedAt": epoch_ns(started) // 10**9 if started else NEVER,
         "State": status,
-        "Status": status_text(state),
+        "Status": status_text(state) + _health_text(engine, config, status),
         "Created": created // 10**9,
     }
     row["_created"] = created
@@ -126,6 +128,15 @@ def status_text(state: ContainerState) -> str:
     if status == "exited":
         return f"Exited ({state.get('exit_code', 0)}) {ago(state.get('finished', ''))}".rstrip()
     return status.capitalize()
+
+
+def _health_text(engine: Engine, config: ContainerConfig, status: str) -> str:
+    if "health" not in config or status != "running":
+        return ""
+    from rl.engine import healthcheck
+
+    found = healthcheck.status(engine.paths, config)
+    return f" ({found})" if found else ""
 
 
 _NS_FILES = (("Mnt", "mnt"), ("Cgroup", "cgroup"), ("Ipc", "ipc"), ("Net", "net"), ("Pidns", "pid"), ("User", "user"),

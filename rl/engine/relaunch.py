@@ -12,7 +12,7 @@ import os
 
 from rl.config.jsonio import dumps
 from rl.config.paths import Paths
-from rl.engine import containers
+from rl.engine import containers, events
 from rl.engine.launch import STEPS, Launch
 from rl.errors import RlError, to_wire
 from rl.monitor import control, ending, handover
@@ -38,6 +38,7 @@ def main(params: Params) -> NoReturn:
         except BaseException as error:
             work.roll_back()
             _failed(params, error)
+        work.tell_event("restart", "init", "start")
         for client in params["clients"]:
             client["queue"].append(control.started(fresh["pid"]))
         for key in ("clients", "backoff", "input_ended", "restart", "helper", "interpreter"):
@@ -66,7 +67,8 @@ def _prepare(params: Params) -> Launch:
         ending.unmount(path)
     userns.stay_inside()
     paths = Paths(*params["launch"]["paths"])
-    message = params["launch"]["message"]
+    message = {**params["launch"]["message"], "preserve": []}  # what the caller opened went with the first run
+    events.adopt(paths, message["events"])
     work = Launch(paths, params["id"], _nobody(), params["lock_fd"], userns.current_mode(), message)
     work.attach_fd = params["listen_fd"]
     work.restarts = params.get("restarts", 0)

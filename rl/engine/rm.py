@@ -163,13 +163,17 @@ def forget(paths: Paths, container_id: str, config: ContainerConfig, with_volume
     The record, which names the rest, goes after it, and before the name: one who is killed in here leaves a container
     that can be removed again, or a name that points nowhere, which is free.
     """
-    if with_volumes or config.get("remove"):
-        for spec in config.get("mounts", []):
-            if spec.get("anonymous"):
-                trash.discard(paths, f"{paths.volumes}/{spec['source']}")
     _unlink_cidfile(config, container_id)
     name = config.get("name", "") or _name_of(paths, container_id)
-    trash.discard(paths, paths.container(container_id))
+    if (with_volumes or config.get("remove")) and any(spec.get("anonymous") for spec in config.get("mounts", [])):
+        from rl.engine.volume.rm import forget_anonymous
+        from rl.image.content import records_lock
+
+        with records_lock(paths, exclusive=True):  # else a container that takes them over now would lose them
+            forget_anonymous(paths, config)
+            trash.discard(paths, paths.container(container_id))
+    else:
+        trash.discard(paths, paths.container(container_id))
     containers.release_name(paths, name, container_id)
     image, labels = config.get("image", ""), config.get("labels", {})
     events.emit_container(paths, {"id": container_id, "name": name, "image": image, "labels": labels}, "remove")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rl.config.model import ContainerConfig
     from rl.config.paths import Paths
-    from rl.storage.driver import Driver, Mounted
+    from rl.storage.driver import Driver, IdMaps, Mounted
 
     Note = Callable[[str], object]
 
@@ -39,22 +39,38 @@ def mount(paths: Paths, driver: Driver, config: ContainerConfig, mode: str, note
 
     Raises RlError when a layer is neither unpacked nor in the content store.
     """
-    key = id_key(config, mode)
-    data: list[str] = []
-    id_maps = None
-    if config["uid_map"] and key != "single":
-        if driver.name == "overlay":
-            lowers, data = _shifted(paths, config, key, note)
-        else:  # the driver shifts by itself
-            _unpack(paths, config, "", note)
-            lowers = layer_store.lowers(paths, config["layers"])
-            id_maps = config["uid_map"], config["gid_map"]
-    else:
-        _unpack(paths, config, key, note)
-        lowers = layer_store.lowers(paths, config["layers"], key)
-    upper, work, target = container.prepare(paths, paths.container(config["id"]), lowers)
+    made = stack(paths, driver, config, note, id_key(config, mode))
+    upper, work, target = container.prepare(paths, paths.container(config["id"]), made.lowers)
     # What a container that is removed at its end wrote need not survive a power loss.
-    return driver.mount(lowers, upper, work, target, volatile=config["remove"], data=data, id_maps=id_maps)
+    return driver.mount(
+        made.lowers, upper, work, target, volatile=config["remove"], data=made.data, id_maps=made.id_maps
+    )
+
+
+class Stack:
+    """What a driver stacks, top first; data-only layers; id maps for a driver that shifts owners by itself."""
+
+    __slots__ = ("data", "id_maps", "lowers")
+
+    def __init__(self, lowers: list[str], data: list[str] | None = None, id_maps: IdMaps | None = None) -> None:
+        self.lowers = lowers
+        self.data = data or []
+        self.id_maps = id_maps
+
+
+def stack(paths: Paths, driver: Driver, config: ContainerConfig, note: Note, key: str = "") -> Stack:
+    """The image's layers as the container's user namespace wants them owned; unpacked or made now if missing.
+
+    *key* matters without a user namespace of the container's own only. Raises RlError.
+    """
+    if not config["uid_map"] or config["id_key"] == "single":
+        key = key or storage.default_key(paths)
+        _unpack(paths, config, key, note)
+        return Stack(layer_store.lowers(paths, config["layers"], key))
+    if driver.name == "overlay":
+        return Stack(*_shifted(paths, config, config["id_key"], note))
+    _unpack(paths, config, "", note)
+    return Stack(layer_store.lowers(paths, config["layers"]), id_maps=(config["uid_map"], config["gid_map"]))
 
 
 def mount_directory(paths: Paths, driver: Driver, config: ContainerConfig) -> Mounted:

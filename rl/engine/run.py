@@ -61,6 +61,10 @@ def run(
     message = launch_message(engine, streams)
     message["preserve"] = preserve
     progress = Progress(engine, handle.pid, trace)
+    if os.environ.get("NOTIFY_SOCKET"):
+        from rl.engine.readiness import announce
+
+        announce(config, handle.pid)
     try:
         pid = handle.launch(message, progress)
     except BaseException:
@@ -98,6 +102,9 @@ def preserved(options: dict[str, Any]) -> list[int]:
     count, listed = options.get("preserve_fds", 0), options.get("preserve_fd", [])
     if listed and count:
         raise UsageError("--preserve-fd and --preserve-fds contradict each other", "use one of them")
+    if (listed or count) and options.get("restart", "no") not in ("", "no"):
+        hint = "leave --restart out, or mount the file"
+        raise UsageError("a container that is started again would be without the files of --preserve-fds", hint)
     wanted = [integer(fd, "--preserve-fd", 3, 1 << 20) for fd in listed] or list(range(3, 3 + count))
     for fd in wanted:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from rl.engine import containers, dependencies
@@ -66,6 +67,10 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
     streams = _streams(config, options, attached)
     handle = prefork(paths, container_id)
     progress = Progress(engine, handle.pid)
+    if os.environ.get("NOTIFY_SOCKET"):
+        from rl.engine.readiness import announce
+
+        announce(config, handle.pid)
     try:
         pid = handle.launch(launch_message(engine, streams), progress)
     except StateError:

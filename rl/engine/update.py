@@ -11,7 +11,7 @@ import os
 
 from rl.config.jsonio import write_json
 from rl.engine import containers, events
-from rl.engine.spec import limits, restart
+from rl.engine.spec import environment, limits, restart
 from rl.errors import RlError, StateError, UnsupportedError, UsageError, disk_hint
 from rl.runtime import cgroup
 from rl.runtime.cgroup.limits import settings
@@ -37,12 +37,15 @@ def update(engine: Engine, name: str, options: dict[str, Any]) -> str:
         config = containers.read_config(engine.paths, container_id)
         present = containers.limits(engine.paths, config)
         changes = limits.resources(options, present)
-        if not changes and "restart" not in options:
-            raise UsageError("nothing to change: no limit was given", "see: rl update --help")
+        variables = environment.changes(options)
+        if not changes and "restart" not in options and not variables:
+            raise UsageError("nothing to change: no flag was given", "see: rl update --help")
         merged = limits.merge(present, changes)
         settings(merged)  # raises for what contradicts
         state = containers.read_state(engine.paths, container_id)
         record = containers.updated(engine.paths, container_id)
+        if variables:
+            record["env"] = {**record.get("env", {}), **variables}
         if "restart" in options:
             record["restart"] = restart.policy(options["restart"], config.get("remove", False))
         if changes:

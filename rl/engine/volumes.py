@@ -1,6 +1,7 @@
-"""Named and anonymous volumes: directories below volumes/<name>/_data.
+"""The volumes of a container: claimed when it is made, mounted and filled when it starts.
 
-Called by the monitor, inside the user namespace, when it launches a container.
+Called by :func:`rl.engine.create.record` in the command line, and by the monitor, inside the user namespace, when it
+launches. What a volume is on disk: rl.engine.volume.records.
 """
 
 from __future__ import annotations
@@ -8,100 +9,163 @@ from __future__ import annotations
 import fcntl
 import os
 
-from rl.config.jsonio import write_json
-from rl.engine import containers
-from rl.errors import RlError
+from rl.engine.volume import records
+from rl.errors import NoSuchVolumeError, RlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rl.config.model import ContainerConfig, IdRange, MountSpec
+    from rl.config.model import ContainerConfig, MountSpec, VolumeRecord
     from rl.config.paths import Paths
 
 
-def ensure(paths: Paths, name: str, anonymous: bool = False) -> tuple[str, bool]:
-    """(data directory, whether it was made now) of volume *name*; mkdir(2) decides a race."""
-    directory = f"{paths.volumes}/{name}"
-    os.makedirs(directory, 0o700, exist_ok=True)
-    made = False
+# when the container is made
+
+
+def claim(paths: Paths, config: ContainerConfig) -> list[str]:
+    """Make the volumes that do not exist; their names. Under the records lock, until the container is on disk.
+
+    An anonymous volume of another container gets the mark that its own may not take it along any more.
+    """
+    made = []
+    for spec in config["mounts"]:
+        if spec["type"] != "volume":
+            continue
+        name = spec["source"]
+        if not spec.get("borrowed") and _make(paths, spec):
+            made.append(name)
+        elif spec.get("borrowed") or _is_anonymous(paths, name):
+            try:
+                records.mark(paths, name, records.SHARED)
+            except FileNotFoundError:
+                raise NoSuchVolumeError(f"volume {name} was removed meanwhile") from None
+    return made
+
+
+def unclaim(paths: Paths, config: ContainerConfig) -> None:
+    """Take back the anonymous volumes of a container that did not come to be."""
+    from rl.storage import trash
+
+    for spec in config.get("mounts", []):
+        if spec.get("anonymous") and not spec.get("borrowed") and spec["source"]:
+            trash.discard(paths, records.directory(paths, spec["source"]))
+
+
+def _make(paths: Paths, spec: MountSpec) -> bool:
+    name, anonymous = spec["source"], bool(spec.get("anonymous"))
+    if records.exists(paths, name):
+        return False
+    record = records.fresh(anonymous)
+    record["Labels"] = spec.get("volume_labels") or {}
+    options = spec.get("volume_options")
+    if not options:
+        return records.make(paths, name, record, sync=not anonymous)
+    from rl.engine.volume.create import make
+
+    return make(paths, name, record, options)
+
+
+def _is_anonymous(paths: Paths, name: str) -> bool:
     try:
-        os.mkdir(f"{directory}/_data", 0o755)
-        made = True
-    except FileExistsError:
-        pass
-    if made or not os.path.exists(f"{directory}/volume.json"):  # who made it was killed between the two
-        record = {"Name": name, "Driver": "local", "CreatedAt": containers.now(), "Labels": {}, "Options": {},
-                  "Anonymous": anonymous}
-        write_json(f"{directory}/volume.json", record, sync=not anonymous)
-    return f"{directory}/_data", made
+        return bool(records.read(paths, name).get("Anonymous"))
+    except RlError:
+        return False  # what is wrong with it is told when the container starts
 
 
-def prepare(paths: Paths, config: ContainerConfig, rootfs: str) -> dict[str, str]:
-    """Destination → data directory of every volume of the container; new ones are filled from the image.
+# when it starts
 
-    *rootfs* is the mounted root file system, from whose directory at the destination an empty volume
-    gets content, owner and mode (copy-up, as in Podman).
+
+def prepare(paths: Paths, config: ContainerConfig, rootfs: str, owner: tuple[int, int]) -> dict[str, str]:
+    """Destination → directory (or file) to mount there, of every volume of the container.
+
+    New ones are filled from *rootfs*, the mounted root file system (copy-up, as in Podman); where the image has no such
+    directory they belong to *owner*: (uid, gid) of the container's process, in the shared namespace.
     """
     found = {}
     for spec in config["mounts"]:
         if spec["type"] != "volume":
             continue
-        data, _ = ensure(paths, spec["source"], bool(spec.get("anonymous")))
-        _fill_once(config, spec, data, rootfs)
+        name = spec["source"]
+        _make(paths, spec)  # somebody removed its directory by hand
+        record = records.read(paths, name)
+        data = records.data(paths, name)
+        os.makedirs(data, 0o755, exist_ok=True)
+        fresh, keep = False, False
+        if record.get("Options"):
+            from rl.engine.volume import mounting
+
+            fresh, keep = mounting.mount(paths, name, record)
+        _fill_once(paths, spec, record, rootfs, owner, fresh, keep)
         found[spec["destination"]] = data
     return found
 
 
-def _fill_once(config: ContainerConfig, spec: MountSpec, data: str, rootfs: str) -> None:
-    """Fill the volume if it is empty. Containers that start together wait for the one that copies.
+def _fill_once(
+    paths: Paths, spec: MountSpec, record: VolumeRecord, rootfs: str, owner: tuple[int, int], fresh: bool, keep: bool
+) -> None:
+    """Fill the volume if no container had it yet and it is empty. Containers that start together wait for the one that
+    copies.
 
     In place, for a running container may have the directory mounted; the mark ``filling`` says that what
-    is there is a part only, when the process that copied was killed.
+    is there is a part only, when the process that copied was killed. *fresh*: it is a new, empty file system; *keep*:
+    it is a directory of the host, where nothing is ever removed.
     """
-    mark = f"{os.path.dirname(data)}/filling"
-    if os.listdir(data) and not os.path.exists(mark):
+    name = spec["source"]
+    if records.has_mark(paths, name, records.USED) and not fresh:
         return
     from rl.storage import trash
 
-    lock = os.open(os.path.dirname(data), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    data = records.data(paths, name)
+    filling, used = (f"{records.directory(paths, name)}/{mark}" for mark in (records.FILLING, records.USED))
+    lock = os.open(records.directory(paths, name), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.path.exists(mark):
+        if os.path.exists(filling) and not keep:
             trash.remove_contents(data)
-        elif os.listdir(data):
+        elif os.path.exists(used) and not fresh:
             return
-        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        elif os.listdir(data) or os.statvfs(data).f_flag & os.ST_RDONLY:
+            records.mark(paths, name, records.USED)  # it was filled otherwise: import, the host
+            return
+        records.mark(paths, name, records.FILLING)
         try:
-            _fill(config, spec, data, rootfs)
+            _fill(spec, record, data, rootfs, owner)
         except BaseException:
-            trash.remove_contents(data)  # a full disk: the next start begins afresh
+            if not keep:
+                trash.remove_contents(data)  # a full disk: the next start begins afresh
+            os.unlink(filling)
             raise
-        finally:
-            os.unlink(mark)
+        os.rename(filling, used)
     finally:
         os.close(lock)
 
 
-def _fill(config: ContainerConfig, spec: MountSpec, data: str, rootfs: str) -> None:
+def _fill(spec: MountSpec, record: VolumeRecord, data: str, rootfs: str, owner: tuple[int, int]) -> None:
     """Make the empty directory *data* like the image's directory at the destination."""
     from rl.kernel import fs
     from rl.storage.treecopy import copy_tree
 
-    owner = (_root(config["uid_map"]), _root(config["gid_map"]))
+    own = (record.get("UID", -1), record.get("GID", -1))
     root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         source = fs.openat2(root, spec["destination"].lstrip("/"), os.O_RDONLY | os.O_DIRECTORY, 0, fs.RESOLVE_IN_ROOT)
-    except OSError:
-        os.chown(data, *owner)  # the image has no such directory
+    except OSError:  # the image has no such directory
+        if own == (-1, -1):
+            os.chown(data, *owner)
         return
     finally:
         os.close(root)
+    options = record.get("Options") or {}
     try:
-        if spec.get("no_copy"):
-            status = os.fstat(source)
-            os.chown(data, status.st_uid, status.st_gid)
-            os.chmod(data, status.st_mode & 0o7777)
+        status = os.fstat(source)
+        if spec.get("no_copy") or "nocopy" in options:
+            if own == (-1, -1):
+                os.chown(data, status.st_uid, status.st_gid)
+                os.chmod(data, status.st_mode & 0o7777)
         else:
+            before = os.stat(data)
             copy_tree(source, data)
+            if own != (-1, -1):
+                os.chown(data, before.st_uid, before.st_gid)
     except OSError as error:
         what = f"copy {spec['destination']} of the image to volume {spec['source'][:24]}"
         raise RlError(f"{what}: {error.strerror}") from None
@@ -109,20 +173,3 @@ def _fill(config: ContainerConfig, spec: MountSpec, data: str, rootfs: str) -> N
         os.close(source)
 
 
-def _root(ranges: list[IdRange]) -> int:
-    """The shared id of the container's id 0; ranges are (id inside, shared id, count)."""
-    return next((outside for inside, outside, _ in ranges if inside == 0), 0)
-
-
-def chown_tree(path: str, uid: int, gid: int) -> None:
-    """Give *path* and all below it to (uid, gid) of the shared namespace: the mount option U.
-
-    By descriptors: another container may have the directory mounted, and put links where directories were.
-    """
-    os.lchown(path, uid, gid)
-    for _, names, files, directory in os.fwalk(path):
-        for name in names + files:
-            try:
-                os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
-            except FileNotFoundError:
-                continue  # removed meanwhile

@@ -112,7 +112,7 @@ class _Waiting:
             return -1  # it was over before anybody could see it
         if status in self._wanted:
             return int(state.get("exit_code", 0)) if status == "exited" else -1
-        if status == "running" and not self._wanted.isdisjoint(_HEALTH) and self._health() in self._wanted:
+        if not self._wanted.isdisjoint(_HEALTH) and self._is_as_well(status):
             return -1
         if self._never_ran and status == "created" and self._watch.fd < 0:
             return 0  # nobody starts it, so nothing would end the wait
@@ -120,10 +120,10 @@ class _Waiting:
             self._watch = ExitWatch(self._engine.paths.container_run(self._id))
         return None
 
-    def _health(self) -> str:
-        from rl.engine.container_filters import health_status
+    def _is_as_well(self, status: str) -> bool:
+        from rl.engine.healthcheck import wait_health
 
-        return health_status(self._engine.paths, containers.read_config(self._engine.paths, self._id))
+        return wait_health(self._engine.paths, self._id, status, self._wanted)
 
     def close(self) -> None:
         """Stop watching."""

@@ -47,6 +47,11 @@ def renameat2(source: str, target: str, flags: int) -> None:
     k.syscall(k.number_of("renameat2"), -100, os.fsencode(source), -100, os.fsencode(target), flags, path=target)
 
 
+def chown_descriptor(fd: int, uid: int, gid: int) -> None:
+    """fchownat(2) with AT_EMPTY_PATH: of an O_PATH descriptor, too, even one of a symbolic link."""
+    k.check(k.libc.fchownat(fd, b"", uid, gid, 0x1000))
+
+
 def syncfs(fd: int) -> None:
     """Make everything written to *fd*'s file system durable."""
     k.check(k.libc.syncfs(fd))

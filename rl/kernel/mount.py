@@ -78,6 +78,15 @@ def umount(target: str, flags: int = 0) -> None:
     k.check(k.libc.umount2(_encode(target), flags), target)
 
 
+def umount_all(target: str) -> None:
+    """Take down whatever is mounted at *target* itself; nothing is fine."""
+    try:
+        for _ in range(64):
+            umount(target, MNT_DETACH | UMOUNT_NOFOLLOW)
+    except OSError:
+        pass
+
+
 def pivot_root(new_root: str, put_old: str) -> None:
     """pivot_root(2); ``pivot_root(".", ".")`` stacks the old root under the new one."""
     k.syscall(k.number_of("pivot_root"), _encode(new_root), _encode(put_old), path=new_root)

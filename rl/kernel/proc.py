@@ -23,6 +23,12 @@ def start_time(pid: int | str) -> int:
     return int(fields[19]) if fields else 0
 
 
+def session(pid: int | str) -> int:
+    """The session of *pid*: the pid of the process that began it (setsid(2)); 0 if there is no such process."""
+    fields = _stat(pid)
+    return int(fields[3]) if fields else 0
+
+
 def is_zombie(pid: int | str) -> bool:
     """Whether *pid* has ended and waits to be reaped."""
     return _stat(pid)[:1] in ([b"Z"], [b"X"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _socket
 import select
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class Client:
             "fd": self.fd, "stdin": self.stdin, "stdout": self.stdout, "stderr": self.stderr, "first": self.first,
             "waits": self.waits, "queue": self.queue,
         }  # fmt: skip
+
+    def uid(self) -> int:
+        """Who it is, in ids of our user namespace (unix(7), SO_PEERCRED)."""
+        return int.from_bytes(self._sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)[4:8], sys.byteorder)
 
     def events(self) -> int:
         """What to poll for."""

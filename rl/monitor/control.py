@@ -8,7 +8,10 @@ Called by `rl.monitor.loop`; `rl.engine.monitors` is the other end. The keys:
 - ``restart``: {"time": seconds or null}. Stop it, and start it again at once. The answer, when that is done or has
   failed, is packet 6 (progress) with ``started`` or ``error``.
 - ``start``: {}. Between two runs: do not wait any longer; before the first (`rl init`): run. The answer as above.
+- ``probe``: {}. Check the container's health now. The answer is packet 6 with ``probe``, the exit code of the check's
+  command, and ``status``, what that says; ``probe`` is null where there is none to be had.
 - ``policy``: a restart policy that takes the place of the present one.
+- ``upgrade``: see rl.monitor.upgrade. The answer is a packet 6 with ``upgraded`` or ``error``.
 - ``freeze``: true or false. Pause it, or let it go on: see `rl.monitor.freezer`.
 - ``name``: {"old": link, "new": link, "name": name}. It was renamed: with --rm another name has to be freed.
 """
@@ -63,14 +66,26 @@ def _start(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
         begin, monitor.begin = monitor.begin, None
         begin(client)
     elif not monitor.params["pid"]:
-        monitor.params["stopped_by_user"] = False
-        monitor.request_stop(restart=True)
+        _restart(monitor, client, {"time": None})
     else:
         monitor.send(client, started(monitor.params["pid"]))
 
 
 def _policy(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
     monitor.params["restart"] = {"policy": str(value["policy"]), "retries": int(value["retries"])}
+
+
+def _upgrade(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
+    from rl.monitor import upgrade
+
+    upgrade.upgrade(monitor, client, value)
+
+
+def _probe(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
+    if monitor.checks is not None:
+        monitor.checks.ask(client)
+    else:
+        monitor.send(client, b'\6{"probe": null}')
 
 
 def _freeze(monitor: Monitor, client: Client, value: bool) -> None:
@@ -91,5 +106,6 @@ def started(pid: int) -> bytes:
 
 
 _COMMANDS: dict[str, Callable[[Monitor, Client, Any], None]] = {
-    "freeze": _freeze, "name": _name, "policy": _policy, "restart": _restart, "signal": _signal, "start": _start,
+    "freeze": _freeze, "name": _name, "policy": _policy, "probe": _probe, "restart": _restart, "signal": _signal,
+    "start": _start, "upgrade": _upgrade,
 }  # fmt: skip

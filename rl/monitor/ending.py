@@ -20,11 +20,13 @@ import time
 
 from rl.config.jsonio import dumps, write_atomic
 from rl.monitor.clients import Client
+from rl.runtime import sessions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rl.monitor.handover import Params
     from rl.monitor.loop import Monitor
 
 #: Seconds that a client other than the first gets to take what is queued for it.
@@ -34,13 +36,14 @@ PATIENCE = 5.0
 class Ending:
     """What the steps share."""
 
-    __slots__ = ("erase", "monitor", "oom_killed", "params")
+    __slots__ = ("erase", "monitor", "oom_killed", "params", "volumes")
 
     def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
         self.params = monitor.params
         self.oom_killed = False
         self.erase: list[str] = []  # trash to remove at the very end
+        self.volumes: list[str] = []  # that went with the container
 
     def drain(self) -> None:
         """Everything the container wrote goes to its log and its clients."""
@@ -55,7 +58,8 @@ class Ending:
                     self.oom_killed = True
 
     def kill_strays(self) -> None:
-        """Orphans of the container are our children now: they end with it."""
+        """Orphans of the container are our children now: they end with it, and so do exec sessions."""
+        sessions.end_all(self.params["run_dir"])
         helpers = set(self.params["helpers"])
         for _ in range(100):
             children = {int(pid) for pid in _read(f"/proc/self/task/{posix.getpid()}/children").split()} - helpers
@@ -106,28 +110,30 @@ class Ending:
         """state.json while the monitor waits."""
         self._note_end()
         self.params["state"]["status"] = "restarting"
-        self._write_state()
-        self._emit(True)
+        try:
+            self._write_state()
+        finally:
+            self._emit(("died", "cleanup"))
 
     def record(self) -> None:
         """The last word in state.json; with --rm the container goes into the trash instead."""
-        state = self.params["state"]
-        died = state["status"] != "restarting"  # else that was told before the wait
-        if died:
+        params, state = self.params, self.params["state"]
+        told = state["status"] == "restarting"  # and stopped before it ran again
+        if not told:
             self._note_end()
         state["status"] = "exited"
-        if self.params.get("stopped_by_user"):
+        if params.get("stopped_by_user"):
             state["stopped_by_user"] = True
-        removed = bool(self.params.get("remove")) and self._discard()
+        removed = bool(params.get("remove")) and self._discard()
         try:
             if not removed:
                 self._write_state()
-                if self.params["spare_fd"] >= 0:
-                    _unlink(f"{self.params['container_dir']}/state.spare")
+                if params["spare_fd"] >= 0:
+                    _unlink(f"{params['container_dir']}/state.spare")
         finally:
-            self._emit(died, "cleanup", *(("remove",) if removed else ()))
+            self._emit(() if told else ("died", "cleanup"), ("remove",) if removed else ())
 
-    def _emit(self, died: bool, *further: str) -> None:
+    def _emit(self, *statuses: tuple[str, ...]) -> None:
         """The events of the end: before anyone is told of it, so that who waits for the container finds them."""
         params = self.params
         if "events" not in params:
@@ -135,12 +141,16 @@ class Ending:
         from rl.monitor import eventlog
 
         image = {"image": params.get("image", "")}
-        happened = [("oom", image)] if died and self.oom_killed else []
-        if died:
-            happened.append(("died", {**image, "containerExitCode": str(self.monitor.status)}))
-        happened += [(each, image) for each in further]
+        died = {**image, "containerExitCode": str(self.monitor.status)}
+        happened = [each for group in statuses for each in group]
+        if self.oom_killed and "died" in happened:
+            happened.insert(0, "oom")
         name, labels = params["log"].get("name", ""), params.get("labels")
-        events = [eventlog.event("container", each, params["id"], name, more, labels) for each, more in happened]
+        events = [
+            eventlog.event("container", each, params["id"], name, died if each == "died" else image, labels)
+            for each in happened
+        ]
+        events += [eventlog.event("volume", "remove", volume, volume) for volume in self.volumes]
         eventlog.write(params["events"], events)
 
     def _discard(self) -> bool:
@@ -148,7 +158,10 @@ class Ending:
         params = self.params
         target = f"{params['trash_dir']}/{params['id']}.{posix.getpid()}"
         links = []
+        kept, lock = _lent(params)
         for number, path in enumerate(params.get("delete", [])):
+            if path in kept:
+                continue
             try:
                 kind = posix.lstat(path).st_mode & 0o170000
                 if kind == 0o120000:
@@ -156,6 +169,7 @@ class Ending:
                 elif kind == 0o040000:
                     posix.rename(path, f"{target}.{number}")
                     self.erase.append(f"{target}.{number}")
+                    self.volumes.append(path.rpartition("/")[2])
                 else:
                     posix.unlink(path)
             except OSError:
@@ -164,6 +178,9 @@ class Ending:
             posix.rename(params["container_dir"], target)
         except OSError:
             return False  # told as an exited container: `rl rm` says why
+        finally:
+            if lock >= 0:
+                posix.close(lock)
         self.erase.append(target)
         for link in links:
             _release_name(link, params["id"])
@@ -294,6 +311,42 @@ def _release_name(link: str, container_id: str) -> None:
             posix.close(names)
     except OSError:
         pass  # another container has it by now, or a read-only file system
+
+
+def _lent(params: Params) -> tuple[list[str], int]:
+    """(the anonymous volumes that stay, for other containers use them; the records lock, held, or -1).
+
+    As rl.engine.volume.rm.forget_anonymous. The lock is taken wherever there are volumes: who lends one meanwhile
+    holds it shared (rl.engine.create.record).
+    """
+    volumes = [path for path in params.get("delete", []) if "/volumes/" in path]
+    if not volumes:
+        return [], -1
+    import fcntl
+
+    containers, _, own = params["container_dir"].rpartition("/")
+    data = containers.rpartition("/")[0]
+    try:
+        lock = posix.open(f"{data}/images/.lock", posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
+    except OSError:
+        return [], -1
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    lent = [path for path in volumes if _exists_file(f"{path}/shared")]
+    if not lent:
+        return [], lock
+    kept: set[str] = set()
+    for other in posix.listdir(containers):
+        record = _read(f"{containers}/{other}/config.json") if other != own else b""
+        kept.update(path for path in lent if path.rpartition("/")[2].encode() in record)
+    return list(kept), lock
+
+
+def _exists_file(path: str) -> bool:
+    try:
+        posix.lstat(path)
+    except OSError:
+        return False
+    return True
 
 
 def _read(path: str) -> bytes:

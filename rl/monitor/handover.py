@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from rl.config.model import EventLog, LogConfig, RestartPolicy
     from rl.monitor.clients import Client
+    from rl.monitor.health import Health
     from rl.monitor.loop import Monitor
 
     class Params(TypedDict, total=False):
@@ -63,14 +64,19 @@ if TYPE_CHECKING:
         events: EventLog  # where the end is told; without it nowhere
         image: str  # for events, as are:
         labels: dict[str, str]
+        notify: dict[str, Any]  # see rl.monitor.notify: mode, address, fd (-1: none)
+        health: Health  # {}: no health check
         restart: RestartPolicy
-        restarts: int  # how often it was started again by its policy
+        restarts: int  # how often its policy has started it again since its user did
         deadline: float  # --timeout: when it is killed, time.monotonic(); 0: never
         timed_out: bool
         started: float  # when its command began to run, time.monotonic()
         launch: dict[str, Any]  # what `rl.engine.relaunch` needs to do it all again
         # set here and by rl.monitor.restart
-        version: int  # see VERSION
+        version: int  # see rl.monitor.loop.VERSION
+        status: int  # exit code of the container's init, where that was the reason to become another interpreter
+        packets: list[tuple[int, bytes]]  # from which client, what: received and not yet dealt with
+        answer: int  # the client that asked for a new interpreter
         clients: list[dict[str, Any]]  # rl.monitor.clients.Client.export
         input: list[bytes]  # what the container has not taken yet
         input_ended: bool  # a client has closed it: so it stays when the container is started again
@@ -92,9 +98,6 @@ if TYPE_CHECKING:
         package_root: str
 
 
-#: Of the state that one interpreter leaves to the next. A newer rl reads an older one's: keys are only ever added,
-#: and who reads a key that is not in version 1 has a default for it.
-VERSION = 1
 #: Seconds before the process is replaced.
 LINGER = 1.0
 #: -I -S: no site packages, no environment; no_debug_ranges: no column tables in memory; utf8: no locale tables.
@@ -136,7 +139,7 @@ def check_log(config: LogConfig) -> None:
 
 def helper_program() -> str:
     """The lean monitor's entry: beside the package in a checkout, else where it was installed."""
-    root = _package_root()
+    root = package_root()
     for directory in (f"{root}/helpers", f"{sys.prefix}/libexec/rl", f"{sys.base_prefix}/libexec/rl"):
         path = f"{directory}/rl-monitor"
         if os.access(path, os.R_OK):
@@ -147,7 +150,13 @@ def helper_program() -> str:
     )
 
 
-def _package_root() -> str:
+def interpreter() -> str:
+    """The one for the lean monitor: a virtual environment would cost it memory."""
+    return getattr(sys, "_base_executable", "") or sys.executable
+
+
+def package_root() -> str:
+    """The directory that our package is in."""
     return os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -167,6 +176,7 @@ def become_monitor(params: Params, begin: Callable[[Monitor, Client], object] | 
         monitor = Monitor(params)
         if begin is None:
             monitor.until = time.monotonic() + LINGER
+            monitor.started()
         else:
             monitor.begin = lambda client: begin(monitor, client)
         if not monitor.run():
@@ -183,7 +193,8 @@ def become_monitor(params: Params, begin: Callable[[Monitor, Client], object] | 
 
                 traceback.print_exc(file=file)
         os._exit(1)
-    os._exit(0)
+    # As conmon: who has the monitor for its main process sees how the container ended.
+    os._exit(params["state"]["exit_code"] & 0xFF)
 
 
 def _settle(params: Params) -> None:
@@ -195,8 +206,7 @@ def _settle(params: Params) -> None:
     params.setdefault("stop_signal", 15)
     params.setdefault("stop_timeout", 10)
     params.setdefault("oom_events", [f"{params['cgroup']}/memory.events"] if params.get("cgroup") else [])
-    params["package_root"] = _package_root()
-    params["version"] = VERSION
+    params["package_root"] = package_root()
     params.setdefault("clients", [])
     if params.get("client_fd", -1) >= 0:
         params["clients"].append({"first": True, **params.get("client", {}), "fd": params["client_fd"]})
@@ -223,7 +233,10 @@ def _settle(params: Params) -> None:
 def kept(params: Params) -> list[int]:
     """The descriptors that the monitor lives by."""
     found: list[int] = [params[key] for key in _FDS]  # type: ignore[literal-required]
+    if params.get("health"):
+        found.append(params["health"].get("fd", -1))
     others = params["keep_fds"] + params.get("stdio_fds", []) + [client["fd"] for client in params["clients"]]
+    others += [fd for fd in (params.get("notify", {}).get("fd", -1),) if fd >= 0]
     return [fd for fd in found if fd >= 0] + others
 
 
@@ -268,12 +281,11 @@ def _write(path: str, data: bytes) -> None:
         os.close(fd)
 
 
-def replace(params: Params, interpreter: str = "", helper: str = "") -> NoReturn:
-    """exec the interpreter with helpers/rl-monitor (by default our own); returns only by raising."""
+def replace(params: Params) -> NoReturn:
+    """exec the interpreter with helpers/rl-monitor, those in *params* or else our own; returns only by raising."""
     # Kept in the state: the lean interpreter does not know the environment that rl is installed in.
-    helper = params["helper"] = helper or params.get("helper") or helper_program()
-    interpreter = interpreter or params.get("interpreter") or getattr(sys, "_base_executable", "") or sys.executable
-    params["interpreter"] = interpreter
+    helper = params["helper"] = params.get("helper") or helper_program()
+    program = params["interpreter"] = params.get("interpreter") or interpreter()
     state: dict[str, Any] = dict(params)
     memory = os.memfd_create("rl-monitor", 0)
     try:
@@ -284,7 +296,7 @@ def replace(params: Params, interpreter: str = "", helper: str = "") -> NoReturn
         os.lseek(memory, 0, os.SEEK_SET)
         for fd in kept(params):
             os.set_inheritable(fd, True)
-        os.execve(interpreter, [interpreter, *FLAGS, helper, params["id"], str(memory)], _environment())
+        os.execve(program, [program, *FLAGS, helper, params["id"], str(memory)], _environment())
     finally:
         os.close(memory)
 

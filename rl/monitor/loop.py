@@ -5,7 +5,7 @@ container's life in that process before. It relays the container's output to its
 their input to the container, and ends with the exit duties of `rl.monitor.ending`.
 
 Every container keeps one of these in memory, so it imports nothing but C modules (not even ``os``,
-which costs 280 kB) and `rl.monitor.{clients,logs}`; what is needed once is imported where it is needed.
+which costs 280 kB) and `rl.monitor.{clients,logs,stdin}`; what is needed once is imported where it is needed.
 
 Who may slow down whom:
 
@@ -32,6 +32,7 @@ import time
 
 from rl.monitor.clients import Client
 from rl.monitor.logs import open_log
+from rl.monitor.stdin import Stdin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from rl.monitor.handover import Params
+    from rl.monitor.health import Checks
+
+#: Of the state that one interpreter leaves to the next (:meth:`Monitor.export`). A newer rl reads an older one's: keys
+#: are only ever added, and who reads a key that is not in version 1 has a default for it.
+VERSION = 1
 
 CHUNK = 32768  # the largest payload of a packet
 #: After the container's end this much is still read from a pipe that somebody else keeps open and
@@ -54,54 +60,61 @@ class Monitor:
     """One container's streams, clients and process."""
 
     __slots__ = (
-        "_buffer", "_handlers", "_held", "_input", "_listener", "_poll", "_reopened", "_signal_fd", "_streams",
-        "_timers", "_view", "begin", "clients", "ended", "lean", "log", "params", "status", "stdin_fd", "until",
+        "_buffer", "_handlers", "_held", "_listener", "_poll", "_reopened", "_signal_fd", "_stamp", "_streams",
+        "_timers", "_view", "begin", "checks", "clients", "ended", "lean", "log", "params", "status", "stdin", "until",
     )
 
     def __init__(self, params: Params) -> None:
         self.params = params
-        self.status = 0  # exit code of the container's init, once it has ended
-        self.ended = False
+        self._stamp = self._code_on_disk()
+        self.ended = "status" in params
+        self.status = params.pop("status", 0)  # exit code of the container's init, once it has ended
         self.clients: list[Client] = []
         self.begin: Callable[[Client], object] | None = None  # let an initialized container's command run
+        self.checks: Checks | None = None
         self.until = 0.0  # when run() is to return, time.monotonic(); 0: not before the container's end
         self.lean = False  # in the interpreter that helpers/rl-monitor is for
         self.log = open_log(params["log"]) if params["pid"] else None  # 0: it waits to be started again
         if self.log and "log_carry" in params:
             self.log.take(params["log_carry"])
             self.log.lost = params.get("log_lost", 0)
-        self.stdin_fd = params["master_fd"] if params["terminal"] else params["stdin_fd"]
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._buffer = bytearray(CHUNK + 1)
         self._view = memoryview(self._buffer)
         self._streams: dict[int, int] = {}  # descriptor: 1 stdout, 2 stderr
         self._held = False  # the first client is behind: the streams are not read
-        self._input: list[bytes] = params.pop("input", [])  # what the container has not taken yet
         self._timers: dict[str, tuple[float, Callable[[], object]]] = {}
         self._reopened = 0
         self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, params["listen_fd"])
         self._signal_fd = self._catch_signals()
-        self._watch(params["listen_fd"], IN, self._on_connection)
+        self.watch(params["listen_fd"], IN, self._on_connection)
         for key, kind in (("stdout_fd", 1), ("stderr_fd", 2), ("master_fd", 1)):
             fd: int = params[key]  # type: ignore[literal-required]
             if fd >= 0:
                 posix.set_blocking(fd, False)
                 self._streams[fd] = kind
-                self._watch(fd, IN, self._reader(fd, kind))
-        if self.stdin_fd >= 0:
-            posix.set_blocking(self.stdin_fd, False)
+                self.watch(fd, IN, self._reader(fd, kind))
+        self.stdin = Stdin(self, params.pop("input", []))
+        notified: int = params.get("notify", {}).get("fd", -1)
+        if notified >= 0:
+            self.watch(notified, IN, self._on_notification)
         for exported in params["clients"]:
             self._add_client(Client(**exported))
         self._hold()
         if params["pid"]:
             self.limit_time(params.get("deadline", 0.0))
+            self.check_health()
         if "kill_at" in params:
             self.at(_KILL, params.pop("kill_at") - time.monotonic(), lambda: self.kill(9))
-        if self._input:
-            self._write_input()
+        for fd, packet in params.pop("packets", []):
+            for client in self.clients:
+                if client.fd == fd:
+                    self._dispatch(client, packet)
+        if self.stdin.queue:
+            self.stdin.write()
         elif params.get("input_ended"):
-            self._end_input()
+            self.stdin.end()
 
     # the loop -----------------------------------------------------------------------------------
     def run(self) -> bool:
@@ -132,7 +145,7 @@ class Monitor:
                 break
 
     def _half_done(self) -> bool:
-        return bool(self._input or _KILL in self._timers or any(client.queue for client in self.clients))
+        return bool(self.stdin.queue or _KILL in self._timers or any(client.queue for client in self.clients))
 
     # timers -------------------------------------------------------------------------------------
     def at(self, key: str, seconds: float, callback: Callable[[], object]) -> None:
@@ -163,11 +176,13 @@ class Monitor:
         # poll(2) takes whole milliseconds: rounded up, or it would spin. Past `until` a client's queue is waited for.
         return max(20.0 if soonest == until else 1.0, (soonest - time.monotonic()) * 1000 + 1)
 
-    def _watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
+    def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
+        """Call *handler* with what poll(2) says of *fd*."""
         self._poll.register(fd, events)
         self._handlers[fd] = handler
 
-    def _forget(self, fd: int) -> None:
+    def forget(self, fd: int) -> None:
+        """Watch *fd* no more."""
         if self._handlers.pop(fd, None):
             try:
                 self._poll.unregister(fd)
@@ -184,7 +199,7 @@ class Monitor:
             _signal.signal(signal, _signal.SIG_IGN)
         _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self.unblock_signals()
-        self._watch(reader, IN, self._on_signal)
+        self.watch(reader, IN, self._on_signal)
         return reader
 
     def unblock_signals(self) -> None:
@@ -216,11 +231,30 @@ class Monitor:
         if _KILL not in self._timers or timeout is not None:
             self.at(_KILL, seconds, lambda: self.kill(9))
 
+    def started(self) -> None:
+        """The command runs since just now."""
+        if "notify" in self.params:
+            from rl.monitor import notify
+
+            notify.started(self)
+
+    def _on_notification(self, _events: int) -> None:
+        from rl.monitor import notify
+
+        notify.relay(self, self.params["notify"]["fd"])
+
     def limit_time(self, deadline: float) -> None:
         """Kill the container at *deadline* (time.monotonic()), unless that is 0."""
         self.params["deadline"] = deadline
         if deadline:
             self.at("timeout", deadline - time.monotonic(), self._time_out)
+
+    def check_health(self) -> None:
+        """Begin with the health checks, if the container has any, or go on with them."""
+        if self.params.get("health"):
+            from rl.monitor.health import Checks
+
+            self.checks = Checks(self)
 
     def _time_out(self) -> None:
         """--timeout is over: killed, and the exit code says so, as conmon's does."""
@@ -312,7 +346,7 @@ class Monitor:
         return True
 
     def _close_stream(self, fd: int) -> None:
-        self._forget(fd)
+        self.forget(fd)
         if self._streams.pop(fd, 0) and fd != self.params["master_fd"]:
             posix.close(fd)
             key: Literal["stdout_fd", "stderr_fd"] = "stdout_fd" if fd == self.params["stdout_fd"] else "stderr_fd"
@@ -328,11 +362,14 @@ class Monitor:
                     self._poll.unregister(fd)
                 else:
                     self._poll.register(fd, IN)
-            if not held and self._input:
-                self._watch_input(True)
+            if not held and self.stdin.queue:
+                self.stdin.watch(True)
 
     def drain(self) -> None:
         """What the container wrote before it ended; never waits."""
+        if self.checks is not None:
+            self.checks.stop()
+            self.checks = None
         for fd, kind in tuple(self._streams.items()):
             left = DRAIN
             while left > 0 and (size := self._relay(fd, kind)) > 0:
@@ -357,7 +394,7 @@ class Monitor:
 
     def _add_client(self, client: Client) -> None:
         self.clients.append(client)
-        self._watch(client.fd, client.events(), lambda events: self._on_client(client, events))
+        self.watch(client.fd, client.events(), lambda events: self._on_client(client, events))
 
     def _on_client(self, client: Client, events: int) -> None:
         if events & OUT:
@@ -388,13 +425,13 @@ class Monitor:
         """The client is gone, or has to go: it alone."""
         if client.fd < 0:
             return
-        self._forget(client.fd)
+        self.forget(client.fd)
         self.clients.remove(client)
         client.close()
         if client.first:
             self._hold()
             if client.stdin and not self.params["terminal"]:
-                self._end_input()  # it was killed: the container sees the end of its input, as in a pipe
+                self.stdin.end()  # it was killed: the container sees the end of its input, as in a pipe
 
     def _on_packet(self, client: Client) -> None:
         packet = client.receive()
@@ -403,9 +440,12 @@ class Monitor:
         if not packet:
             self.drop(client)
             return
+        self._dispatch(client, packet)
+
+    def _dispatch(self, client: Client, packet: bytes) -> None:
         kind, payload = packet[0], packet[1:]
         if kind == 0:
-            self._on_input(client, payload)
+            self.stdin.take(client, payload)
         elif kind == 3 and len(payload) == 4 and self.params["terminal"]:
             from rl.monitor import peer
 
@@ -415,103 +455,72 @@ class Monitor:
         elif kind == 7 and len(payload) == 1:
             self.kill(payload[0])
         elif kind == 8:
+            if self.code_has_changed():
+                self.params["packets"] = [(client.fd, packet)]
+                self.renew()
             from rl.monitor import control
 
             control.obey(self, client, payload)
 
-    # input ----------------------------------------------------------------------------------------
-    def _on_input(self, client: Client, data: bytes) -> None:
-        if not data and client.stdin and not self.params["terminal"]:
-            self.params["input_ended"] = True
-        if self.stdin_fd < 0 or not client.stdin:
+    def watch_terminal(self, fd: int, write: Callable[[], None] | None) -> None:
+        """The container's terminal *fd* is read; with *write* it is told as well when it can be written to."""
+        if fd not in self._streams or self._held:
             return
-        self._input.append(data)
-        if len(self._input) == 1:
-            self._write_input()
-        if self._input:  # not taken at once: this client waits
-            client.waits = True
-            self._poll.modify(client.fd, client.events())
+        self._poll.modify(fd, IN | OUT if write else IN)
+        read = self._reader(fd, 1)
 
-    def _end_input(self) -> None:
-        if self.stdin_fd >= 0:
-            self._input.append(b"")
-            if len(self._input) == 1:
-                self._write_input()
-
-    def _write_input(self) -> None:
-        """Write what the container takes; an empty chunk is the end of its input."""
-        while self._input:
-            data = self._input[0]
-            if not data:
-                if self._finish_input():
-                    return
-                self._input.pop(0)
-                continue
-            try:
-                size = posix.write(self.stdin_fd, data)
-            except BlockingIOError:
-                self._watch_input(True)
-                return
-            except OSError:  # EPIPE: it closed its stdin
-                self._close_input()
-                return
-            if size < len(data):
-                self._input[0] = data[size:]
-            else:
-                self._input.pop(0)
-        self._watch_input(False)
-        self._resume_clients()
-
-    def _watch_input(self, waiting: bool) -> None:
-        fd = self.stdin_fd
-        if self.params["terminal"]:  # the same descriptor is read
-            if fd in self._streams and not self._held:
-                self._poll.modify(fd, IN | OUT if waiting else IN)
-                reader = self._reader(fd, 1)
-                self._handlers[fd] = self._both(reader) if waiting else reader
-        elif waiting:
-            self._watch(fd, OUT, lambda _events: self._write_input())
-        else:
-            self._forget(fd)
-
-    def _both(self, reader: Callable[[int], None]) -> Callable[[int], None]:
         def on_terminal(events: int) -> None:
             if events & (IN | GONE):
-                reader(events)
-            if events & OUT:
-                self._write_input()
+                read(events)
+            if events & OUT and write:
+                write()
 
-        return on_terminal
+        self._handlers[fd] = on_terminal
 
-    def _finish_input(self) -> bool:
-        """End the container's input: close its pipe (True), or type the terminal's end-of-file character."""
-        if not self.params["terminal"]:
-            self._close_input()
-            return True
-        from rl.monitor import peer
+    def hold_client(self, client: Client) -> None:
+        """Do not read from *client* until :meth:`resume_clients`."""
+        client.waits = True
+        self._poll.modify(client.fd, client.events())
 
-        peer.type_end_of_file(self.stdin_fd)
-        return False
-
-    def _close_input(self) -> None:
-        self._input.clear()
-        if not self.params["terminal"]:
-            self._forget(self.stdin_fd)
-            posix.close(self.stdin_fd)
-            self.params["stdin_fd"] = -1
-        self.stdin_fd = -1
-        self._resume_clients()
-
-    def _resume_clients(self) -> None:
+    def resume_clients(self) -> None:
+        """The container has taken all its input."""
         for client in self.clients:
             if client.waits:
                 client.waits = False
                 self._poll.modify(client.fd, client.events())
 
     # replacing this process -----------------------------------------------------------------------
+    def code_has_changed(self) -> bool:
+        """Whether another rl was installed in our place: what we import from now on would be the new one's."""
+        return self._code_on_disk() != self._stamp
+
+    def _code_on_disk(self) -> tuple[int, int]:
+        try:
+            status = posix.stat(f"{self.params['package_root']}/rl/monitor/loop.py")
+            return status.st_ino, status.st_mtime_ns
+        except OSError:
+            return 0, 0
+
+    def renew(self) -> None:
+        """Become the new rl that is on disk, which goes on from here; returns only when that cannot be done."""
+        for _ in range(50):
+            try:
+                from rl.monitor import handover
+
+                handover.replace(self.export())
+            except ImportError:
+                time.sleep(0.1)  # it is being installed this moment
+            except Exception:
+                break
+        self.unblock_signals()
+        self._stamp = self._code_on_disk()
+
     def export(self) -> Params:
         """What another interpreter needs to go on where :meth:`run` stopped."""
         params = self.params
+        params["version"] = VERSION
+        if self.ended and params["pid"]:
+            params["status"] = self.status
         _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGCHLD, _signal.SIGHUP, *STOPPING))
         try:
             for number in set(posix.read(self._signal_fd, 512)).intersection(STOPPING):
@@ -519,7 +528,7 @@ class Monitor:
         except BlockingIOError:
             pass
         params["clients"] = [client.export() for client in self.clients]
-        params["input"] = self._input
+        params["input"] = self.stdin.queue
         if _KILL in self._timers:
             params["kill_at"] = self._timers[_KILL][0]
         if self.log:

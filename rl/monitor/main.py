@@ -23,10 +23,20 @@ def main(params: Params) -> NoReturn:
             posix.close(fd)
         except OSError:
             pass  # a name in `ps`, no more
+        for name in posix.listdir("/proc/self/fd"):
+            if int(name) > 2:
+                try:
+                    posix.set_inheritable(int(name), False)
+                except OSError:
+                    pass  # the directory's own
         monitor = Monitor(params)
         monitor.lean = True
+        if "answer" in params:
+            from rl.monitor import upgrade
+
+            upgrade.answer(monitor)
         _supervise(monitor)
-        code = 0
+        code = params["state"]["exit_code"] & 0xFF  # as conmon: systemd sees how its service ended
     finally:
         posix._exit(code)
 
@@ -35,6 +45,8 @@ def _supervise(monitor: Monitor) -> None:
     params = monitor.params
     if params["pid"]:
         monitor.run()
+        if monitor.code_has_changed():
+            monitor.renew()
     from rl.monitor.ending import Ending, finish
 
     if "restart_at" in params:  # it has ended, and waits to be started again

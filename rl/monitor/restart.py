@@ -49,7 +49,6 @@ def again(ending: Ending) -> None:
     if params.get("after"):
         params["backoff"] = seconds = 0.0
     else:
-        params["restarts"] = params.get("restarts", 0) + 1
         ran = time.monotonic() - params.get("started", 0.0)
         seconds = FIRST if ran >= STEADY else min(LONGEST, max(FIRST, 2 * params.get("backoff", 0.0)))
         params["backoff"] = seconds
@@ -73,6 +72,8 @@ def wait(monitor: Monitor) -> None:
     monitor.hear()
     if params.get("after") == "stop":
         return
+    if not params.get("after"):
+        params["restarts"] = params.get("restarts", 0) + 1
     params["after"] = ""
     del params["restart_at"]
     params["relaunch"] = True
@@ -100,11 +101,16 @@ def _let_go(monitor: Monitor) -> None:
 
     params = monitor.params
     monitor.log = None
-    monitor.stdin_fd = -1
+    monitor.stdin.fd = -1
     monitor.cancel("kill")
     params["pid"] = 0
     params["stopped_by_user"], params["user_signals"] = False, []
     params.pop("log_carry", None)
+    notified = params.get("notify", {}).get("fd", -1)
+    if notified >= 0:
+        monitor.forget(notified)
+        params["notify"]["fd"] = -1
+        params["keep_fds"].append(notified)
     for fd in params["keep_fds"]:
         posix.close(fd)
     params["keep_fds"] = []

@@ -12,17 +12,11 @@ import os
 from rl.errors import RlError, UnsupportedError
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
-from rl.kernel import process as kp
-from rl.runtime import devices, hooks, mounts, outside, process, terminal
+from rl.runtime import devices, hooks, mounts, outside, process, spawning, terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import NoReturn
-
     from rl.runtime.sync import Setup
-
-    Steps = tuple[tuple[str, Callable[[Setup], None]], ...]
 
 #: OCI namespace type: clone flag
 NAMESPACES = {
@@ -31,14 +25,6 @@ NAMESPACES = {
 }
 #: Made by a step of its own: cgroup after entering the cgroup, time because its offsets come first.
 LATE = ns.CLONE_NEWCGROUP | ns.CLONE_NEWTIME
-
-
-def enter_cgroup(setup: Setup) -> None:
-    """Go into the cgroup, before its namespace makes it the root: by ourselves, or by the parent's hand."""
-    if setup.placed:
-        setup.sync.ask(b"C")
-    for path in setup.cgroup_procs:
-        ns.write_proc(path, "0")
 
 
 def join_namespaces(setup: Setup) -> None:
@@ -125,45 +111,6 @@ def _time_offset(clock: str, offset: dict[str, int]) -> None:
     except OSError as error:
         hint = "the clock would be negative, or beyond 146 years" if error.errno == errno.ERANGE else ""
         raise RlError(f"{what}: set {seconds} s: {error.strerror}", hint) from None
-
-
-def oom_score(setup: Setup) -> None:
-    """oomScoreAdj; a user may raise it, not lower it below what it was: then it stays."""
-    wanted = setup.process.get("oomScoreAdj")
-    if wanted is None:
-        return
-    try:
-        ns.write_proc("/proc/self/oom_score_adj", str(wanted))
-    except PermissionError:
-        with open("/proc/self/oom_score_adj", encoding="ascii") as file:
-            if file.read().strip() == str(wanted):
-                return  # by the parent: in a user namespace that we have just entered the file is not ours
-        if not setup.sync.wait:
-            return  # exec: it was said of the container
-        setup.sync.tell(b"W", f"oom_score_adj {wanted} is not set: lowering it needs privileges on the host".encode())
-    except OSError as error:
-        raise RlError(f"set process.oomScoreAdj {wanted}: {error.strerror}", "it goes from -1000 to 1000") from None
-
-
-def new_session(setup: Setup) -> None:
-    """A session and a keyring of our own; from here on nobody may trace us or read our memory."""
-    os.setsid()
-    try:
-        if setup.labels is not None:
-            from rl.runtime import lsm  # imported by the parent already
-
-            lsm.label_keyring(setup.labels, setup.proc, True)
-        if setup.new_keyring:
-            kp.join_new_keyring()
-        if setup.labels is not None:
-            lsm.label_keyring(setup.labels, setup.proc, False)
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EDQUOT, errno.EPERM):
-            raise
-        if error.errno == errno.EDQUOT:
-            why = "the container has the caller's session keyring: the quota of keys is used up (kernel.keys.maxkeys)"
-            setup.sync.tell(b"W", why.encode())
-    kp.prctl(kp.PR_SET_DUMPABLE, 0)
 
 
 def names(setup: Setup) -> None:
@@ -292,14 +239,14 @@ def _move_root() -> None:
     os.chroot(".")
 
 
-STEPS: Steps = (
-    ("enter the cgroup", enter_cgroup),
+STEPS: spawning.Steps = (
+    ("enter the cgroup", spawning.enter_cgroup),
     ("open what is mounted", outside.open_inside),
     ("map ids", map_ids),
     ("join namespaces", join_namespaces),
     ("create namespaces", late_namespaces),
-    ("set oom_score_adj", oom_score),
-    ("start a session", new_session),
+    ("set oom_score_adj", spawning.oom_score),
+    ("start a session", spawning.new_session),
     ("set the host name", names),
     ("prepare the root file system", root_file_system),
     ("mount", all_mounts),
@@ -311,16 +258,3 @@ STEPS: Steps = (
     ("change the root", pivot),
     *process.STEPS,
 )
-
-
-def run(setup: Setup, steps: Steps) -> NoReturn:
-    """Walk the steps; the last one does not return."""
-    current = ""
-    try:
-        setup.sync.begin()
-        for name, step in steps:
-            current = name
-            step(setup)
-    except BaseException as error:
-        setup.sync.fail(current, error)
-    os._exit(1)

@@ -13,8 +13,8 @@ import os
 from rl.errors import RlError, StateError
 from rl.kernel import namespaces as ns
 from rl.kernel import process as kp
-from rl.runtime import child, container, launcher, process, rlimits, terminal
-from rl.runtime.container import Created
+from rl.runtime import launcher, process, rlimits, spawning, terminal
+from rl.runtime.spawning import Created
 from rl.runtime.sync import Io, Setup, Sync
 
 TYPE_CHECKING = False
@@ -32,7 +32,8 @@ def spawn(
     target_pid: int, target_pidfd: int, specification: dict[str, Any], io: Io, *, cgroup_procs: str = "",
     place: Callable[[int], object] | None = None, seccomp_program: bytes | None = None, seccomp_flags: int = 0,
     profile: dict[str, Any] | None = None, state: dict[str, Any] | None = None,
-    decide: Callable[[int, dict[str, Any]], None] | None = None,
+    decide: Callable[[int, dict[str, Any]], None] | None = None, die_with_parent: bool = False,
+    meanwhile: Callable[[], object] | None = None,
 ) -> Created:
     """Start a process beside *target_pid*, the container's init, which *target_pidfd* stands for.
 
@@ -41,7 +42,8 @@ def spawn(
     *place* is called with a pid that may not be written there by itself and needs another's hand.
     *profile* is the OCI object that *seccomp_program* is made of and *state* the container's state document: a
     seccomp agent gets them. *decide* is called inside the container with its root directory's descriptor and the
-    process, to fill in what must be looked up there: the user. Returns when the command runs:
+    process, to fill in what must be looked up there: the user. *die_with_parent*: it ends with the caller.
+    *meanwhile* is called once, while the container is joined. Returns when the command runs:
     ``pid`` is a child of the caller, ``master`` its terminal. Raises CommandNotFoundError (127),
     CommandNotExecutableError (126), StateError when the container ends meanwhile, RlError.
     """
@@ -49,9 +51,10 @@ def spawn(
     created = Created(parent_end, specification)
     setup = Setup(specification, specification["process"], io, Sync(child_end, parent_end, wait=False))
     setup.cgroup_procs = [cgroup_procs] if cgroup_procs else []
-    created.place = place
+    created.place, created.meanwhile = place, meanwhile
     setup.seccomp, setup.seccomp_flags = seccomp_program, seccomp_flags
     setup.make_cwd = False
+    setup.die_with_parent = die_with_parent
     steps = STEPS if decide is None else (("find the user", _deciding(decide)), *STEPS)
     try:
         try:
@@ -61,14 +64,14 @@ def spawn(
             setup.fds = {"target": target_pidfd}
             process.prepare(setup, profile, state or {}, created.warnings)
             setup.movable = place is not None
-            container.fork_beside(setup, created, _join, 0, steps)
+            spawning.fork_beside(setup, created, _join, 0, steps)
         finally:
             child_end.close()
             for fd in (setup.proc, setup.agent):
                 if fd >= 0:
                     os.close(fd)
-        container.until_ready(created)
-        container.until_running(created)
+        spawning.until_ready(created)
+        spawning.until_running(created)
     except BaseException:
         created.abandon()
         raise
@@ -127,7 +130,7 @@ def _join(setup: Setup) -> None:
     """In the first child: go where the container is. A user namespace first, then all others in one call."""
     affinity(setup, "initial")
     try:
-        child.enter_cgroup(setup)
+        spawning.enter_cgroup(setup)
     except OSError as error:
         # From a cgroup that is not delegated to the user (a login session) one may not move into one that is.
         if setup.movable:
@@ -137,7 +140,7 @@ def _join(setup: Setup) -> None:
             setup.sync.tell(b"W", f"{why}: {error.strerror}".encode())
     if setup.flags & ns.CLONE_NEWUSER:
         rlimits.raise_for(0, setup.process)
-    child.oom_score(setup)
+    spawning.oom_score(setup)
     # Processes of the container could otherwise trace us as soon as we are in its pid namespace.
     kp.prctl(kp.PR_SET_DUMPABLE, 0)
     pidfd = setup.fds["target"]
@@ -184,9 +187,9 @@ def open_terminal(setup: Setup) -> None:
         os.close(root)
 
 
-STEPS: child.Steps = (
+STEPS: spawning.Steps = (
     ("set the CPU affinity", affinity),
-    ("start a session", child.new_session),
+    ("start a session", spawning.new_session),
     ("open a terminal", open_terminal),
     *process.STEPS,
 )

@@ -103,8 +103,8 @@ def open_sources(setup: Setup) -> dict[int, int]:
 
 def _import(entry: dict[str, Any], options: Options) -> None:
     """The modules a mount needs, now: the ids of the child may not reach our files any more."""
-    if options.copy_up:
-        from rl.runtime import copyup  # noqa: F401
+    if options.copy_up or entry.get("type") == "ramfs":
+        from rl.runtime import mounts_memory  # noqa: F401
     if _wants_id_map(entry, options):
         from rl.runtime import idmap  # noqa: F401
 
@@ -154,8 +154,16 @@ def open_source(source: str, options: Options) -> int:
             raise
         hint = "create it on the host first" if error.errno == errno.ENOENT else ""
         if error.errno == errno.EACCES:
-            hint = "the path, or a directory above it, is closed to the user rl runs as"
+            raise _closed(source) from None
         raise RlError(f"bind mount of {source}: {error.strerror}", hint) from None
+
+
+def _closed(source: str) -> RlError:
+    from rl.runtime import access
+
+    reason, hint = access.explain(source)
+    what = f"bind mount of {source}: {os.strerror(errno.EACCES)}"
+    return RlError(f"{what}: {reason}" if reason else what, hint or "it is closed to the user rl runs as")
 
 
 def attach(fd: int, target: int, options: Options) -> None:
@@ -283,6 +291,8 @@ def _hint(job: Job, error: OSError) -> str:
         return "a directory can be mounted over a directory only, a file over a file"
     if error.errno == errno.EINVAL and job.options.remount:
         return "a remount needs a mount that is there: name its mount point as the destination"
+    if "swap" in (error.strerror or ""):
+        return "only real root may turn off swap for a tmpfs: leave noswap out"
     if error.errno == errno.ENODEV:
         return "this kernel does not know the file system: see /proc/filesystems"
     return ""
@@ -291,7 +301,7 @@ def _hint(job: Job, error: OSError) -> str:
 def _mount_one(job: Job) -> None:
     if job.destination == "/":
         raise _over_root(job)
-    if job.options.copy_up and job.kind != "tmpfs":
+    if job.options.copy_up and job.kind not in ("tmpfs", "ramfs"):
         raise UnsupportedError(f"mount {job.kind} on {job.destination}: tmpcopyup is for a tmpfs", "leave it out")
     if job.options.copy_symlink and job.source >= 0 and stat.S_ISLNK(os.fstat(job.source).st_mode):
         _copy_symlink(job)
@@ -434,14 +444,14 @@ def _configure(context: int, data: list[str]) -> None:
 
 
 def _file_system(job: Job) -> None:
-    data = _data(job)
+    data = data_of(job)
     if data and max(map(len, map(os.fsencode, data))) > 255:
         _by_old_call(job, data)
         return
-    job.place(_new_labelled(job, data))
+    job.place(new_labelled(job, data))
 
 
-def _data(job: Job) -> list[str]:
+def data_of(job: Job) -> list[str]:
     """Everything for the file system: its own options, those all have, and ``ro`` where it lies on a device."""
     options, source = job.options, job.entry.get("source", "")
     data = options.data
@@ -467,7 +477,8 @@ def _iversion(job: Job) -> list[str]:
     )
 
 
-def _new_labelled(job: Job, data: list[str]) -> int:
+def new_labelled(job: Job, data: list[str]) -> int:
+    """A detached mount of the new file system that *job* asks for, with the container's SELinux label."""
     kind, source = job.entry.get("type") or "none", job.entry.get("source", "")
     label = job.setup.linux.get("mountLabel") or ""
     labels = label_options(job.kind, label, _has_selinux()) if label else []
@@ -503,28 +514,21 @@ def _by_old_call(job: Job, data: list[str]) -> None:
     m.mount(job.entry.get("source") or job.kind, f"/proc/self/fd/{job.target}", job.kind, flags, text)
 
 
-def _tmpfs(job: Job) -> None:
-    if not job.options.copy_up:
-        if job.existed and "mode=" not in ",".join(job.options.data):
-            job.options.data.append(f"mode={stat.S_IMODE(os.fstat(job.target).st_mode):o}")  # as runc and crun do
-        _file_system(job)
-        return
-    from rl.runtime import copyup
+def _ramfs(job: Job) -> None:
+    from rl.runtime import mounts_memory
 
-    given = {item.partition("=")[0] for item in job.options.data}
-    old = os.open(f"/proc/self/fd/{job.target}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fd = _new_labelled(job, _data(job))
-        try:
-            copyup.copy_tree(
-                old, fd, keep_owner="uid" not in given and "gid" not in given, keep_mode="mode" not in given
-            )
-        except BaseException:
-            os.close(fd)
-            raise
-    finally:
-        os.close(old)
-    job.place(fd)
+    mounts_memory.ramfs(job)
+
+
+def _tmpfs(job: Job) -> None:
+    if job.options.copy_up:
+        from rl.runtime import mounts_memory
+
+        mounts_memory.filled(job)
+        return
+    if job.existed and "mode=" not in ",".join(job.options.data):
+        job.options.data.append(f"mode={stat.S_IMODE(os.fstat(job.target).st_mode):o}")  # as runc and crun do
+    _file_system(job)
 
 
 def _devpts(job: Job) -> None:
@@ -584,6 +588,7 @@ def _cgroup(job: Job) -> None:
 
 _KINDS: dict[str, Callable[[Job], None]] = {
     "tmpfs": _tmpfs,
+    "ramfs": _ramfs,
     "devpts": _devpts,
     "sysfs": _or_bind("/sys"),
     "mqueue": _or_bind("/dev/mqueue"),

@@ -37,11 +37,12 @@ _KEPT = ("user.", "security.capability", "system.posix_acl_")
 class Applier:
     """Applies entries one by one; :meth:`finish` sets what must come last."""
 
-    __slots__ = ("_chown_all", "_directory_times", "_handlers", "_opaque", "_skipped_names", "_tree", "entries",
-                 "max_entries", "single", "size", "skipped")
+    __slots__ = ("_chown_all", "_directory_times", "_handlers", "_opaque", "_skipped_names", "_tree", "_whiteouts",
+                 "entries", "max_entries", "single", "size", "skipped")
 
-    def __init__(self, path: str, single: bool, max_entries: int = MAX_ENTRIES) -> None:
+    def __init__(self, path: str, single: bool, max_entries: int = MAX_ENTRIES, *, whiteouts: bool = True) -> None:
         self._tree = Tree(path)
+        self._whiteouts = whiteouts  # without: names that begin with .wh. are names like any other
         self.single = single
         self.max_entries = max_entries
         self.entries = 0
@@ -72,7 +73,7 @@ class Applier:
             raise VerificationError(f"the layer has more than {self.max_entries} entries: refused as a bomb")
         try:
             directory, name = split(entry.name)
-            if name.startswith(b".wh.") or b".wh..wh." in directory:
+            if self._is_mark(directory, name):
                 self._whiteout(directory, name)
                 return
             handler = self._handlers.get(entry.kind)
@@ -86,6 +87,10 @@ class Applier:
             handler(stream, entry, directory, name)
         except OSError as error:
             raise explain(entry, error) from None
+
+    def _is_mark(self, directory: bytes, name: bytes) -> bool:
+        """Whether the entry says something about layers below (layer.md, "Whiteouts")."""
+        return self._whiteouts and (name.startswith(b".wh.") or b".wh..wh." in directory)
 
     # ------------------------------------------------------------------ kinds of entries
 

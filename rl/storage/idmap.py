@@ -252,6 +252,11 @@ def _map(ranges: list[IdRange], number: int, kind: str) -> int:
         if inside <= number < inside + count:
             return shared + number - inside
     last = max(inside + count for inside, _, count in ranges) - 1
+    if number < last:
+        raise UnsupportedError(
+            f"the image has files of {kind} {number}, which the container's user namespace does not have",
+            f"map that id, too: --{kind}map",
+        )
     raise UnsupportedError(
         f"the image has files of {kind} {number}, and the container's user namespace ends at {last}",
         f"use --userns=auto:size={number + 1} or more, or widen your range in /etc/sub{kind}",

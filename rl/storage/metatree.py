@@ -165,7 +165,7 @@ class _Maker:
         try:
             target = os.open(path, _READ_DIRECTORY)
             for layer in self.layers:
-                roots.append(os.open(layer, _READ_DIRECTORY))
+                roots.append(os.open(layer, _READ_DIRECTORY))  # noqa: PERF401 - one by one, to be closed if one fails
             stack = [("", self._until_opaque(roots, list(range(len(roots))), ""))]
             while stack:
                 directory, indices = stack.pop()

@@ -17,10 +17,12 @@ INTERSPERSED = True
 COMPLETE = "container"
 OPTIONS = (
     *LIMITS,
+    ("-e --env", "array", "NAME=VALUE", "Set an environment variable, for exec and the next start"),
     common.LATEST,
     ("--restart", "value", "POLICY", "When to start it again: no, on-failure[:N], always, unless-stopped"),
+    ("--unsetenv", "array", "NAME", "Leave out this environment variable, for exec and the next start"),
 )
-HELP = """Change the limits of a container, or its restart policy; prints its id.
+HELP = """Change the limits of a container, its restart policy or its environment; prints its id.
 
 A running container has the new limits at once, and when it is started again; of one that does not run they are
 recorded for its next start. What is not named stays as it is; -1 takes a limit away.

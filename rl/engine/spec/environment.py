@@ -50,6 +50,21 @@ def environment(options: Mapping[str, Any], image_env: list[str], host: Mapping[
     return [f"{name}={value}" for name, value in result.items()]
 
 
+def changes(options: Mapping[str, Any], host: Mapping[str, str] = os.environ) -> dict[str, str | None]:
+    """--env and --unsetenv of `rl update`: name → new value, None for one to be left out. Raises UsageError."""
+    result: dict[str, str | None] = dict.fromkeys(options.get("unsetenv", []))
+    for name in result:
+        if not name or "=" in name:
+            raise UsageError(f"--unsetenv: {name!r} is not a variable's name", "write --unsetenv NAME")
+    added: dict[str, str] = {}
+    for line in options.get("env", []):
+        _add(added, line, "--env", host)
+    for name in added:
+        if name in result:
+            raise UsageError(f"--env and --unsetenv contradict each other for {name}", "use one of them")
+    return {**result, **added}
+
+
 def expand(text: str, variables: Mapping[str, str]) -> str:
     """*text* with ``$NAME``, ``${NAME}``, ``${NAME:-WORD}``, ``${NAME:+WORD}`` replaced, quotes and escapes taken off.
 

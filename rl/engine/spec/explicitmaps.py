@@ -6,6 +6,7 @@ an id of the host. ``+`` adds to the usual map instead of replacing it.
 
 from __future__ import annotations
 
+from rl.engine.spec import idmaps
 from rl.engine.spec.values import integer
 from rl.errors import UnsupportedError, UsageError
 
@@ -57,6 +58,18 @@ def _named(path: str, name: str) -> list[str]:
 def build(texts: list[str], host: list[IdRange], kind: str, flag: str) -> list[IdRange]:
     """The map of *texts* for *kind* (``u`` or ``g``). Raises UsageError, UnsupportedError."""
     total = sum(count for _, _, count in host)
+    entries, add = entries_of(texts, host, kind, flag)
+    found = overlay([(0, 0, total)] if add or not entries else [], entries)
+    if found[0][0] != 0:
+        raise UnsupportedError(
+            f"{flag}: id 0 of the container is not mapped, and a container is set up by its root", f"add {flag} 0:FROM"
+        )
+    return idmaps.within(found, host)
+
+
+def entries_of(texts: list[str], host: list[IdRange], kind: str, flag: str) -> tuple[list[IdRange], bool]:
+    """The ranges of *texts*, and whether one adds to the usual map. Raises UsageError, UnsupportedError."""
+    total = sum(count for _, _, count in host)
     entries: list[IdRange] = []
     add = False
     for text in texts:
@@ -69,7 +82,13 @@ def build(texts: list[str], host: list[IdRange], kind: str, flag: str) -> list[I
             raise UnsupportedError(f"{flag} {text}: there are {total} ids from 0 on here", hint)
         entries.append(entry)
     _check_apart(entries, flag)
-    return overlay([(0, 0, total)] if add or not entries else [], entries)
+    return entries, add
+
+
+def forced(automatic: list[IdRange], text: str, host: list[IdRange]) -> list[IdRange]:
+    """*automatic* with the one mapping *text* in it, for auto's uidmapping= and gidmapping=."""
+    entries, _ = entries_of([text], host, "", "--userns=auto")
+    return overlay(automatic, entries)
 
 
 def _parse(text: str, host: list[IdRange], flag: str) -> tuple[str, bool, IdRange]:

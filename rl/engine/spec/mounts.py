@@ -1,10 +1,10 @@
-"""-v, --mount, --tmpfs: what is mounted into the container (podman-run(1))."""
+"""-v, --mount, --tmpfs: what is mounted into the container (podman-run(1)); see mount_flag and tmpfs, too."""
 
 from __future__ import annotations
 
 import os
 
-from rl.engine.spec.values import boolean, comma_list, is_name
+from rl.engine.spec.values import is_name
 from rl.errors import UsageError
 
 TYPE_CHECKING = False
@@ -14,23 +14,31 @@ if TYPE_CHECKING:
 
     from rl.config.model import MountSpec
 
-_PROPAGATION = ("shared", "slave", "private", "rshared", "rslave", "rprivate", "unbindable", "runbindable")
-_VOLUME_OPTIONS = frozenset(
-    ("ro", "rw", "z", "Z", "U", "nocopy", "copy", "exec", "noexec", "dev", "nodev", "suid", "nosuid", "bind", "rbind",
-     "rro", *_PROPAGATION)
+PROPAGATION = ("shared", "slave", "private", "rshared", "rslave", "rprivate", "unbindable", "runbindable")
+#: Options of which one at most may be given, and what Podman calls such a group.
+_GROUPS = (
+    (("rw", "ro", "rro"), "'rw' or 'ro'"), (("exec", "noexec"), "'noexec' or 'exec'"),
+    (("dev", "nodev"), "'nodev' or 'dev'"), (("suid", "nosuid"), "'nosuid' or 'suid'"),
+    (("copy", "nocopy"), "'[no]copy'"), (("bind", "rbind"), "'[r]bind'"), (("z", "Z", "O"), "'z', 'Z', or 'O'"),
+    (PROPAGATION, "'[r]shared', '[r]private', '[r]slave' or '[r]unbindable'"),
 )
-_TMPFS_FLAGS = frozenset(
-    ("ro", "rw", "exec", "noexec", "dev", "nodev", "suid", "nosuid", "atime", "noatime", "relatime", "strictatime",
-     "nodiratime", "sync", "async", "tmpcopyup", "notmpcopyup", "U", *_PROPAGATION)
-)
-_TMPFS_VALUES = ("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol", "huge")
+#: Docker Desktop's words for how stale a mount may be; here it never is.
+_CONSISTENCY = ("cached", "delegated", "consistent")
+_KNOWN = frozenset(("U", *_CONSISTENCY, *(option for group, _ in _GROUPS for option in group)))
+#: Options that the mount itself has; the others are ours, or say what is the default.
+_OF_THE_MOUNT = frozenset(("ro", "rro", "exec", "noexec", "dev", "nodev", "suid", "nosuid", "U", *PROPAGATION))
 
 
 def mounts(options: Mapping[str, Any], image_volumes: list[str]) -> list[MountSpec]:
     """All requested mounts, image volumes last; two on one destination are an error as in Podman."""
-    found: list[MountSpec] = []
-    for flag, parse in (("volume", parse_volume), ("mount", parse_mount), ("tmpfs", parse_tmpfs)):
-        found += [parse(text) for text in options.get(flag, [])]
+    found: list[MountSpec] = [parse_volume(text) for text in options.get("volume", [])]
+    if options.get("mount"):
+        from rl.engine.spec import mount_flag
+
+        for text in options["mount"]:
+            found += mount_flag.parse_all(text)
+    if options.get("tmpfs"):
+        found += [parse_tmpfs(text) for text in options["tmpfs"]]
     seen: set[str] = set()
     for spec in found:
         if spec["destination"] in seen:
@@ -38,16 +46,23 @@ def mounts(options: Mapping[str, Any], image_volumes: list[str]) -> list[MountSp
         seen.add(spec["destination"])
     mode = options.get("image_volume", "anonymous")
     for path in image_volumes:
-        destination = _destination(path, "VOLUME of the image")
-        if destination in seen or mode == "ignore":
+        place = destination(path, "VOLUME of the image")
+        if place in seen or mode == "ignore":
             continue
-        seen.add(destination)
+        seen.add(place)
         if mode == "tmpfs":
-            tmpfs = [*_TMPFS_DEFAULTS]
-            found.append({"type": "tmpfs", "source": "tmpfs", "destination": destination, "options": tmpfs})
+            found.append(parse_tmpfs(place))
         else:
-            found.append({"type": "volume", "source": "", "destination": destination, "options": [], "anonymous": True})
+            found.append({"type": "volume", "source": "", "destination": place, "options": [], "anonymous": True})
     return found
+
+
+def parse_tmpfs(text: str) -> MountSpec:
+    """``DESTINATION[:OPTIONS]`` of --tmpfs."""
+    from rl.engine.spec import tmpfs
+
+    path, _, rest = text.partition(":")
+    return tmpfs.spec("tmpfs", destination(path, "--tmpfs"), [o for o in rest.split(",") if o], f"--tmpfs {text!r}")
 
 
 def parse_volume(text: str) -> MountSpec:
@@ -56,143 +71,93 @@ def parse_volume(text: str) -> MountSpec:
     if len(parts) > 3 or not all(parts[:2]):
         raise UsageError(f"-v {text!r} is not a volume", "write -v [SOURCE:]DESTINATION[:OPTIONS]")
     if len(parts) == 1:
-        destination = _destination(parts[0], "-v")
-        return {"type": "volume", "source": "", "destination": destination, "options": [], "anonymous": True}
-    source, destination = parts[0], _destination(parts[1], "-v")
+        place = destination(parts[0], "-v")
+        return {"type": "volume", "source": "", "destination": place, "options": [], "anonymous": True}
+    source, place = parts[0], destination(parts[1], "-v")
     flags = [flag for flag in (parts[2].split(",") if len(parts) == 3 else []) if flag]
-    for flag in flags:
-        if flag not in _VOLUME_OPTIONS:
-            raise UsageError(f"-v {text!r}: unknown option {flag!r}", f"known: {', '.join(sorted(_VOLUME_OPTIONS))}")
     if source.startswith(("/", ".")):
-        return _bind(source, destination, flags, f"-v {text}")
-    return _volume(source, destination, flags, f"-v {text}")
+        return bind(source, place, flags, f"-v {text}")
+    return volume(source, place, flags, f"-v {text}")
 
 
-def _clean(flags: list[str]) -> list[str]:
-    """Without labels (no relabelling where SELinux is not) and copy switches, which are not mount options."""
-    return [flag for flag in flags if flag not in ("z", "Z", "copy", "nocopy", "rbind", "rw")]
-
-
-def _bind(source: str, destination: str, flags: list[str], flag: str) -> MountSpec:
+def bind(source: str, place: str, flags: list[str], flag: str) -> MountSpec:
+    """A directory or file of the host. Raises UsageError, and AccessError for what the caller cannot reach."""
     path = os.path.abspath(source)
+    spec: MountSpec = {"type": "bind", "source": path, "destination": place, "options": []}
+    flags = _own_words(spec, flags, flag)
     if not os.path.lexists(path):
+        from rl.engine.spec import reach
+
+        reach.check(path, flag)  # a directory above that is closed to the caller
         raise UsageError(f"{flag}: no such file or directory: {path}", f"create it first: mkdir -p {path}")
+    if spec.get("overlay") and not os.path.isdir(path):
+        raise UsageError(f"{flag}: O is for a directory, and {path} is none")
     recursive = "bind" if "bind" in flags else "rbind"
-    options = [recursive, *(option for option in _clean(flags) if option != "bind")]
-    return {"type": "bind", "source": path, "destination": destination, "options": options}
+    spec["options"] = [recursive, *(option for option in flags if option in _OF_THE_MOUNT)]
+    return spec
 
 
-def _volume(name: str, destination: str, flags: list[str], flag: str) -> MountSpec:
+def volume(name: str, place: str, flags: list[str], flag: str) -> MountSpec:
+    """A named volume."""
     if not is_name(name):
         raise UsageError(
             f"{flag}: {name!r} is not a volume's name",
             "use letters, digits, '_', '.' and '-'; the path of a directory begins with / or ./",
         )
-    return {
-        "type": "volume", "source": name, "destination": destination, "options": _clean(flags),
-        "no_copy": "nocopy" in flags,
-    }
+    spec: MountSpec = {"type": "volume", "source": name, "destination": place, "options": []}
+    flags = _own_words(spec, flags, flag)
+    if any(option in PROPAGATION for option in flags):
+        raise UsageError(f"{flag}: mount propagation is for directories of the host, not for volumes", "leave it out")
+    spec["options"] = [option for option in flags if option in _OF_THE_MOUNT]
+    spec["no_copy"] = "nocopy" in flags
+    return spec
 
 
-def parse_mount(text: str) -> MountSpec:
-    """``type=bind|volume|tmpfs,source=…,destination=…[,option…]`` as podman-run(1) --mount."""
-    fields: dict[str, str] = {}
-    for item in comma_list(text):
-        key, _, value = item.partition("=")
-        fields[_ALIASES.get(key.strip().lower(), key.strip().lower())] = value
-    kind = fields.pop("type", "volume")
-    if kind not in ("bind", "volume", "tmpfs"):
-        hint = "use type=bind, type=volume or type=tmpfs"
-        raise UsageError(f"--mount {text!r}: type {kind!r} is not available", hint)
-    if not fields.get("destination"):
-        raise UsageError(f"--mount {text!r} has no destination", "add destination=/path/in/container")
-    destination = _destination(fields.pop("destination"), "--mount")
-    source = fields.pop("source", "")
-    if kind == "tmpfs":
-        if source:
-            raise UsageError(f"--mount {text!r}: a tmpfs has no source")
-        return {"type": "tmpfs", "source": "tmpfs", "destination": destination, "options": _tmpfs_fields(fields, text)}
-    flags = _mount_flags(fields, text)
-    if kind == "bind":
-        if not source:
-            raise UsageError(f"--mount {text!r}: a bind mount needs source=/path/on/host")
-        return _bind(source, destination, flags, f"--mount {text}")
-    if not source:
-        return {"type": "volume", "source": "", "destination": destination, "options": _clean(flags), "anonymous": True}
-    return _volume(source, destination, flags, f"--mount {text}")
+def _own_words(spec: MountSpec, flags: list[str], flag: str) -> list[str]:
+    """Check *flags*; those that are no mount options (O, upperdir, workdir, idmap) go into *spec*. The others."""
+    left = []
+    for option in flags:
+        key, equals, value = option.partition("=")
+        if key in ("upperdir", "workdir") and value:
+            name = "upper" if key == "upperdir" else "work"
+            if name in spec:
+                raise UsageError(f"{flag}: can only specify 1 {key} per overlay")
+            spec[name] = os.path.abspath(value)  # type: ignore[literal-required]
+        elif key == "idmap":
+            from rl.engine.spec import id_mount
 
-
-_ALIASES = {"src": "source", "target": "destination", "dst": "destination", "ro": "readonly", "tmpfs-size": "size",
-            "tmpfs-mode": "mode"}
-
-
-def _mount_flags(fields: dict[str, str], text: str) -> list[str]:
-    flags = []
-    for key, value in fields.items():
-        if key == "readonly":
-            flags += ["ro"] if boolean(value, "--mount readonly") else []
-        elif key == "rw":
-            flags += [] if boolean(value, "--mount rw") else ["ro"]
-        elif key == "bind-propagation" and value in _PROPAGATION:
-            flags.append(value)
-        elif key == "bind-nonrecursive":
-            flags += ["bind"] if boolean(value, "--mount bind-nonrecursive") else []
-        elif key in ("u", "chown"):
-            flags += ["U"] if boolean(value, "--mount U") else []
-        elif key == "relabel" and value in ("shared", "private"):
-            flags.append("z")
-        elif key == "volume-nocopy":
-            flags += ["nocopy"] if boolean(value, "--mount volume-nocopy") else []
-        elif key in _VOLUME_OPTIONS and not value:
-            flags.append(key)
+            spec["id_map"] = id_mount.parse(value, flag) if equals else {}
+        elif option in _KNOWN:
+            left.append(option)
         else:
-            raise UsageError(f"--mount {text!r}: unknown option {key!r}" + (f" with value {value!r}" if value else ""))
-    return flags
+            known = ", ".join(sorted((*_KNOWN, "idmap", "upperdir=", "workdir=")))
+            raise UsageError(f"{flag}: invalid option {option!r}", f"known: {known}")
+    check(left, flag)
+    if "O" in left:
+        spec["overlay"] = True
+        if ("upper" in spec) != ("work" in spec):
+            raise UsageError(f"{flag}: an overlay needs both upperdir and workdir, or neither")
+        wrong = [option for option in left if option in ("ro", "rro", "copy", "nocopy", *PROPAGATION)]
+        if wrong or "id_map" in spec:
+            word = wrong[0] if wrong else "idmap"
+            raise UsageError(f"{flag}: O and {word} exclude each other", "an overlay is a writable mount of its own")
+    elif "upper" in spec or "work" in spec:
+        raise UsageError(f"{flag}: upperdir and workdir are for an overlay", "add the option O")
+    return left
 
 
-def _tmpfs_fields(fields: dict[str, str], text: str) -> list[str]:
-    options = []
-    for key, value in fields.items():
-        if key == "readonly":
-            options += ["ro"] if boolean(value, "--mount readonly") else []
-        elif key == "size" and value:
-            options.append(f"size={value}")
-        elif key == "mode" and value:
-            options.append(f"mode={value}")
-        elif (key == "chown" or key == "u") and boolean(value, "--mount U"):
-            options.append("U")
-        elif key in _TMPFS_FLAGS and not value:
-            options.append(key)
-        else:
-            raise UsageError(f"--mount {text!r}: unknown tmpfs option {key!r}")
-    return _tmpfs_options(options)
+def check(flags: list[str], flag: str) -> None:
+    """Raise UsageError for options that contradict each other, in Podman's words."""
+    for group, what in _GROUPS:
+        given = [option for option in flags if option in group]
+        if len(given) > 1:
+            raise UsageError(f"{flag}: invalid options {','.join(given)!r}, can only specify 1 {what} option")
+    if flags.count("U") > 1:
+        raise UsageError(f"{flag}: invalid options 'U,U', can only specify 1 'U' option")
 
 
-_TMPFS_DEFAULTS = ("nosuid", "nodev", "rprivate", "tmpcopyup")
-
-
-def parse_tmpfs(text: str) -> MountSpec:
-    """``DESTINATION[:OPTIONS]`` of --tmpfs."""
-    path, _, rest = text.partition(":")
-    options = []
-    for option in filter(None, rest.split(",")):
-        key, equals, _ = option.partition("=")
-        if (equals and key not in _TMPFS_VALUES) or (not equals and key not in _TMPFS_FLAGS):
-            hint = "use size=, mode=, ro, noexec, nosuid, nodev …"
-            raise UsageError(f"--tmpfs {text!r}: unknown option {option!r}", hint)
-        options.append(option)
-    return {
-        "type": "tmpfs", "source": "tmpfs", "destination": _destination(path, "--tmpfs"),
-        "options": _tmpfs_options(options),
-    }
-
-
-def _tmpfs_options(asked: list[str]) -> list[str]:
-    options = [*_TMPFS_DEFAULTS, *asked]
-    return [o for o in options if o not in ("tmpcopyup", "notmpcopyup")] if "notmpcopyup" in asked else options
-
-
-def _destination(path: str, flag: str) -> str:
+def destination(path: str, flag: str) -> str:
+    """*path* without dots and doubled slashes. Raises UsageError unless it is a path in the container, not its root."""
     if not path.startswith("/"):
         raise UsageError(f"{flag}: the destination {path!r} must be an absolute path in the container")
     normal = os.path.normpath(path)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rl.runtime.program.main import Program
     from rl.runtime.program.store import Record
+    from rl.runtime.spawning import Created
 
 
 def read_bundle(path: str) -> tuple[str, dict[str, Any]]:
@@ -65,9 +66,9 @@ class _Creation:
         for warning in validate.warnings(self.spec):
             program.warn(warning)
         self.record = program.store().reserve(container_id)
-        self.created: container.Created | None = None
+        self.created: Created | None = None
 
-    def make(self) -> container.Created:
+    def make(self) -> Created:
         """Create the process and write the record; when it fails, nothing is left."""
         record, spec, options = self.record, self.spec, self.options
         group = None

@@ -17,9 +17,9 @@ from rl.engine.context import Engine
 from rl.engine.inspect import inspect
 from rl.engine.ps import ps
 from rl.engine.selection import chosen, latest
-from rl.image import store
 from rl.engine.top import parse_descriptors, top
 from rl.errors import NoSuchContainerError, StateError, UsageError
+from rl.image import store
 from rl.kernel import process
 
 Make = Callable[..., str]

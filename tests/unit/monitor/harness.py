@@ -152,11 +152,14 @@ class Monitored:
         assert select.select([pidfd], [], [], timeout)[0], "the monitor does not end"
         os.close(pidfd)
         _, status = os.waitpid(self.pid, 0)
-        assert status == 0, f"the monitor failed: {status}"
+        code = os.waitstatus_to_exitcode(status)
+        assert code >= 0, f"the monitor was killed: {code}"
         try:
-            return dict(read_json(f"{self.data}/state.json"))
+            state = dict(read_json(f"{self.data}/state.json"))
         except FileNotFoundError:
             return {}
+        assert state["status"] == "exited" and code == state["exit_code"] & 0xFF, f"the monitor failed: {code}, {state}"
+        return state
 
     def log_text(self) -> bytes:
         with open(self.log, "rb") as file:
