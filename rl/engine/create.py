@@ -84,6 +84,9 @@ def plan(
     engine: Engine, container_id: str, image: str, command: list[str], options: dict[str, Any]
 ) -> ContainerConfig:
     """Everything `config.json` holds, resolved against the image and this host; writes nothing."""
+    modes = containersconf.load(engine.paths.run)
+    if not options.get("cgroups") and modes.get("containers.cgroups", "enabled") != "enabled":
+        options = {**options, "cgroups": modes["containers.cgroups"]}
     overlay = False
     if options.get("rootfs"):
         found = None
@@ -354,13 +357,16 @@ def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any
         if options.get(flag):  # it may be written again, by a monitor, which is elsewhere
             config["options"][flag] = os.path.abspath(options[flag])
     config["detach_keys"] = options.get("detach_keys", detach_keys(engine.paths))
-    config["log"] = logs.log_config(f"{engine.paths.container(config['id'])}/ctr.log", options)
+    file = f"{engine.paths.container(config['id'])}/ctr.log"
+    config["log"] = logs.log_config(file, options, containersconf.load(engine.paths.run))
     if image.get("Healthcheck") or any("health" in key for key in options):
         from rl.engine.spec.health import health
 
         checks = health(options, image)
         if checks:
             config["health"] = checks
+    if notify == "healthy" and config.get("health", {}).get("test", ["NONE"]) == ["NONE"]:
+        raise UsageError('sdnotify policy "healthy" requires a healthcheck to be set', "add --health-cmd")
 
 
 def detach_keys(paths: Paths) -> str:

@@ -132,7 +132,7 @@ def _spawn(params: Params, check: HealthCheck, io: Io) -> Created:
 
         document = hooks.state(spec, params["health"]["bundle"], params["id"], "running", params["pid"])
     return runtime.spawn(
-        params["pid"], _container(params), {"process": process}, io,
+        params["pid"], _container(params), {"process": process, "annotations": spec.get("annotations")}, io,
         cgroup_procs=f"{cgroup}/cgroup.procs" if cgroup else "",
         seccomp_program=seccomp.program_for(profile, params["health"]["cache"]) if profile else None,
         seccomp_flags=seccomp.flags_of(profile) if profile else 0, profile=profile, state=document,
