@@ -18,6 +18,7 @@ from __future__ import annotations
 import _signal
 import os
 
+from rl.config import containersconf
 from rl.engine.spec import limits
 from rl.errors import RlError, StateError, UnsupportedError, UsageError
 from rl.runtime import cgroup
@@ -56,7 +57,15 @@ _DECIDING = ("--cgroup", "--stop-timeout")
 _STOP_TIMEOUT = 10  # seconds, the default of --stop-timeout
 
 
-def early(container_id: str, argv: list[str]) -> Scope | None:
+def configured(run: str) -> str:
+    """The manager that containers.conf wishes for instead of the best one: "cgroupfs" or ""; systemd is the best one.
+
+    *run* is Paths.run. Raises RlError for a containers.conf that is wrong.
+    """
+    return "cgroupfs" if containersconf.load(run).get("engine.cgroup_manager") == "cgroupfs" else ""
+
+
+def early(run: str, container_id: str, argv: list[str]) -> Scope | None:
     """The scope of `rl run`, asked for before anything else is known: systemd takes 20 ms, which so cost nothing.
 
     None where the command line may want something else, or there is no systemd: then the launch does what it has to.
@@ -65,6 +74,8 @@ def early(container_id: str, argv: list[str]) -> Scope | None:
         return None
     scope = _scope(container_id, "", _STOP_TIMEOUT + _GRACE)
     try:
+        if configured(run) or containersconf.load(run).get("containers.cgroups", "enabled") != "enabled":
+            return None
         _begin(scope)
     except RlError:
         return None

@@ -11,8 +11,8 @@ import sys
 
 from rl.config import containersconf
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, containers, dependencies, events, identity, namespaces, volumes
-from rl.engine.spec import environment, limits, logs, mounts, restart, security, systemd, values
+from rl.engine import cgroups, containers, dependencies, events, namespaces, volumes
+from rl.engine.spec import accounts, environment, limits, logs, mounts, restart, security, systemd, values
 from rl.errors import (
     ConflictError,
     NoSuchImageError,
@@ -84,6 +84,9 @@ def plan(
     engine: Engine, container_id: str, image: str, command: list[str], options: dict[str, Any]
 ) -> ContainerConfig:
     """Everything `config.json` holds, resolved against the image and this host; writes nothing."""
+    modes = containersconf.load(engine.paths.run)
+    if not options.get("cgroups") and modes.get("containers.cgroups", "enabled") != "enabled":
+        options = {**options, "cgroups": modes["containers.cgroups"]}
     overlay = False
     if options.get("rootfs"):
         found = None
@@ -160,9 +163,9 @@ def _process(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -
     if not config["workdir"].startswith("/"):
         raise UsageError(f"--workdir {config['workdir']!r} must be an absolute path in the container")
     config["user"] = options["user"] if "user" in options else image.get("User") or ""
-    identity.check(options)
+    accounts.check(options)
     config["group_add"] = list(options.get("group_add", []))
-    config["host_users"] = identity.host_users(options.get("hostuser", []))
+    config["host_users"] = accounts.host_users(options.get("hostuser", []))
     config["terminal"] = bool(options.get("tty"))
     config["stdin_open"] = bool(options.get("interactive"))
     config["umask"] = _umask(options.get("umask", "0022"))
@@ -274,6 +277,11 @@ def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]
     for spec in config["mounts"]:
         if spec.get("anonymous") and not spec.get("borrowed"):
             spec["source"] = os.urandom(32).hex()
+        elif spec.get("id_map") == {} and not config["uid_map"]:
+            raise UsageError(
+                f"mount on {spec['destination']}: idmap: the container has no user namespace of its own to map to",
+                "add --userns=keep-id, nomap or auto, or write the mapping: idmap=uids=0-1000-1;gids=0-1000-1",
+            )
         elif spec["type"] == "image":
             found, _ = resolve_image(engine, spec["source"], options)
             spec["image_id"], spec["layers"] = found["id"], found["layers"]
@@ -349,13 +357,16 @@ def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any
         if options.get(flag):  # it may be written again, by a monitor, which is elsewhere
             config["options"][flag] = os.path.abspath(options[flag])
     config["detach_keys"] = options.get("detach_keys", detach_keys(engine.paths))
-    config["log"] = logs.log_config(f"{engine.paths.container(config['id'])}/ctr.log", options)
+    file = f"{engine.paths.container(config['id'])}/ctr.log"
+    config["log"] = logs.log_config(file, options, containersconf.load(engine.paths.run))
     if image.get("Healthcheck") or any("health" in key for key in options):
         from rl.engine.spec.health import health
 
         checks = health(options, image)
         if checks:
             config["health"] = checks
+    if notify == "healthy" and config.get("health", {}).get("test", ["NONE"]) == ["NONE"]:
+        raise UsageError('sdnotify policy "healthy" requires a healthcheck to be set', "add --health-cmd")
 
 
 def detach_keys(paths: Paths) -> str:
@@ -387,10 +398,10 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
             volumes.claim(paths, config)
             if not sync:
                 os.close(os.open(f"{staging}/{containers.PASSING}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            if config["secrets"]:
+            if config.get("secrets"):
                 from rl.engine import container_secrets
 
-                container_secrets.copy(paths, config, staging, sync)
+                container_secrets.copy(paths, config, staging, sync, options.get("_original", ""))
             write_json(f"{staging}/config.json", config, sync=sync)
             write_json(f"{staging}/state.json", state, sync=sync)
             os.rename(staging, paths.container(container_id))
@@ -459,7 +470,7 @@ def _replace(engine: Engine, config: ContainerConfig) -> bool:
 
 def _undo(engine: Engine, config: ContainerConfig, staging: str, cidfile: str) -> None:
     volumes.unclaim(engine.paths, config)
-    copies = [f"secret.{use['id']}" for use in config["secrets"]]
+    copies = [f"secret.{use['id']}" for use in config.get("secrets", [])]
     for name in ("config.json", "state.json", containers.PASSING, *copies):
         try:
             os.unlink(f"{staging}/{name}")

@@ -182,19 +182,17 @@ class Reader:
 
     def _open(self) -> list[_File]:
         """Older and present file; looked at again when a rotation came between."""
+        names = (f"{self._path}.1", self._path)
         while True:
             found: list[_File] = []
-            for path in (f"{self._path}.1", self._path):
+            for path in names:
                 try:
                     found.append(_File(path))
                 except FileNotFoundError:
                     continue
                 except OSError as error:
                     raise RlError(f"read {path}: {error.strerror}") from None
-            current = _identity(self._path)
-            if not current or (found and found[-1].identity == current):
-                if len(found) == 2 and found[0].identity == found[1].identity:
-                    os.close(found.pop(0).fd)
+            if [file.identity for file in found] == [one for one in map(_identity, names) if one]:
                 return found
             for file in found:
                 os.close(file.fd)

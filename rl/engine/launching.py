@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rl.engine import events
+from rl.engine import cgroups, events
 from rl.errors import UsageError
 from rl.runtime import userns
 
@@ -94,7 +94,7 @@ def launch_message(engine: Engine, streams: Streams) -> dict[str, Any]:
         "streams": {"stdin": streams.stdin, "stdout": streams.stdout, "stderr": streams.stderr},
         "limits": engine.options.get("limits", ""),
         "events": events.log(engine.paths),
-        "cgroup_manager": engine.options.get("cgroup_manager", ""),
+        "cgroup_manager": engine.options.get("cgroup_manager") or cgroups.configured(engine.paths.run),
         "uid": os.getuid(),
     }
 

@@ -10,7 +10,7 @@ import select
 import time
 
 from rl.engine import containers
-from rl.engine.times import epoch_ns
+from rl.engine.times import epoch_ns, flag_ns
 from rl.errors import RlError, UnsupportedError, UsageError
 from rl.kernel import inotify
 from rl.monitor.client import ExitWatch
@@ -22,36 +22,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rl.engine.context import Engine
+    from rl.monitor.logread import Record
     from rl.monitor.logread_journal import JournalReader
 
-_UNITS = {"h": 3600.0, "ms": 0.001, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "m": 60.0, "s": 1.0}
 _EVENTS = inotify.IN_MODIFY | inotify.IN_MOVED_TO | inotify.IN_CREATE
 _COLORS = (37, 31, 32, 33, 34, 35, 36)
-
-
-def moment(text: str) -> int:
-    """Nanoseconds since 1970 of a time: RFC 3339, a date, seconds since 1970, or a duration ago (``1h30m``).
-
-    Raises UsageError.
-    """
-    try:
-        return int(float(text) * 10**9)
-    except ValueError:
-        pass
-    if text[4:5] == "-":
-        return epoch_ns(text if len(text) > 10 else f"{text}T00:00:00Z")
-    seconds, rest = 0.0, text
-    while rest:
-        digits = len(rest) - len(rest.lstrip("0123456789."))
-        unit = next((unit for unit in _UNITS if rest.startswith(unit, digits)), "")
-        try:
-            seconds += float(rest[:digits]) * _UNITS[unit]
-        except (ValueError, KeyError):
-            break
-        rest = rest[digits + len(unit) :]
-    if rest or not text:
-        raise UsageError(f"{text!r} is no time", "use 2024-01-31T12:00:00Z, 2024-01-31, 1706702400 or 1h30m (ago)")
-    return time.time_ns() - int(seconds * 10**9)
 
 
 class _Source:
@@ -123,38 +98,52 @@ def records(
     """(container name, stream, RFC 3339 time, data) of what *names* have written; data ends with a newline unless the
     line goes on in the container's next record.
 
-    *follow* goes on until all of them have ended, or *until* has passed. *tail* counts lines, -1: all.
+    *follow* goes on until all of them have ended, or *until* has passed. *tail* counts lines, negative: all.
     Raises NoSuchContainerError, UsageError, UnsupportedError (a log driver that keeps nothing).
     """
-    first = moment(since) if since else 0
-    last = moment(until) if until else 0
+    first, last = flag_ns("since", since), flag_ns("until", until, ahead=True)
+    for source in _sources(engine, names, follow, tail, last):
+        for stream, stamp, data in _between(source, first, last):
+            yield source.name, stream, stamp, data
+
+
+def _sources(engine: Engine, names: list[str], follow: bool, tail: int, last: int) -> Iterator[_Source]:
+    """Each container whenever there is something to read of it; with *follow* as long as one lives, or until *last*."""
     sources: list[_Source] = []
     try:
         for name in names:
             source = _Source(engine, name, tail, follow)
             sources.append(source)
-        for source in sources:
-            yield from _read(source, first, last)
+        yield from sources
         while follow and (going := [source for source in sources if source.live]):
             if not _sleep(going, last):
                 return
-            for source in going:
-                yield from _read(source, first, last)
+            yield from going
     finally:
         for source in sources:
             source.close()
 
 
-def _read(source: _Source, first: int, last: int) -> Iterator[tuple[str, str, str, bytes]]:
-    for stream, stamp, data in source.reader.read():
-        if first or last:
-            at = _ns(stamp)
-            if at < first:
-                continue
-            if last and at > last:
-                source.live = False
-                return
-        yield source.name, stream, stamp, data
+def _between(source: _Source, first: int, last: int) -> Iterator[Record]:
+    """Its records of that time."""
+    if not first and not last:
+        yield from source.reader.read()
+        return
+    seconds: dict[str, int] = {}  # reading a date takes time; many lines share its second
+    for record in source.reader.read():
+        stamp = record[1]
+        key = stamp[:19] + stamp[29:] if stamp[19:20] == "." else stamp
+        if key not in seconds:
+            seconds.clear()
+            seconds[key] = _ns(key)
+        at = seconds[key]
+        if key is not stamp and stamp[20:29].isdigit():
+            at += int(stamp[20:29])
+        if last and at > last:
+            source.live = False
+            return
+        if at >= first:
+            yield record
 
 
 def _ns(stamp: str) -> int:
@@ -182,70 +171,89 @@ def _sleep(going: list[_Source], last: int) -> bool:
     return bool(ready)
 
 
-def logs(engine: Engine, names: list[str], options: dict[str, Any], stdout: int = 1, stderr: int = 2) -> int:
-    """Write the logs of *names* to *stdout* and *stderr*, each line where the container wrote it; 0.
+def logs(engine: Engine, names: list[str], options: dict[str, Any], stdout: int = 1, stderr: int = 2) -> None:
+    """Write the logs of *names* to *stdout* and *stderr*, each line where the container wrote it.
 
-    *options*: follow, since, until, tail, timestamps, names, color. Ends quietly when the reader goes away.
+    *options*: follow, since, until, tail, timestamps, names, color, as of the command line. Raises what :func:`records`
+    raises, and BrokenPipeError when nobody reads any more.
     """
-    found = records(
-        engine, names, follow=bool(options.get("follow")), since=options.get("since", ""),
-        until=options.get("until", ""), tail=options.get("tail", -1),
-    )
-    targets = {"stdout": stdout, "stderr": stderr}
-    plain = len(names) == 1 and not any(options.get(key) for key in ("timestamps", "names", "color"))
-    labels: dict[str, str] = {}
-    pending: list[bytes] = []
-    size, target = 0, stdout
-    middle: dict[tuple[str, str], bool] = {}  # the line was begun by an earlier record
-    live = bool(options.get("follow"))
-    try:
+    out = _Output(stdout, stderr, bool(options.get("follow")))
+    if any(options.get(key) for key in ("timestamps", "color", "since", "until")) or len(names) > 1:
+        found = records(
+            engine, names, follow=out.live, since=options.get("since", ""), until=options.get("until", ""),
+            tail=options.get("tail", -1),
+        )
+        lines = _Lines(engine, names, options)
         for name, stream, stamp, data in found:
-            fd = targets.get(stream, stdout)
-            if fd != target or size > 1 << 16 or (live and pending):
-                _write(target, pending)
-                size, target = 0, fd
-            if not plain:
-                begun = middle.get((name, stream), False)
-                middle[name, stream] = not data.endswith(b"\n")
-                if not begun:
-                    if name not in labels:
-                        labels[name] = _label(engine, name, len(names) > 1, bool(options.get("names")))
-                    data = _prefix(labels[name], stamp, options) + data
-                if options.get("color") and not middle[name, stream]:
-                    data = data[:-1] + b"\033[0m\n"
-            pending.append(data)
-            size += len(data)
-            if live:
-                _write(target, pending)
-        _write(target, pending)
-    except BrokenPipeError:
-        pass
-    return 0
+            out.put(stream, lines.dressed(name, stream, stamp, data))
+    else:
+        for source in _sources(engine, names, out.live, options.get("tail", -1), 0):
+            for stream, data in source.reader.texts():
+                out.put(stream, data)
+    out.flush()
 
 
-def _label(engine: Engine, name: str, several: bool, by_name: bool) -> str:
-    """What tells the lines of several containers apart: the name if asked for, otherwise the short id, as in Podman."""
-    if by_name or not several:
-        return name if by_name else ""
-    return containers.find(engine.paths, name)[:12]
+class _Output:
+    """Where the lines go: two descriptors that may be one terminal, so the order of what was written must stay."""
+
+    __slots__ = ("_pending", "_size", "_target", "_targets", "live")
+
+    def __init__(self, stdout: int, stderr: int, live: bool) -> None:
+        self._targets = {"stderr": stderr, "stdout": stdout}
+        self._target = stdout
+        self._pending: list[bytes] = []
+        self._size = 0
+        self.live = live  # nothing is held back
+
+    def put(self, stream: str, data: bytes) -> None:
+        target = self._targets.get(stream, self._targets["stdout"])
+        if target != self._target:
+            self.flush()
+            self._target = target
+        self._pending.append(data)
+        self._size += len(data)
+        if self.live or self._size > 1 << 16:
+            self.flush()
+
+    def flush(self) -> None:
+        data = memoryview(b"".join(self._pending))
+        self._pending.clear()
+        self._size = 0
+        while data:
+            try:
+                data = data[os.write(self._target, data) :]
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self._target, select.POLLOUT)
+                poll.poll()
 
 
-def _prefix(label: str, stamp: str, options: dict[str, Any]) -> bytes:
-    text = f"\033[{_COLORS[sum(label.encode()) % len(_COLORS)]}m" if options.get("color") else ""
-    if label:
-        text += label + " "
-    if options.get("timestamps"):
-        text += stamp + " "
-    return text.encode()
+class _Lines:
+    """What the options add to each line: the container (of several), the time, a color for each container."""
 
+    __slots__ = ("_color", "_heads", "_open", "_stamps")
 
-def _write(fd: int, parts: list[bytes]) -> None:
-    data = memoryview(b"".join(parts))
-    parts.clear()
-    while data:
-        try:
-            data = data[os.write(fd, data) :]
-        except BlockingIOError:
-            poll = select.poll()
-            poll.register(fd, select.POLLOUT)
-            poll.poll()
+    def __init__(self, engine: Engine, names: list[str], options: dict[str, Any]) -> None:
+        self._stamps = bool(options.get("timestamps"))
+        self._color = bool(options.get("color"))
+        self._open: set[tuple[str, str]] = set()  # streams in the middle of a line
+        self._heads: dict[str, str] = {}
+        for index, given in enumerate(names):
+            container_id = containers.find(engine.paths, given)
+            name = containers.read_config(engine.paths, container_id)["name"]
+            head = f"\033[{_COLORS[index % len(_COLORS)]}m" if self._color else ""
+            if len(names) > 1:
+                head += (name if options.get("names") else container_id[:12]) + " "
+            self._heads[name] = head
+
+    def dressed(self, name: str, stream: str, stamp: str, data: bytes) -> bytes:
+        """*data* with what belongs to the begin and the end of the line."""
+        line, whole = (name, stream), data.endswith(b"\n")
+        if self._color and whole:
+            data = data[:-1] + b"\033[0m\n"
+        if line not in self._open:
+            if stamp.endswith("+00:00"):
+                stamp = stamp[:-6] + "Z"  # as Go writes it
+            data = (self._heads[name] + (f"{stamp} " if self._stamps else "")).encode() + data
+        (self._open.discard if whole else self._open.add)(line)
+        return data

@@ -67,6 +67,7 @@ class Mountpoints:
         lower = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             status = os.fstat(lower)
+            _check_readable(lower, source, spec)
             if upper:
                 self._check_own(upper, work, spec)
             else:
@@ -165,6 +166,19 @@ class Mountpoints:
                 f"{access.owner_of(error.filename or source)}",
                 "only files of your own and of your subordinate ids can be given away",
             ) from None
+
+
+def _check_readable(lower: int, source: str, spec: MountSpec) -> None:
+    """An overlay over a directory that we cannot read would be empty, without a word."""
+    try:
+        os.close(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=lower))
+    except PermissionError as error:
+        from rl.runtime import access
+
+        raise UnsupportedError(
+            f"mount on {spec['destination']}: read {source}: {error.strerror}: {access.owner_of(source)}",
+            "ask its owner for `chmod o+rx`, or use a directory of your own",
+        ) from None
 
 
 def _mapped(number: int) -> int:

@@ -155,7 +155,7 @@ def _monitor(
     began = time.monotonic_ns()
     try:
         lock = take_lock(paths, container_id)
-        scope = _early_scope(container_id, argv) if argv else None
+        scope = _early_scope(paths, container_id, argv) if argv else None
         mode = userns.enter(paths.run, lock, _import_launch)
     except BaseException as failure:
         error = failure
@@ -174,10 +174,10 @@ def _monitor(
         forget_run_directory(paths, container_id)
 
 
-def _early_scope(container_id: str, argv: list[str]) -> Scope | None:
+def _early_scope(paths: Paths, container_id: str, argv: list[str]) -> Scope | None:
     from rl.engine import cgroups
 
-    return cgroups.early(container_id, argv)
+    return cgroups.early(paths.run, container_id, argv)
 
 
 def _take_back(paths: Paths, container_id: str) -> None:

@@ -14,6 +14,7 @@ import time
 
 from rl.errors import RlError, UnsupportedError
 from rl.kernel import process
+from rl.monitor.logread import texts_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,6 +114,10 @@ class JournalReader:
         for cursor, record in self._entries(*after):
             self._cursor = cursor
             yield record
+
+    def texts(self) -> Iterator[tuple[str, bytes]]:
+        """As :meth:`read`, but only (stream, data)."""
+        return texts_of(self.read())
 
     def _drain(self) -> None:
         assert self._follower is not None and self._follower.stderr is not None

@@ -56,13 +56,14 @@ def owner_of(path: str) -> str:
     number, host = status.st_uid, outside(status.st_uid)
     initial = process.id_map("uid") == [(0, 0, 0xFFFFFFFF)]
     if initial:
-        return f"{path} belongs to {_name(number)}, {mode}"
+        return f"{path} belongs to {name_of(number)}, {mode}"
     if number == _OVERFLOW or host < 0:
         return f"{path} belongs to a user of the host outside the container's id map, {mode}"
-    return f"{path} belongs to {_name(host)} on the host, which is uid {number} in the user namespace, {mode}"
+    return f"{path} belongs to {name_of(host)} on the host, which is uid {number} in the user namespace, {mode}"
 
 
-def _name(number: int) -> str:
+def name_of(number: int) -> str:
+    """``NAME (uid N)`` of a user of the host."""
     try:
         import pwd
 
@@ -81,4 +82,4 @@ def explain(path: str) -> tuple[str, str]:
         hint = f"chmod u+x {part}"
     else:
         hint = f"ask its owner for `chmod o+x {part}`, or use a directory of your own"
-    return f"{owner_of(part)}: that closes it to {_name(max(outside(os.geteuid()), 0))}", hint
+    return f"{owner_of(part)}: that closes it to {name_of(max(outside(os.geteuid()), 0))}", hint

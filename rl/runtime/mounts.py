@@ -154,8 +154,16 @@ def open_source(source: str, options: Options) -> int:
             raise
         hint = "create it on the host first" if error.errno == errno.ENOENT else ""
         if error.errno == errno.EACCES:
-            hint = "the path, or a directory above it, is closed to the user rl runs as"
+            raise _closed(source) from None
         raise RlError(f"bind mount of {source}: {error.strerror}", hint) from None
+
+
+def _closed(source: str) -> RlError:
+    from rl.runtime import access
+
+    reason, hint = access.explain(source)
+    what = f"bind mount of {source}: {os.strerror(errno.EACCES)}"
+    return RlError(f"{what}: {reason}" if reason else what, hint or "it is closed to the user rl runs as")
 
 
 def attach(fd: int, target: int, options: Options) -> None:
@@ -283,6 +291,8 @@ def _hint(job: Job, error: OSError) -> str:
         return "a directory can be mounted over a directory only, a file over a file"
     if error.errno == errno.EINVAL and job.options.remount:
         return "a remount needs a mount that is there: name its mount point as the destination"
+    if "swap" in (error.strerror or ""):
+        return "only real root may turn off swap for a tmpfs: leave noswap out"
     if error.errno == errno.ENODEV:
         return "this kernel does not know the file system: see /proc/filesystems"
     return ""

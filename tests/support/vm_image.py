@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,8 +111,21 @@ def _dependencies() -> list[str]:
     return [need.partition(";")[0].strip() for need in project["dependencies"] if "python_version <" not in need]
 
 
+_making = threading.Lock()
+
+
+def missing() -> list[str]:
+    """The programs that are needed and not installed."""
+    return [name for name in ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mkfs.ext4") if not shutil.which(name)]
+
+
 def base() -> Base:
     """The image, made now (2 minutes) if this machine has none of this recipe."""
+    with _making:
+        return _base()
+
+
+def _base() -> Base:
     needs = _dependencies()
     recipe = repr((_PACKAGES, _MODULES, _CUSTOMIZE, _INITRD_INIT, needs))
     directory = CACHE / "images" / f"vm-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"

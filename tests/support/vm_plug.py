@@ -1,6 +1,6 @@
 """Rounds of pulling the plug: a machine works, loses its power, starts again and looks whether everything is whole.
 
-Runs in a thread beside the other tests of the virtual machine: they wait a lot.
+Runs in a thread beside all other tests, from the first one on, and gives way to them: they wait a lot.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import random
 import tarfile
 import threading
@@ -57,16 +58,18 @@ def _checksums(tar: bytes) -> dict[str, str]:
 class PlugRounds(threading.Thread):
     """The rounds; ``reports`` has what the machine found after each start, ``failure`` why there are no more."""
 
-    def __init__(self, directory: Path, base: vm_image.Base) -> None:
+    def __init__(self, directory: Path) -> None:
         super().__init__(daemon=True)
         self.directory = directory
-        self.base = base
+        self.base: vm_image.Base
         self.reports: list[dict[str, Any]] = []
         self.failure = ""
         self._over = threading.Event()
 
     def run(self) -> None:
         try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)  # a thread has its own; its children inherit it
+            self.base = vm_image.base()
             registry, layers = make_registry(self.directory)
             lab = vm_image.lab_disk(self.directory, {"registry": registry, "layers.json": layers})
             disk = vm_image.overlay(self.directory / "disk.qcow2", self.base.disk)

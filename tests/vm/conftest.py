@@ -1,11 +1,10 @@
 """A Debian with systemd in a virtual machine: rl as its ordinary user has it, with linger, from a login session.
 
-One machine for all tests here, started once; a second one has its plug pulled meanwhile (`support.vm_plug`).
+One machine for all tests here, started once; of another the plug is pulled meanwhile (`support.vm_plug`, tests/conftest.py).
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ import pytest
 
 from support import vm_image
 from support.vm_machine import Done, Machine
-from support.vm_plug import PlugRounds
 
 
 class Vm:
@@ -57,15 +55,14 @@ class Vm:
         self.machine.wait_boot(boots + 1, 240)
 
 
+@pytest.fixture(scope="session", autouse=True)
 def _programs() -> None:
-    missing = [name for name in ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mkfs.ext4") if not shutil.which(name)]
-    if missing:
-        pytest.skip(f"{', '.join(missing)} missing: ./contrib/host-setup test")
+    if vm_image.missing():
+        pytest.skip(f"{', '.join(vm_image.missing())} missing: ./contrib/host-setup test")
 
 
 @pytest.fixture(scope="session")
 def _base() -> vm_image.Base:
-    _programs()
     return vm_image.base()
 
 
@@ -73,20 +70,6 @@ def _base() -> vm_image.Base:
 def _directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="rl-vm-", dir="/var/tmp") as name:
         yield Path(name)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def plug_rounds(request: pytest.FixtureRequest, _base: vm_image.Base, _directory: Path) -> Iterator[PlugRounds | None]:
-    """The rounds, begun before the first test here, if the test that asks for them is among those to be run."""
-    if not any("plug_rounds" in getattr(item, "fixturenames", ()) and item.path.name == "test_vm_unplugged.py"
-               for item in request.session.items):  # fmt: skip
-        yield None
-        return
-    (_directory / "plug").mkdir()
-    rounds = PlugRounds(_directory / "plug", _base)
-    rounds.start()
-    yield rounds
-    rounds.stop()
 
 
 @pytest.fixture(scope="session")

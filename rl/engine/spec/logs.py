@@ -18,38 +18,62 @@ _OWN_FIELDS = ("MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "CONTAINER_ID", "CONT
                "CONTAINER_TAG", "CONTAINER_PARTIAL_MESSAGE")
 
 
-def log_config(path: str, options: dict[str, Any]) -> LogConfig:
-    """What *options* ask for; *path* is where a log file is, unless they say otherwise.
+def log_config(path: str, options: dict[str, Any], conf: dict[str, Any] | None = None) -> LogConfig:
+    """What *options* ask for, else *conf*, containers.conf; *path* is where a file is, unless they name one.
 
     Raises UsageError; UnsupportedError for journald where no journal runs.
     """
-    driver = options.get("log_driver", "k8s-file")
+    conf = conf or {}
+    given = [_split(item) for item in options.get("log_opt", [])]
+    driver, source = options.get("log_driver") or "", "--log-driver"
+    driver = next((value for key, value in reversed(given) if key == "driver"), driver)
+    if not driver and conf.get("containers.log_driver"):
+        driver, source = conf["containers.log_driver"], "containers.conf: log_driver"
+    driver = driver or "k8s-file"
     if driver not in DRIVERS:
-        raise UsageError(f"--log-driver: {driver!r} is not available", f"use {', '.join(DRIVERS)}")
-    journald = driver == "journald"
-    if journald:
-        _require_journal()
+        raise UsageError(f"{source}: invalid log driver {driver!r}", f"use {', '.join(DRIVERS)}")
+    if driver == "journald":
+        _require_journal(source)
+    file = driver in ("k8s-file", "json-file")
     log: LogConfig = {
-        "driver": driver, "path": "" if journald else path, "max_size": 0 if journald else _SIZE, "max_file": 2,
-        "tag": "",
+        "driver": driver, "path": path if file else "", "max_size": _limit(conf) if file else 0, "max_file": 2,
+        "tag": conf.get("containers.log_tag", "") if driver == "journald" else "",
     }  # fmt: skip
-    for item in options.get("log_opt", []):
-        key, _, value = item.partition("=")
-        if journald:
+    for key, value in given:
+        if key == "driver":
+            continue
+        if driver == "journald":
             _journald_option(log, key, value)
-        else:
+        elif file:
             _file_option(log, key, value)
+        else:
+            raise UsageError(f"--log-opt: {key}= has no meaning with --log-driver={driver}", "leave it out")
     if driver == "passthrough" and options.get("tty"):
         raise UsageError("--log-driver=passthrough cannot be used with --tty: the caller's own terminal is passed on")
     return log
 
 
-def _require_journal() -> None:
+def _split(item: str) -> tuple[str, str]:
+    key, equals, value = item.partition("=")
+    if not equals or not key:
+        raise UsageError(f'invalid log option "{item}"', "write --log-opt NAME=VALUE, such as max-size=10m")
+    return key, value
+
+
+def _limit(conf: dict[str, Any]) -> int:
+    """containers.conf(5), log_size_max: negative for no limit, else at least conmon's buffer."""
+    limit: int = conf.get("containers.log_size_max", _SIZE)
+    if 0 <= limit < 8192:
+        raise UsageError(f"containers.conf: log_size_max: {limit} is less than 8192 bytes", "-1 is no limit")
+    return max(0, limit)
+
+
+def _require_journal(source: str) -> None:
     from rl.monitor.logs_journald import problem
 
     if reason := problem():
-        hint = "leave --log-driver out for a log file, or start it: sudo systemctl start systemd-journald.socket"
-        raise UnsupportedError(f"--log-driver=journald: {reason}", hint)
+        hint = "use --log-driver=k8s-file for a log file, or start it: sudo systemctl start systemd-journald.socket"
+        raise UnsupportedError(f"{source}=journald: {reason}", hint)
 
 
 def _file_option(log: LogConfig, key: str, value: str) -> None:
@@ -58,13 +82,27 @@ def _file_option(log: LogConfig, key: str, value: str) -> None:
     elif key == "max-file":
         log["max_file"] = values.integer(value, "--log-opt max-file", 1)
     elif key == "path":
-        import os
-
-        log["path"] = os.path.abspath(value)
+        if value:
+            log["path"] = _path(value)
     elif key in ("tag", "label"):
         raise UsageError(f"--log-opt: {key}= is for --log-driver=journald, not {log['driver']}")
     else:
         raise UsageError(f"--log-opt: {key!r} is not known", "use max-size=, max-file= or path=")
+
+
+def _path(value: str) -> str:
+    """Where the monitor can write: what it finds out later it has nobody to tell."""
+    import os
+
+    path = os.path.abspath(value)
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        raise UsageError(f"--log-opt path={value}: {directory} is no directory", "create it first")
+    if os.path.isdir(path):
+        raise UsageError(f"--log-opt path={value}: it is a directory", "name a file in it")
+    if not os.access(path if os.path.exists(path) else directory, os.W_OK):
+        raise UsageError(f"--log-opt path={value}: permission denied", "choose a place that you may write to")
+    return path
 
 
 def _journald_option(log: LogConfig, key: str, value: str) -> None:

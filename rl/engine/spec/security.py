@@ -221,6 +221,13 @@ def check_device(text: str) -> None:
     host, _, permissions = device(text)
     if not os.path.exists(host):
         raise UsageError(f"--device {host}: no such file or directory")
+    if not os.access(host, os.R_OK) and not os.access(host, os.W_OK):
+        from rl.runtime.access import owner_of
+
+        raise UnsupportedError(
+            f"--device {host}: permission denied: {owner_of(host)}; the container has no other rights than you",
+            "become a member of its group (sudo usermod -aG GROUP USER), or have its owner open it",
+        )
     # The node itself is mounted, and a device cgroup is not ours to set: what its permissions give cannot be narrowed.
     for letter, access, word in (("r", os.R_OK, "read"), ("w", os.W_OK, "write")):
         if letter not in permissions and os.access(host, access):

@@ -80,7 +80,8 @@ def test_many_writers_and_a_follower_across_rotations(tmp_path: Path) -> None:
     assert len(seen) == writers * each
     for who in range(writers):
         assert [name for name in seen if name.startswith(f"{who}-")] == [f"{who}-{n}" for n in range(each)]
-    assert os.path.getsize(log["path"]) <= 8000 and os.path.getsize(log["path"] + ".1") <= 8000
+    # Writers that looked at the size at the same time may each add one more.
+    assert all(os.path.getsize(log["path"] + end) < 8000 + writers * 250 for end in ("", ".1"))
     assert sorted(os.listdir(tmp_path / "events")) == ["events.log", "events.log.1", "events.log.lost"]
 
 
