@@ -6,7 +6,7 @@ attached, and --rm does not remove it. What does not run is started.
 
 from __future__ import annotations
 
-from rl.engine import containers, events
+from rl.engine import containers
 from rl.engine.monitors import Connection
 from rl.errors import NoSuchContainerError, RlError, StateError
 
@@ -55,18 +55,7 @@ def restart(
             results[index] = error
         finally:
             connection.close()
-    for index in results:
-        if results[index] is None:
-            _tell(engine, names[index])
     return [(names[index], results[index]) for index in sorted(results)]
-
-
-def _tell(engine: Engine, name: str) -> None:
-    try:
-        config = containers.read_config(engine.paths, containers.find(engine.paths, name))
-    except RlError:
-        return  # it has ended and was removed
-    events.emit_container(engine.paths, config, "restart")
 
 
 def _ask(engine: Engine, container_id: str, time: int | None) -> Connection:
