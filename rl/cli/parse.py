@@ -217,6 +217,8 @@ def check_count(command: str, arguments: Sequence[str], least: int, most: int | 
         raise UsageError(f"`{command}` takes no arguments", hint)
     if least == most and count != least:
         raise UsageError(f"accepts {least} arg(s), received {count}", hint)
+    if least and most is not None and not least <= count <= most:
+        raise UsageError(f"accepts between {least} and {most} arg(s), received {count}", hint)
     if count < least:
         raise UsageError(f"requires at least {least} arg(s), only received {count}", hint)
     if most is not None and count > most:

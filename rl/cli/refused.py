@@ -35,12 +35,16 @@ FLAGS: dict[str, dict[str, str]] = {
     "container run": _CREATE,
 }
 #: commands that rl does not have → reason
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "system connection": "rl works on this machine's own files and has no remote client; run it by ssh: ssh HOST rl …",
+    "system service": "the REST API is not built yet; programs can call the command, most verbs have --format json",
+}
 
 
 def command(name: str) -> str:
-    """Why rl has no command *name* (``container checkpoint``); "" for any other."""
-    return COMMANDS.get(name, "")
+    """Why rl has no command *name* (``container checkpoint``), or none of its group; "" for any other."""
+    words = name.split()
+    return next((COMMANDS[part] for n in range(len(words), 0, -1) if (part := " ".join(words[:n])) in COMMANDS), "")
 
 
 def flags(name: str) -> dict[str, str]:

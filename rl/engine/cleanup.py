@@ -62,7 +62,7 @@ def _remove(engine: Engine, name: str, remove: bool, remove_image: bool) -> RlEr
         from rl.engine.rmi import rmi
 
         errors = rmi(engine, [config["image"]]).errors
-        return errors[0] if errors else None
+        return RlError(errors[0].message, errors[0].hint) if errors else None
     return None
 
 

@@ -46,7 +46,7 @@ def clone(engine: Engine, name: str, new: str, image: str, options: dict[str, An
         found, document = creation.resolve_image(engine, image, {})
         config["image"], config["image_id"], config["layers"] = found["name"], found["id"], found["layers"]
         config["rootfs"], config["image_config"] = "", document.get("config") or {}
-    _record(engine, config, new or options.get("name", ""), original["name"])
+    _record(engine, config, new or options.get("name", ""), original)
     if options.get("destroy"):
         _destroy(engine, container_id, bool(options.get("force")))
     if options.get("run"):
@@ -81,6 +81,7 @@ def _copy(engine: Engine, original: ContainerConfig, options: dict[str, Any]) ->
     settings(config["limits"])  # raises for what contradicts
     config["options"] = {**given, **{key: options[key] for key in options if key in _LIMITS}}
     config["restart"] = containers.restart_policy(paths, original)
+    config["env"] = containers.environment(paths, original)
     if original["hostname"] == old[:12]:
         config["hostname"] = config["id"][:12]
     if original["log"].get("path"):
@@ -100,19 +101,20 @@ _LIMITS = frozenset((
 ))  # fmt: skip
 
 
-def _record(engine: Engine, config: ContainerConfig, name: str, original: str) -> None:
+def _record(engine: Engine, config: ContainerConfig, name: str, original: ContainerConfig) -> None:
     """Make it a container; without a *name* it is called as its original, with -clone, -clone1, … after that."""
+    given = {"_original": original["id"]}  # whose copies of secrets it gets
     if name:
         containers.check_name(name)
         config["name"] = name
-        return creation.record(engine, config, {})
+        return creation.record(engine, config, given)
     for number in range(1000):
-        config["name"] = f"{original}-clone{number or ''}"
+        config["name"] = f"{original['name']}-clone{number or ''}"
         try:
-            return creation.record(engine, config, {})
+            return creation.record(engine, config, given)
         except ConflictError:
             continue
-    raise ConflictError(f"no free name was found for a clone of {original}", "name it with --name")
+    raise ConflictError(f"no free name was found for a clone of {original['name']}", "name it with --name")
 
 
 def _destroy(engine: Engine, container_id: str, force: bool) -> None:

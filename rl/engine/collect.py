@@ -84,7 +84,7 @@ def _sweep(engine: Engine, removed: list[ImageRecord] | None) -> int:
     layers |= in_use
     for unreadable in errors + damaged:
         engine.warn(f"{unreadable.message}: what it may use is not freed")
-    candidates, unpacked = content.digests(), _unpacked(paths)
+    candidates, unpacked = content.digests(), unpacked_layers(paths)
     if errors:
         gone = removed or []
         allowed = {blob for record in gone for blob in _known_blobs(paths, record)}
@@ -138,7 +138,8 @@ def container_layers(paths: Paths, images: set[str] | None = None) -> tuple[set[
     return found, errors
 
 
-def _unpacked(paths: Paths) -> list[str]:
+def unpacked_layers(paths: Paths) -> list[str]:
+    """The hex digests of the layers that are unpacked here."""
     from rl.storage import layers
 
     return layers.all_layers(paths)

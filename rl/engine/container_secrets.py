@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
+from rl.config import secretcopies
 from rl.config.jsonio import write_atomic
 from rl.engine.spec.secrets import DIRECTORY, uses
 from rl.errors import RlError, UnsupportedError, UsageError
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
     from rl.config.model import ContainerConfig, MountSpec, SecretUse
     from rl.config.paths import Paths
     from rl.engine.context import Engine
-
-
-def file_name(secret_id: str) -> str:
-    """The copy's name in the container's directory."""
-    return f"secret.{secret_id}"
 
 
 def wanted(engine: Engine, mounts: list[MountSpec], texts: list[str]) -> list[SecretUse]:
@@ -43,33 +39,22 @@ def wanted(engine: Engine, mounts: list[MountSpec], texts: list[str]) -> list[Se
     return found
 
 
-def copy(paths: Paths, config: ContainerConfig, directory: str, sync: bool) -> None:
-    """Put the data of all secrets of *config* into *directory*. Raises NoSuchSecretError for one that has just gone."""
+def copy(paths: Paths, config: ContainerConfig, directory: str, sync: bool, original: str = "") -> None:
+    """Put the data of all secrets of *config* into *directory*: as container *original* has them, or from the secrets.
+
+    Raises NoSuchSecretError for one that has just gone.
+    """
     from rl.engine import secrets
 
-    for secret_id, name in {use["id"]: use["name"] for use in config["secrets"]}.items():
-        record = secrets.find(paths, secret_id)
-        data = secrets.data_of(paths, record)
-        if b"\0" in data and any(use["type"] == "env" and use["id"] == secret_id for use in config["secrets"]):
+    for use in {use["id"]: use for use in config["secrets"]}.values():
+        secret_id, name = use["id"], use["name"]
+        if original:
+            data = secretcopies.read(paths.container(original), use)
+        else:
+            data = secrets.data_of(paths, secrets.find(paths, secret_id))
+        if b"\0" in data and any(other["type"] == "env" and other["id"] == secret_id for other in config["secrets"]):
             raise RlError(f"--secret {name},type=env: a variable cannot hold the zero byte", "use type=mount")
-        write_atomic(f"{directory}/{file_name(secret_id)}", data, 0o600, sync)
-
-
-def _read(directory: str, use: SecretUse) -> bytes:
-    path = f"{directory}/{file_name(use['id'])}"
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise RlError(
-            f"read the container's copy of secret {use['name']}: {error.strerror}", "make the container again"
-        ) from None
-
-
-def environment(directory: str, config: ContainerConfig) -> list[str]:
-    """``NAME=data`` of the secrets that are variables."""
-    uses = [use for use in config.get("secrets", []) if use["type"] == "env"]
-    return [f"{use['target']}={os.fsdecode(_read(directory, use))}" for use in uses]
+        write_atomic(f"{directory}/{secretcopies.file_name(secret_id)}", data, 0o600, sync)
 
 
 def show(
@@ -84,7 +69,7 @@ def show(
     uses = [use for use in config["secrets"] if use["type"] == "mount"]
     if not uses:
         return []
-    contents = [_read(directory, use) for use in uses]
+    contents = [secretcopies.read(directory, use) for use in uses]
     place = f"{directory}/secrets"
     os.makedirs(place, 0o700, exist_ok=True)
     size = sum(4096 + len(data) // 4096 * 4096 for data in contents) + 65536

@@ -11,8 +11,8 @@ import sys
 
 from rl.config import containersconf
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, containers, dependencies, events, identity, namespaces, volumes
-from rl.engine.spec import environment, limits, logs, mounts, restart, security, systemd, values
+from rl.engine import cgroups, containers, dependencies, events, namespaces, volumes
+from rl.engine.spec import accounts, environment, limits, logs, mounts, restart, security, systemd, values
 from rl.errors import (
     ConflictError,
     NoSuchImageError,
@@ -163,9 +163,9 @@ def _process(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -
     if not config["workdir"].startswith("/"):
         raise UsageError(f"--workdir {config['workdir']!r} must be an absolute path in the container")
     config["user"] = options["user"] if "user" in options else image.get("User") or ""
-    identity.check(options)
+    accounts.check(options)
     config["group_add"] = list(options.get("group_add", []))
-    config["host_users"] = identity.host_users(options.get("hostuser", []))
+    config["host_users"] = accounts.host_users(options.get("hostuser", []))
     config["terminal"] = bool(options.get("tty"))
     config["stdin_open"] = bool(options.get("interactive"))
     config["umask"] = _umask(options.get("umask", "0022"))
@@ -365,6 +365,8 @@ def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any
         checks = health(options, image)
         if checks:
             config["health"] = checks
+    if notify == "healthy" and config.get("health", {}).get("test", ["NONE"]) == ["NONE"]:
+        raise UsageError('sdnotify policy "healthy" requires a healthcheck to be set', "add --health-cmd")
 
 
 def detach_keys(paths: Paths) -> str:
@@ -396,10 +398,10 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
             volumes.claim(paths, config)
             if not sync:
                 os.close(os.open(f"{staging}/{containers.PASSING}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            if config["secrets"]:
+            if config.get("secrets"):
                 from rl.engine import container_secrets
 
-                container_secrets.copy(paths, config, staging, sync)
+                container_secrets.copy(paths, config, staging, sync, options.get("_original", ""))
             write_json(f"{staging}/config.json", config, sync=sync)
             write_json(f"{staging}/state.json", state, sync=sync)
             os.rename(staging, paths.container(container_id))
@@ -468,7 +470,7 @@ def _replace(engine: Engine, config: ContainerConfig) -> bool:
 
 def _undo(engine: Engine, config: ContainerConfig, staging: str, cidfile: str) -> None:
     volumes.unclaim(engine.paths, config)
-    copies = [f"secret.{use['id']}" for use in config["secrets"]]
+    copies = [f"secret.{use['id']}" for use in config.get("secrets", [])]
     for name in ("config.json", "state.json", containers.PASSING, *copies):
         try:
             os.unlink(f"{staging}/{name}")

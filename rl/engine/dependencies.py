@@ -9,7 +9,7 @@ import os
 
 from rl.config.jsonio import loads
 from rl.engine import containers
-from rl.errors import ConflictError, NoSuchContainerError, RlError, StateError, UsageError
+from rl.errors import NoSuchContainerError, RlError, StateError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,18 +110,14 @@ class Dependents:
         return order
 
     def check(self, container_id: str) -> None:
-        """Raises ConflictError where a container that exists needs this one."""
+        """Raises StateError where a container that exists needs this one."""
         others = self.of(container_id)
         if others:
-            raise InUseError(
+            raise StateError(
                 f"container {container_id} has dependent containers which must be removed before it: "
                 f"{', '.join(others)}: container already exists",
                 f"`rl rm --depend {container_id[:12]}` removes them too",
             )
-
-
-class InUseError(ConflictError):
-    """Other containers need the container."""
 
 
 def _needs(paths: Paths, container_id: str) -> list[str]:

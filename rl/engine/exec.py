@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def exec_(
     engine: Engine, container: str, command: list[str], *, tty: bool = False, interactive: bool = False,
     detach: bool = False, env: list[str] | None = None, user: str = "", workdir: str = "", privileged: bool = False,
-    preserve_fds: int = 0, preserve_fd: list[int] | None = None, detach_keys: str | None = None, record: bool = True,
+    preserve_fds: int = 0, preserve_fd: list[str] | None = None, detach_keys: str | None = None, record: bool = True,
 ) -> int | str:
     """Run *command* in *container*; the command's exit code (128 + signal), or the session's id when detached.
 
@@ -49,7 +49,11 @@ def exec_(
         detach_keys = containersconf.load(engine.paths.run).get("engine.detach_keys")
     if detach_keys is not None:
         terminal.parse_detach_keys(detach_keys)  # before anything runs
-    preserve = _preserved(preserve_fds, preserve_fd or [])  # before we open anything ourselves
+    preserve: list[int] = []
+    if preserve_fds or preserve_fd:
+        from rl.engine.run import preserved
+
+        preserve = preserved({"preserve_fds": preserve_fds, "preserve_fd": preserve_fd or []})
     session = Session(engine, container)
     try:
         session.fill(command, tty, list(env or []), user, workdir, privileged)
@@ -61,26 +65,6 @@ def exec_(
         return _attached(session, interactive, detach_keys)
     finally:
         os.close(session.pidfd)
-
-
-def _preserved(count: int, listed: list[int]) -> list[int]:
-    """What the process gets as 3 and on, -1 for nothing."""
-    if not count and not listed:
-        return []
-    if count and listed:
-        raise UsageError("--preserve-fds and --preserve-fd cannot be used together", "list all with --preserve-fd")
-    from rl.runtime.program.common import preserved
-
-    if not listed:
-        return preserved(count)
-    for fd in listed:
-        if fd < 3:
-            raise UsageError(f"--preserve-fd: cannot preserve descriptor {fd}", "0, 1 and 2 are the streams: see -i")
-        try:
-            os.fstat(fd)
-        except OSError:
-            raise UsageError(f"--preserve-fd: descriptor {fd} is not open") from None
-    return [fd if fd in listed else -1 for fd in range(3, max(listed) + 1)]
 
 
 class Session:
@@ -124,9 +108,9 @@ class Session:
         process.update(args=command, terminal=tty, cwd=workdir or process.get("cwd") or "/")
         own = self._updated(list(process.get("env") or []))
         if self.config.get("secrets"):
-            from rl.engine import container_secrets
+            from rl.config import secretcopies
 
-            own += container_secrets.environment(self.engine.paths.container(self.id), self.config)
+            own += secretcopies.variables(self.engine.paths.container(self.id), self.config["secrets"])
         process["env"] = self._environment(own, env, bool(user), tty)
         process.pop("consoleSize", None)
         if tty:

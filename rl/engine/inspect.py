@@ -305,6 +305,10 @@ def _config(config: ContainerConfig) -> dict[str, Any]:
         document.update(healthcheck.config_document(config))
     if config.get("timezone"):
         document["Timezone"] = config["timezone"]
+    if config.get("systemd"):
+        document["SystemdMode"] = True
+    if options.get("chrootdirs"):
+        document["ChrootDirs"] = options["chrootdirs"]
     shown = [use for use in config.get("secrets", []) if use["type"] == "mount"]
     if shown:
         document["Secrets"] = [

@@ -329,9 +329,9 @@ class Launch:
 
     def _add_secret_variables(self) -> None:
         """--secret type=env: not on disk. Another runtime reads a file, which is one in memory then."""
-        from rl.engine import container_secrets
+        from rl.config import secretcopies
 
-        self.spec["process"]["env"] += container_secrets.environment(self.directory, self.config)
+        self.spec["process"]["env"] += secretcopies.variables(self.directory, self.config["secrets"])
         if self.config["runtime"] != "rl":
             mount.mount("tmpfs", self.bundle, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0700,size=4m")
             self.undo.append(lambda: mount.umount(self.bundle, mount.MNT_DETACH))

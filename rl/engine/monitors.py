@@ -51,7 +51,7 @@ class Connection:
                 raise from_wire(message["error"])
 
     def answer(self, key: str, seconds: float = 0) -> Any:
-        """Wait for the answer that has *key*: its value. Raises the error that came instead, RlError after *seconds*."""
+        """Wait for the answer with *key*: its value. Raises the error that came instead, RlError after *seconds*."""
         if seconds:
             self._sock.settimeout(seconds)
         message: dict[str, Any] = {}

@@ -56,7 +56,9 @@ def fill(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> No
         maps = userns.wanted_maps()
         limits_ = (sum(r[2] for r in maps.uid) - 1, sum(r[2] for r in maps.gid) - 1)
         wanted = idmaps.parse(text, (os.getuid(), os.getgid()), limits_, _taken_ranges(engine, text))
-        config["uid_map"], config["gid_map"], config["id_key"] = wanted.uid_map, wanted.gid_map, wanted.id_key
+        config["uid_map"] = idmaps.within(wanted.uid_map, maps.uid)
+        config["gid_map"] = idmaps.within(wanted.gid_map, maps.gid)
+        config["id_key"] = wanted.id_key
         if wanted.user and "user" not in options:
             config["user"] = wanted.user
     config["hostname"] = _hostname(engine, config, options)

@@ -22,7 +22,7 @@ def port(engine: Engine, name: str = "", private: str = "", all: bool = False) -
     """
     if all:
         if name or private:
-            raise UsageError("--all lists the ports of every container: no name can be given with it", "`rl port -a`")
+            raise UsageError("no arguments are needed with --all", "leave --all or the name out")
         found = []
         for container_id in sorted(containers.ids(engine.paths)):
             try:

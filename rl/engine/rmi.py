@@ -148,6 +148,14 @@ def _remove(
         _prune_parents(paths, found, report, removed)
 
 
+def remove_locked(paths: Paths, image_id: str, report: Report, removed: list[ImageRecord]) -> None:
+    """Delete the unused image with all its names, for `rl image prune`. Under the records lock, exclusive.
+
+    Raises ImageInUseError, ConflictError for one without a name that others are built on, NoSuchImageError.
+    """
+    _remove(paths, image_id, True, True, report, removed)
+
+
 def _delete(paths: Paths, records: list[ImageRecord], report: Report, removed: list[ImageRecord]) -> None:
     for record in records:
         store.drop_locked(paths, record, keep=False)

@@ -138,8 +138,7 @@ def _store(paths: Paths, record: SecretRecord, keeper: drivers.Driver, data: byt
     except BaseException as error:
         if stored:
             keeper.delete(record["id"])
-        trash.discard(paths, staging)
-        trash.empty(paths)
+        _erase(paths, staging)
         if isinstance(error, OSError):
             raise RlError(f"keep secret {record['name']}: {error.strerror}", disk_hint(error)) from None
         raise
@@ -293,14 +292,20 @@ def rm(
         emit(engine.paths, "secret", "remove", record["id"], record["name"])
         results.append((record["id"], None))
     sweep(engine.paths)
-    trash.empty(engine.paths)
     return results
 
 
 def _forget(paths: Paths, record: SecretRecord) -> None:
     """The data goes before the record: one who is killed in between leaves what can be removed again."""
     drivers.open_driver(paths, record["driver"], record["options"]).delete(record["id"])
-    trash.discard(paths, f"{paths.secrets}/{record['id']}")
+    _erase(paths, f"{paths.secrets}/{record['id']}")
+
+
+def _erase(paths: Paths, path: str) -> None:
+    """Away by one rename, and then for good: all of it is the caller's own, no user namespace is needed."""
+    gone = trash.discard(paths, path)
+    if gone:
+        trash.remove_tree(gone)
 
 
 def sweep(paths: Paths) -> None:
@@ -317,6 +322,7 @@ def sweep(paths: Paths) -> None:
                         _forget(paths, record)
             except (OSError, ValueError, KeyError):
                 continue  # removed meanwhile
+    trash.empty(paths)
 
 
 def _sweep_staging(paths: Paths, name: str) -> None:
@@ -326,7 +332,7 @@ def _sweep_staging(paths: Paths, name: str) -> None:
         return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        trash.discard(paths, f"{paths.secrets}/{name}")
+        _erase(paths, f"{paths.secrets}/{name}")
     except OSError:
         pass  # it is being written
     finally:

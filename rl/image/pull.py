@@ -183,6 +183,22 @@ class Puller:
             raise NoSuchImageError(f"{name.name} has no tags")
         return tags
 
+    def refetch(self, name: Reference, descriptor: dict[str, Any]) -> None:
+        """Get one blob of the image *name* (full) again, which is not in the content store; a manifest has no size.
+
+        The caller holds :func:`rl.image.content.adding`. Raises NoSuchImageError, RegistryError, VerificationError.
+        """
+        policy.check_reference(self._paths, name)
+
+        def ask(repository: Repository, which: str) -> None:
+            if "size" in descriptor:
+                fetch(repository, self._content, Download(descriptor))
+            else:
+                data, _ = repository.manifest(descriptor["digest"])
+                self._content.put_bytes(data, descriptor["digest"])
+
+        self._first(name, ask)
+
     # the pull
 
     def pull(self, name: Reference, known: ImageRecord | None = None) -> ImageRecord:

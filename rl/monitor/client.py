@@ -145,6 +145,8 @@ class _Session:
         elif self._tty:
             # To die with the terminal left raw would be rude.
             wanted = dict.fromkeys((_signal.SIGTERM, _signal.SIGHUP), _leave)
+        if self._keys is not None:
+            wanted[_signal.SIGHUP] = _leave  # our terminal has hung up, which is nothing to the container
         if self._tty:
             wanted[_signal.SIGWINCH] = lambda _number, _frame: self.send_size()
         replaced = []
@@ -246,6 +248,8 @@ class _Session:
             return False
         except OSError:  # EIO: our terminal is gone; EBADF, EISDIR
             data = b""
+        if not data and self._keys is not None:
+            return True  # a raw terminal has an end only when it hangs up: no end of input for the container
         if data and self._keys:
             data, detach = self._keys.feed(data)
             if detach:

@@ -118,8 +118,10 @@ class Checks:
             return  # somebody has asked for one meanwhile; the next is due some time after its end
         if self._is_paused():
             self._schedule()  # a frozen process answers nothing
-        else:
-            self._begin()
+            return
+        if self._monitor.lean and self._monitor.code_has_changed():
+            self._monitor.renew()  # what a probe imports would be of another rl than what it has in memory
+        self._begin()
 
     def _is_paused(self) -> bool:
         params = self._monitor.params
@@ -226,6 +228,10 @@ class Checks:
     def _follow(self, before: str) -> None:
         """The on-failure action, on the way to unhealthy; a restart where the start-up check gave up."""
         health, config = self.health, self.health["config"]
+        if health["status"] == "healthy" and self._monitor.params.get("notify"):
+            from rl.monitor import notify
+
+            notify.healthy(self._monitor)
         if health["starting"]:
             retries = config["startup"]["retries"]
             if retries and health["streak"] >= retries:

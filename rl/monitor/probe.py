@@ -15,6 +15,7 @@ import os
 import select
 import time
 
+from rl.config import secretcopies
 from rl.config.jsonio import read_json, write_json
 from rl.errors import RlError
 from rl.kernel import proc
@@ -118,6 +119,9 @@ def _spawn(params: Params, check: HealthCheck, io: Io) -> Created:
     process = dict(spec["process"])
     process.update(args=words if kind == "CMD" else [*check["shell"], " ".join(words)], terminal=False)
     process.pop("consoleSize", None)
+    uses = read_json(f"{params['container_dir']}/config.json").get("secrets")
+    if uses:
+        process["env"] = [*process.get("env", []), *secretcopies.variables(params["container_dir"], uses)]
     profile = (spec.get("linux") or {}).get("seccomp")
     cgroup = params.get("cgroup", "")
     if state.get("affinity"):
@@ -128,7 +132,7 @@ def _spawn(params: Params, check: HealthCheck, io: Io) -> Created:
 
         document = hooks.state(spec, params["health"]["bundle"], params["id"], "running", params["pid"])
     return runtime.spawn(
-        params["pid"], _container(params), {"process": process}, io,
+        params["pid"], _container(params), {"process": process, "annotations": spec.get("annotations")}, io,
         cgroup_procs=f"{cgroup}/cgroup.procs" if cgroup else "",
         seccomp_program=seccomp.program_for(profile, params["health"]["cache"]) if profile else None,
         seccomp_flags=seccomp.flags_of(profile) if profile else 0, profile=profile, state=document,

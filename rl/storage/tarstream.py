@@ -125,6 +125,10 @@ class TarStream:
             self._position += done
             size -= done
 
+    def read_data(self, size: int) -> bytes:
+        """The next *size* bytes of the member's data; the caller bounds *size*."""
+        return self._take(size)
+
     # ------------------------------------------------------------------ members
 
     def next(self) -> Entry | None:

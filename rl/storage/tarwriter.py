@@ -2,7 +2,7 @@
 
 POSIX pax format as GNU tar and Go write it: what does not fit a ustar header (long names, big numbers, times below a
 second, attributes) goes into an extended header of its member. Hard links are kept, sockets left out (as by GNU tar).
-Everything is opened relative to descriptors and never through symbolic links: a container may change the tree meanwhile.
+Everything is opened relative to descriptors, never through symbolic links: a container may change the tree meanwhile.
 
 Source: POSIX pax(1), "ustar Interchange Format", "pax Extended Header".
 """
@@ -279,6 +279,7 @@ def _block(
 ) -> bytes:
     block = b"".join((
         name.ljust(100, b"\0"), b"%07o\0%07o\0%07o\0%011o\0%011o\0        " % (mode, uid, gid, size, mtime), kind,
-        link.ljust(100, b"\0"), b"ustar\x0000", bytes(64), b"%07o\0%07o\0" % (major, minor), prefix.ljust(155, b"\0"), bytes(12),
+        link.ljust(100, b"\0"), b"ustar\x0000", bytes(64), b"%07o\0%07o\0" % (major, minor),
+        prefix.ljust(155, b"\0"), bytes(12),
     ))  # fmt: skip
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -161,18 +162,20 @@ def test_a_life(host: Rl) -> None:
 
 def test_the_probe_is_like_exec(host: Rl) -> None:
     """User, environment, capabilities, streams; and how much of its output is kept, and where."""
-    line = "id -u; echo $COLOR; pwd; grep -E 'CapEff|Seccomp:' /proc/self/status; ls /proc/self/fd | wc -l; yes | head -c 200000; exit 3"
-    start(host, "like", "--health-cmd", line, "--health-interval=disable", "-w", "/home/app", "--health-max-log-size=90",
+    line = "id -u; echo $COLOR $KEY; pwd; grep -E 'CapEff|Seccomp:' /proc/self/status; ls /proc/self/fd | wc -l; yes | head -c 200000; exit 3"
+    host.ok("secret", "create", "key", "-", input="hush")
+    start(host, "like", "--health-cmd", line, "--health-interval=disable", "--secret=key,type=env,target=KEY", "-w", "/home/app", "--health-max-log-size=90",
           "--health-max-log-count=2", "--health-log-destination", str(host.user.home / "logs"), image="checked")
     for _ in range(3):
         assert host("healthcheck", "run", "like").returncode == 1
     found = health(host, "like")
     assert len(found["Log"]) == 2 and found["Log"][0]["ExitCode"] == 3
     output = found["Log"][0]["Output"]
-    assert output.startswith("1000\nred\n/home/app\nCapEff:\t0000000000000000\nSeccomp:\t2\n") and len(output) == 90
+    assert output.startswith("1000\nred hush\n/home/app\nCapEff:\t0000000000000000\nSeccomp:\t2\n") and len(output) == 90
     file = host.user.home / f"logs/{document(host, 'like')['Id']}-healthcheck.log"
     assert json.loads(file.read_text()) == found
     host.ok("rm", "-f", "like")
+    host.ok("secret", "rm", "key")
     assert host("run", "--rm", "--network=none", "--health-cmd", '["/none"]', "busybox", "sleep", "0.2").returncode == 0
     start(host, "none", "--health-cmd", '["/no-such"]', "--health-interval=disable", "--health-log-destination=events_logger")
     assert host("healthcheck", "run", "none").returncode == 1
@@ -199,6 +202,12 @@ def test_one_at_a_time(host: Rl) -> None:
     assert [asker.wait(20) for asker in askers] == [1, 1, 1]
     assert int(host.ok("exec", "one", "sh", "-c", "wc -l </tmp/count")) < 3
     host.ok("rm", "-f", "one")
+    start(host, "both", "--health-cmd", "true", "--health-interval=10ms")
+    for _ in range(5):  # the clock and somebody
+        assert host("healthcheck", "run", "both").returncode == 0
+    log = health(host, "both")["Log"]
+    assert all(first["End"] < second["Start"] for first, second in itertools.pairwise(log))
+    host.ok("rm", "-f", "both")
     start(host, "killed", "--health-cmd", "sleep 623", "--health-interval=disable")
     asker = host.user.popen("rl", "healthcheck", "run", "killed", stdout=-3)
     monitor = host.ok("inspect", "-f", "{{.State.ConmonPid}}", "killed")

@@ -84,15 +84,26 @@ def test_conmon(rl: Rl, manager: Manager) -> None:
 
 @pytest.mark.parametrize("mode", ["ignore", "healthy"])
 def test_silence(rl: Rl, manager: Manager, mode: str) -> None:
-    speaks(rl, manager, mode, "--name=c", "busybox", "sh", "-c", "test -z $NOTIFY_SOCKET && echo none")
+    speaks(rl, manager, mode, "--name=c", "--health-cmd=false", "busybox", "sh", "-c", "test -z $NOTIFY_SOCKET && echo none")
     assert rl.ok("wait", "c") == "0" and rl.ok("logs", "c") == "none"
     assert [word for word in manager.said(0.05) if not word.startswith("MAINPID=")] == []
     assert bool(manager.heard) == (mode == "healthy")
 
 
-def test_a_wrong_mode(rl: Rl) -> None:
-    done = rl("run", "--sdnotify=bogus", "busybox", "true")
-    assert done.returncode == 125 and 'invalid sdnotify value "bogus"' in done.stderr and not rl.containers()
+def test_healthy(rl: Rl, manager: Manager) -> None:
+    """The first health check that succeeds, and it alone."""
+    speaks(rl, manager, "healthy", "--name=c", "--health-cmd=test -e /ok", "--health-interval=disable", "busybox", "sleep", "60")
+    monitor = rl.ok("inspect", "--format", "{{.State.ConmonPid}}", "c")
+    for makes, code, said in (("true", 1, 1), ("touch /ok", 0, 3), ("rm /ok", 1, 3), ("touch /ok", 0, 3)):
+        rl.ok("exec", "c", *makes.split())
+        assert rl("healthcheck", "run", "c").returncode == code
+        assert manager.said(0.05) == [f"MAINPID={monitor}", "READY=1", f"MAINPID={monitor}"][:said]
+
+
+@pytest.mark.parametrize(("mode", "says"), [("bogus", 'invalid sdnotify value "bogus"'), ("healthy", "requires a healthcheck")])
+def test_a_wrong_mode(rl: Rl, mode: str, says: str) -> None:
+    done = rl("run", f"--sdnotify={mode}", "busybox", "true")
+    assert done.returncode == 125 and says in done.stderr and not rl.containers()
 
 
 # units ------------------------------------------------------------------------------------------------

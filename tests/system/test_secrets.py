@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from system.conftest import Rl
-from system.test_bad_input import refused
 
 MARK = "hunter2-swordfish"
 
@@ -78,11 +77,22 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("words", "says", "hint"), BAD)
-def test_refused(kept: Rl, words: str, says: str, hint: str) -> None:
+def test_refused(kept: Rl) -> None:
     before = sorted((kept.data / "secrets").iterdir())
-    refused(kept, *shlex.split(words), says=says, hint=hint)
+    for words, says, hint in BAD:
+        told(kept, words, says, hint)
     assert sorted((kept.data / "secrets").iterdir()) == before
+    assert kept.containers() == []
+
+
+def told(rl: Rl, words: str, says: str, hint: str) -> None:
+    """The command fails with 125, one error that holds *says*, and a hint that holds *hint*."""
+    done = rl(*shlex.split(words))
+    assert done.returncode == 125, words + done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    assert sum(line.startswith("Error: ") and says in line for line in lines) == 1, words + done.stderr
+    assert not hint or any(line.startswith("hint: ") and hint in line for line in lines), words + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_in_a_container_and_nowhere_else(kept: Rl) -> None:
@@ -94,6 +104,9 @@ def test_in_a_container_and_nowhere_else(kept: Rl) -> None:
         "--secret", "key,target=d/own,uid=5,gid=6,mode=0400", "--secret", "source=token,target=/etc/own", "busybox", "sh", "-c", script,
     )
     rl.ok("secret", "rm", "key", "token")
+    rl.ok("container", "clone", "--run", "with", "like-it")
+    rl.ok("rm", "-f", "-t", "0", "like-it") if rl("exec", "like-it", "grep", MARK, "/run/secrets/key").returncode == 0 else None
+    assert rl("container", "exists", "like-it").returncode == 1
     assert rl.ok("exec", "with", "sh", "-c", "cat /run/secrets/key; echo; echo $KEY") == f"{MARK}\n{MARK}-token"
     rl.ok("restart", "-t", "0", "with")  # it keeps what it was given, though the secrets are gone
     lines = rl.ok("logs", "with").split("\n")

@@ -47,7 +47,7 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
         engine, name, command, tty=bool(options.get("tty")), interactive=bool(options.get("interactive")),
         detach=bool(options.get("detach")), env=_environment(options), user=options.get("user", ""),
         workdir=options.get("workdir", ""), privileged=bool(options.get("privileged")),
-        preserve_fds=options.get("preserve_fds", 0), preserve_fd=_descriptors(options),
+        preserve_fds=options.get("preserve_fds", 0), preserve_fd=options.get("preserve_fd"),
         detach_keys=options.get("detach_keys"), record=not options.get("no_session"),
     )
     if isinstance(result, str):
@@ -64,13 +64,6 @@ def _container(engine: Engine, options: dict[str, Any], arguments: list[str]) ->
     if options.get("latest"):
         raise UsageError("--cidfile and --latest cannot be used together", "leave one of them out")
     return common.names(engine, {"cidfile": [options["cidfile"]]}, [])[0], arguments
-
-
-def _descriptors(options: dict[str, Any]) -> list[int]:
-    try:
-        return [int(word) for word in options.get("preserve_fd", [])]
-    except ValueError:
-        raise UsageError(f"--preserve-fd {','.join(options['preserve_fd'])}: not numbers", "write it as 3,5") from None
 
 
 def _environment(options: dict[str, Any]) -> list[str]:

@@ -124,7 +124,7 @@ _OTHERS: Table = (
      ("k8s-file", "journald", "json-file", "passthrough", "none")),
     ("--log-opt", "array", "NAME=VALUE", "Option of the log: path=, max-size=, max-file=, tag=, label=KEY=VALUE"),
     ("--mac-address", "value", "MAC", "Hardware address of the container's network interface"),
-    ("--mount", "array", "SPEC", "Add a mount: type=bind|volume|tmpfs|image|glob|devpts|ramfs,source=…,destination=…[,OPTION…]"),
+    ("--mount", "array", "SPEC", "Add a mount: type=bind|volume|tmpfs|image|glob|devpts|ramfs,destination=…[,OPTION…]"),
     ("--name", "value", "NAME", "Name of the container"),
     ("--network --net", "array", "MODE", "Network: pasta, slirp4netns, host, none, private, container:ID, ns:PATH"),
     ("--no-healthcheck", "flag", "", "Ignore the image's health check"),

@@ -30,7 +30,8 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
     if path in ("-", "/dev/stdout"):
         if os.isatty(1):
             raise UsageError(
-                "cannot write to terminal, use command-line redirection or the --output flag", "rl volume export … > FILE"
+                "cannot write to terminal, use command-line redirection or the --output flag",
+                "rl volume export VOLUME > FILE",
             )
         export(engine, arguments[0], 1)
         return 0

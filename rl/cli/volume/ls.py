@@ -15,8 +15,8 @@ USAGE = ""
 ARGUMENTS = (0, 0)
 INTERSPERSED = True
 OPTIONS = (
-    ("-f --filter", "list", "KEY=VALUE", "Show only these: after, anonymous, dangling, driver, label, label!, name, opt, "
-     "scope, since, until"),
+    ("-f --filter", "list", "KEY=VALUE", "Show only these: after, anonymous, dangling, driver, label, label!, name, "
+     "opt, scope, since, until"),
     ("--format", "value", "FORMAT", "json, or a Go template; `table …` adds headings"),
     ("-n --noheading", "flag", "", "Print no headings"),
     ("-q --quiet", "flag", "", "Print only names"),

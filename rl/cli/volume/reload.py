@@ -12,7 +12,7 @@ USAGE = ""
 ARGUMENTS = (0, 0)
 INTERSPERSED = True
 OPTIONS = ()
-HELP = "Take over the volumes that volume plugins know. rl runs no plugins, so there is nothing to take over or to print."
+HELP = "Take over the volumes that volume plugins know: rl runs no plugins, so there is nothing to take over."
 
 
 def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:

@@ -18,7 +18,7 @@ COMPLETE = "volume"
 OPTIONS = (
     ("-a --all", "flag", "", "Remove all volumes"),
     ("-f --force", "flag", "", "Remove the containers that use a volume first; a missing volume is no error"),
-    ("-t --time --timeout", "value", "SECONDS", "With --force, seconds to wait before running containers are killed", "int"),
+    ("-t --time --timeout", "value", "SECONDS", "With --force, seconds before running containers are killed", "int"),
 )
 HELP = """Remove volumes, named in full or by an unambiguous beginning.
 

@@ -6,6 +6,7 @@ an id of the host. ``+`` adds to the usual map instead of replacing it.
 
 from __future__ import annotations
 
+from rl.engine.spec import idmaps
 from rl.engine.spec.values import integer
 from rl.errors import UnsupportedError, UsageError
 
@@ -63,7 +64,7 @@ def build(texts: list[str], host: list[IdRange], kind: str, flag: str) -> list[I
         raise UnsupportedError(
             f"{flag}: id 0 of the container is not mapped, and a container is set up by its root", f"add {flag} 0:FROM"
         )
-    return [piece for line in found for piece in _within(line, host)]
+    return idmaps.within(found, host)
 
 
 def entries_of(texts: list[str], host: list[IdRange], kind: str, flag: str) -> tuple[list[IdRange], bool]:
@@ -87,17 +88,7 @@ def entries_of(texts: list[str], host: list[IdRange], kind: str, flag: str) -> t
 def forced(automatic: list[IdRange], text: str, host: list[IdRange]) -> list[IdRange]:
     """*automatic* with the one mapping *text* in it, for auto's uidmapping= and gidmapping=."""
     entries, _ = entries_of([text], host, "", "--userns=auto")
-    return [piece for line in overlay(automatic, entries) for piece in _within(line, host)]
-
-
-def _within(line: IdRange, host: list[IdRange]) -> list[IdRange]:
-    """*line* in pieces, each inside of one range of *host*: the kernel takes no others (user_namespaces(7))."""
-    pieces: list[IdRange] = []
-    for first, _, count in host:
-        low, high = max(first, line[1]), min(first + count, line[1] + line[2])
-        if low < high:
-            pieces.append((line[0] + low - line[1], low, high - low))
-    return pieces
+    return overlay(automatic, entries)
 
 
 def _parse(text: str, host: list[IdRange], flag: str) -> tuple[str, bool, IdRange]:

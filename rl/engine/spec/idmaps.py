@@ -77,6 +77,17 @@ def parse(
     )
 
 
+def within(ranges: list[IdRange], host: list[IdRange]) -> list[IdRange]:
+    """*ranges* in pieces, each inside of one range of *host*: the kernel takes no others (user_namespaces(7))."""
+    pieces: list[IdRange] = []
+    for inside, outside, count in ranges:
+        for first, _, length in host:
+            low, high = max(first, outside), min(first + length, outside + count)
+            if low < high:
+                pieces.append((inside + low - outside, low, high - low))
+    return pieces
+
+
 def _forced(automatic: list[IdRange], text: str, limit: int) -> list[IdRange]:
     """*automatic* with the mapping of auto's uidmapping= or gidmapping= in it."""
     if not text:

@@ -19,7 +19,7 @@ _OWN_FIELDS = ("MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "CONTAINER_ID", "CONT
 
 
 def log_config(path: str, options: dict[str, Any], conf: dict[str, Any] | None = None) -> LogConfig:
-    """What *options* ask for, else *conf* (of rl.config.containersconf); *path* is where a file is, unless they name one.
+    """What *options* ask for, else *conf*, containers.conf; *path* is where a file is, unless they name one.
 
     Raises UsageError; UnsupportedError for journald where no journal runs.
     """

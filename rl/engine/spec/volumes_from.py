@@ -56,7 +56,8 @@ def _of_container(paths: Paths, text: str) -> list[MountSpec]:
     try:
         config = containers.read_config(paths, containers.find(paths, name))
     except NoSuchContainerError as error:
-        raise NoSuchContainerError(f'looking up container "{name}" for volumes-from: {error.message}', error.hint) from None
+        what = f'looking up container "{name}" for volumes-from: {error.message}'
+        raise NoSuchContainerError(what, error.hint) from None
     return [_lent(spec, words) for spec in config.get("mounts", [])]
 
 

@@ -7,7 +7,7 @@ import os
 from rl.engine.spec.values import is_name, pairs
 from rl.engine.volume import options as local
 from rl.engine.volume import records
-from rl.errors import ConflictError, RlError, UnsupportedError, UsageError
+from rl.errors import ConflictError, NotFoundError, RlError, UnsupportedError, UsageError
 from rl.runtime import userns
 
 TYPE_CHECKING = False
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from rl.config.model import VolumeRecord
     from rl.config.paths import Paths
     from rl.engine.context import Engine
-
-
-class _Taken(ConflictError):
-    """Somebody has the name."""
 
 
 def create(
@@ -62,7 +58,8 @@ def check_driver(driver: str) -> None:
         return
     if driver == "image":
         raise UnsupportedError(
-            "volume driver image is not available", "show an image's files in a container: --mount type=image,source=IMAGE,…"
+            "volume driver image is not available",
+            "show an image's files in a container: --mount type=image,source=IMAGE,destination=DIR",
         )
     raise UnsupportedError(
         f"volume driver {driver} is a plugin, and rl runs no volume plugins", "use the driver local, with --opt"
@@ -76,6 +73,11 @@ def make(paths: Paths, name: str, record: VolumeRecord, options: dict[str, str])
     for key, value in (("UID", found.uid), ("GID", found.gid)):
         if value >= 0:
             record[key] = value  # type: ignore[literal-required]
+    if options.get("type", "").lower() == "bind" and not os.path.isdir(found.device):
+        raise NotFoundError(
+            f"invalid volume option device for driver 'local': stat {found.device}: no such file or directory",
+            f"mkdir -p {found.device}",
+        )
     quota = (found.size or found.inodes) and not found.type
     if quota:
         from rl.engine.volume import quota as quotas
@@ -92,7 +94,7 @@ def make(paths: Paths, name: str, record: VolumeRecord, options: dict[str, str])
             except RlError as error:
                 raise RlError(
                     f"create volume {name}: give it to {owner[0]}:{owner[1]}: {error.message}",
-                    "the ids are those of the containers' user namespace: /etc/subuid and /etc/subgid say how many there are",
+                    "ids are those of the containers' user namespace: /etc/subuid and /etc/subgid tell how many",
                 ) from None
         if quota:
             quotas.limit(data, found.size, found.inodes)

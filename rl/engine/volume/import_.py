@@ -56,8 +56,8 @@ def _unpack(paths: Paths, name: str, record: VolumeRecord, fd: int, what: str) -
         fresh, _ = mounting.mount(paths, name, record)
         if fresh and options.type == "tmpfs":
             raise UnsupportedError(
-                f"import into volume {name}: it is a tmpfs that no running container has mounted, so the files would be gone "
-                "at once", "start a container that uses it first",
+                f"import into volume {name}: it is a tmpfs that no running container has mounted, so the files "
+                "would be gone at once", "start a container that uses it first",
             )
     lock = os.open(records.directory(paths, name), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""rl volume inspect: Podman's document of a volume (libpod's InspectVolumeData; there is no LockNumber: no lock numbers)."""
+"""rl volume inspect: Podman's document of a volume (libpod's InspectVolumeData, without numbers of locks)."""
 
 from __future__ import annotations
 

@@ -80,7 +80,8 @@ def _boolean(key: str, value: str) -> bool:
     if value.lower() in ("false", "0"):
         return False
     raise UsageError(
-        f'"{value}" is not a valid value for the "{key}" filter - must be true or false', f"use {key}=true or {key}=false"
+        f'"{value}" is not a valid value for the "{key}" filter - must be true or false',
+        f"use {key}=true or {key}=false",
     )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def mount(engine: Engine, name: str) -> str:
     """Mount the volume where it has a file system of its own, and return the directory with its files.
 
-    Only root may mount: for an ordinary user that is who is in `rl unshare`. Raises UnsupportedError, NoSuchVolumeError.
+    Only root may mount: an ordinary user is that in `rl unshare`. Raises UnsupportedError, NoSuchVolumeError.
     """
     if os.geteuid() != 0:
         raise UnsupportedError(

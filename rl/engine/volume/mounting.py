@@ -89,7 +89,7 @@ def is_mounted(pid: str, path: str) -> bool:
             points = [line.split(" ", 5)[4] for line in file]
     except OSError:
         return False
-    return any(point.encode().decode("unicode_escape") == wanted if "\\" in point else point == wanted for point in points)
+    return any((point.encode().decode("unicode_escape") if "\\" in point else point) == wanted for point in points)
 
 
 def _bind(name: str, options: local.Local, data: str) -> None:

@@ -81,7 +81,7 @@ def _read_o(found: Local, text: str) -> None:
 def _check(found: Local) -> None:
     if found.type not in _TYPES:
         raise UnsupportedError(
-            f"volume options: a file system of type {found.type} can only be mounted with root's privileges on the host",
+            f"volume options: a file system of type {found.type} needs root's privileges on the host to be mounted",
             "have it mounted there, and use that directory: -o type=none -o device=/path -o o=bind",
         )
     bind = "bind" in found.flags or "rbind" in found.flags
@@ -93,7 +93,8 @@ def _check(found: Local) -> None:
                 else "volume options: a bind mount needs the directory it shows", "add -o device=/path/on/host",
             )
         if found.size or found.inodes:
-            raise UnsupportedError("volume options: size and inodes cannot limit a directory of the host", "leave them out")
+            what = "volume options: size and inodes cannot limit a directory of the host"
+            raise UnsupportedError(what, "leave them out")
     elif not found.type and (found.device or found.flags):
         what = f"device={found.device}" if found.device else f"o={','.join(found.flags)}"
         raise UsageError(

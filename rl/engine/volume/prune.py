@@ -26,7 +26,8 @@ def prune(engine: Engine, filters: list[str] | None = None) -> tuple[list[tuple[
     from rl.engine.ps import written
 
     names = unused(engine, filters)
-    sizes = userns.call(engine.paths.run, written, [records.data(engine.paths, name) for name in names]) if names else []
+    data = [records.data(engine.paths, name) for name in names]
+    sizes = userns.call(engine.paths.run, written, data) if names else []
     removed: list[tuple[str, int]] = []
     errors: list[RlError] = []
     for name, size in zip(names, sizes, strict=True):

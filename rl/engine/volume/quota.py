@@ -24,8 +24,8 @@ def check(paths: Paths) -> None:
     if userns.wanted_maps().mode != "root":
         raise UnsupportedError(
             f"{_WHAT}: the kernel lets only root of the host set a project quota (quotactl(2))",
-            "limit a file system in memory with -o type=tmpfs -o o=size=…, or have root make one of that size and use it "
-            "with -o type=none -o device=/path -o o=bind",
+            "limit a file system in memory with -o type=tmpfs -o o=size=…, or have root make one of that size and use "
+            "it with -o type=none -o device=/path -o o=bind",
         )
     directory = os.open(paths.volumes, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -35,7 +35,7 @@ def check(paths: Paths) -> None:
             raise UnsupportedError(f"{_WHAT}: quotactl_fd(2) needs Linux 5.14", "use a newer kernel") from None
         raise UnsupportedError(
             f"{_WHAT}. Filesystem does not support Project Quota: {error.strerror}",
-            f"mount the file system of {paths.volumes} with the option prjquota (XFS, or ext4 made with -O quota,project)",
+            f"mount the file system of {paths.volumes} with the option prjquota (XFS, or ext4 with -O quota,project)",
         ) from None
     finally:
         os.close(directory)

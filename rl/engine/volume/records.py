@@ -68,7 +68,8 @@ def find(paths: Paths, text: str) -> str:
         return found[0]
     if found:
         raise AmbiguousNameError(
-            f'more than one result for volume name "{text}": volume already exists', "give more of the name, or all of it"
+            f'more than one result for volume name "{text}": volume already exists',
+            "give more of the name, or all of it",
         )
     raise NoSuchVolumeError(f'no volume with name "{text}" found: no such volume', _LIST)
 

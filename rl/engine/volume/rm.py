@@ -50,10 +50,11 @@ def remove(paths: Paths, name: str) -> None:
     if users:
         raise VolumeInUseError(
             f"volume {name} is being used by the following container(s): {', '.join(users)}: volume is being used",
-            f"remove the container first: rl rm {' '.join(user[:12] for user in users)}; or both: rl volume rm --force {name}",
+            f"remove that first: rl rm {' '.join(user[:12] for user in users)}; or both: rl volume rm --force {name}",
         )
     if not trash.discard(paths, records.directory(paths, name)):
-        raise NoSuchVolumeError(f'no volume with name "{name}" found: no such volume', "`rl volume ls` lists all volumes")
+        what = f'no volume with name "{name}" found: no such volume'
+        raise NoSuchVolumeError(what, "`rl volume ls` lists all volumes")
     _tell(paths, name)
 
 
@@ -81,7 +82,7 @@ def forget_anonymous(paths: Paths, config: ContainerConfig) -> None:
         name = spec.get("source", "")
         if not spec.get("anonymous") or not records.exists(paths, name):
             continue
-        if records.has_mark(paths, name, records.SHARED) and set(records.users_of(paths, name)) - {config.get("id", "")}:
+        if records.has_mark(paths, name, records.SHARED) and set(records.users_of(paths, name)) - {config.get("id")}:
             continue
         if trash.discard(paths, records.directory(paths, name)):
             _tell(paths, name)

@@ -9,7 +9,7 @@ import pytest
 
 from rl.engine import identity
 from rl.engine.oci import Context
-from rl.engine.spec import environment, explicitmaps, security, systemd
+from rl.engine.spec import accounts, environment, explicitmaps, idmaps, security, systemd
 from rl.errors import UnsupportedError, UsageError
 from rl.runtime.userns import IdMaps
 
@@ -54,6 +54,13 @@ def test_map_refused(texts: list[str], says: str) -> None:
     with pytest.raises((UsageError, UnsupportedError), match=says) as caught:
         explicitmaps.build(texts, HOST, "u", "--uidmap")
     assert caught.value.hint or "range" in says or "number" in says
+
+
+def test_no_line_crosses_a_range_of_the_host() -> None:
+    """With two ranges in /etc/subuid, every --userns would end in EPERM otherwise."""
+    host = [(0, 1000, 1), (1, 100000, 10), (11, 300000, 10)]
+    assert idmaps.within([(0, 1, 15), (15, 0, 1), (16, 17, 4)], host) == [(0, 1, 10), (10, 11, 5), (15, 0, 1), (16, 17, 4)]
+    assert idmaps.within([], host) == []
 
 
 def test_one_map_for_both_kinds() -> None:
@@ -191,4 +198,4 @@ def test_keep_id_has_the_name_of_the_caller(root: Path) -> None:
 )
 def test_flags_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        identity.check(options)
+        accounts.check(options)

@@ -1,0 +1,96 @@
+"""rl image prune: remove images that nothing uses, and what only they used."""
+
+from __future__ import annotations
+
+import os
+
+from rl.engine import rmi
+from rl.engine.collect import collect
+from rl.engine.disk_usage import image_sizes
+from rl.engine.images import images
+from rl.errors import ConflictError, NoSuchImageError, RlError, UsageError
+from rl.image.content import records_lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rl.config.model import ImageRecord
+    from rl.engine.context import Engine
+
+#: What --filter takes (podman-image-prune(1)), of the filters of `rl images`.
+FILTERS = ("label", "label!", "until")
+
+
+class Pruned:
+    """``ids`` of the images removed, ``freed`` bytes of layers and blobs."""
+
+    __slots__ = ("errors", "freed", "ids")
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.errors: list[RlError] = []
+        self.freed = 0
+
+
+def check_filters(filters: list[str]) -> None:
+    """Raises UsageError for one that does not choose images to be pruned."""
+    for text in filters:
+        key, equals, _ = text.partition("=")
+        if not equals:
+            raise UsageError(f'invalid filter "{text}"', "write it as KEY=VALUE: --filter until=24h")
+        if key not in FILTERS:
+            raise UsageError(f'unsupported image filter "{key}"', f"known filters: {', '.join(FILTERS)}")
+
+
+def prune(
+    engine: Engine, *, all: bool = False, filters: list[str] | None = None, build_cache: bool = False
+) -> Pruned:
+    """Remove the images without a name that no image is built on; *all*: also those with names, unless a container
+    uses them. *build_cache*: what builds keep for ``--mount=type=cache``.
+
+    An image that comes into use meanwhile stays. While another process adds an image, the blobs and layers are freed by
+    that one when it has finished (rl.engine.collect).
+    """
+    check_filters(filters or [])
+    before = image_sizes(engine.paths)
+    pruned = Pruned()
+    gone: list[ImageRecord] = []
+    report = rmi.Report()
+    for _ in range(50):  # as Podman: a removed child makes its parent dangling
+        wanted = [image for image in images(engine, filters=filters, all=True) if all or image["Dangling"]]
+        count = len(report.deleted)
+        for image in wanted:
+            _remove(engine, image["Id"], report, gone)
+        if len(report.deleted) == count:
+            break
+    if gone:
+        collect(engine, gone)
+    left = image_sizes(engine.paths)
+    pruned.freed = sum(size for item, size in before.items() if item not in left)
+    pruned.ids, pruned.errors = report.deleted, report.errors
+    if build_cache:
+        pruned.freed += _drop_build_cache(engine)
+    return pruned
+
+
+def _remove(engine: Engine, image_id: str, report: rmi.Report, gone: list[ImageRecord]) -> None:
+    try:
+        with records_lock(engine.paths, exclusive=True):
+            rmi.remove_locked(engine.paths, image_id, report, gone)
+    except (ConflictError, NoSuchImageError):
+        return  # in use, or another is built on it; or somebody else removed it
+    except RlError as error:
+        report.errors.append(error)
+
+
+def _drop_build_cache(engine: Engine) -> int:
+    """Bytes freed in the build caches, $XDG_CACHE_HOME/rl/build, which may be deleted at any time."""
+    from rl.engine.ps import written
+    from rl.runtime import userns
+    from rl.storage import trash
+
+    directory = f"{engine.paths.cache}/build"
+    if not os.path.isdir(directory):
+        return 0
+    size: int = userns.call(engine.paths.run, written, [directory])[0]
+    userns.call(engine.paths.run, trash.remove_tree, directory)
+    return size
