@@ -222,6 +222,27 @@ def test_ps_shows_pods_sizes_and_json(box: Rl) -> None:
     assert box.ok("ps", "--ns", "--noheading").split()[2] == str(row["Pid"])
 
 
+#: Keys of the document that Podman 4.3 prints of a container, and that have no meaning here: its own annotations.
+PODMAN_KEYS = """
+AppArmorProfile Args BoundingCaps Config ConmonPidFile Created Dependencies Driver EffectiveCaps ExecIDs GraphDriver
+HostConfig HostnamePath HostsPath Id Image ImageDigest ImageName IsInfra IsService MountLabel Mounts Name Namespace
+NetworkSettings OCIConfigPath OCIRuntime Path PidFile Pod ProcessLabel ResolvConfPath RestartCount Rootfs SizeRootFs SizeRw
+State StaticDir
+""".split()
+
+
+def test_inspect_has_podmans_keys(box: Rl) -> None:
+    (document,) = json.loads(box.ok("container", "inspect", "--size", "over"))
+    assert set(PODMAN_KEYS) - set(document) == set()
+    state = document["State"]
+    assert (state["Status"], state["ExitCode"], state["Pid"], document["Config"]["Cmd"]) == (
+        "exited", 3, 0, ["sh", "-c", "echo hello; exit 3"],
+    )
+    box.ok("create", "--network=none", "--name", "caps", "--cap-add", "net_admin", "--user", "5", "busybox", "true")
+    assert box.ok("inspect", "--format", "{{.EffectiveCaps}}", "caps") == "[CAP_NET_ADMIN]"
+    box.ok("rm", "caps")
+
+
 def test_ps_watches(box: Rl) -> None:
     process = box.user.popen("rl", "ps", "--watch", "1", "--quiet", stdout=subprocess.PIPE)
     assert process.stdout
