@@ -68,7 +68,7 @@ def _remove(engine: Engine, name: str, remove: bool, remove_image: bool) -> RlEr
 
 
 def cleanup_session(engine: Engine, name: str, session: str) -> None:
-    """``--exec``: sessions clean up themselves, so only such are left that run. Raises StateError, NotFoundError."""
+    """``--exec``: a session cleans up itself, so there are only those that run. Raises StateError, NotFoundError."""
     container_id = containers.find(engine.paths, name)
     # asking who lives removes what a killed `rl exec` left
     if session in [each[0] for each in sessions.living(engine.paths.container_run(container_id))]:
