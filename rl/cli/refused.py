@@ -42,8 +42,9 @@ COMMANDS: dict[str, str] = {
 
 
 def command(name: str) -> str:
-    """Why rl has no command *name* (``container checkpoint``); "" for any other."""
-    return COMMANDS.get(name, "")
+    """Why rl has no command *name* (``container checkpoint``), or none of its group; "" for any other."""
+    words = name.split()
+    return next((COMMANDS[part] for n in range(len(words), 0, -1) if (part := " ".join(words[:n])) in COMMANDS), "")
 
 
 def flags(name: str) -> dict[str, str]:

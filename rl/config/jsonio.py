@@ -76,6 +76,8 @@ def read_json(path: str) -> Any:
         chunks = []
         while chunk := os.read(fd, 1 << 16):
             chunks.append(chunk)
+            if len(chunk) < 1 << 16:
+                break  # of a file that is only ever replaced, so this is its end
     finally:
         os.close(fd)
     return loads(b"".join(chunks).decode())

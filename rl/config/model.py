@@ -84,7 +84,7 @@ class EventLog(TypedDict):
 
     backend: str  # file | journald | none
     path: str
-    limit: int  # bytes of the file, after which another is begun
+    limit: int  # bytes of the file, after which another is begun; 0: none
 
 
 class Event(TypedDict, total=False):

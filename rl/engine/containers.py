@@ -329,12 +329,17 @@ def updated(paths: Paths, container_id: str) -> dict[str, Any]:
 
 def _is_state(state: ContainerState) -> bool:
     """Whether it has what the correction needs, of the right types."""
-    helpers = state.get("network", {}).get("helpers", []) if isinstance(state.get("network", {}), dict) else None
+    network = state.get("network", {})
+    helpers = network.get("helpers", []) if isinstance(network, dict) else None
     return (
         isinstance(state.get("status"), str)
-        and all(isinstance(state.get(key, 0), int) for key in ("pid", "pid_start", "exit_code"))
+        and isinstance(state.get("pid", 0), int)
+        and isinstance(state.get("pid_start", 0), int)
+        and isinstance(state.get("exit_code", 0), int)
         and isinstance(helpers, list)
-        and all(isinstance(item, list) and [type(number) for number in item] == [int, int] for item in helpers)
+        and (not helpers or all(
+            isinstance(item, list) and [type(number) for number in item] == [int, int] for item in helpers
+        ))
     )
 
 

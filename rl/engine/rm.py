@@ -12,6 +12,7 @@ import time as clock
 from rl.engine import containers, events, leftovers
 from rl.engine.dependencies import Dependents
 from rl.engine.prefork import forget_run_directory, take_lock
+from rl.engine.selection import monitored
 from rl.errors import ConflictError, CorruptRecordError, NoSuchContainerError, RlError, StateError
 from rl.runtime import userns
 from rl.storage import trash
@@ -52,7 +53,7 @@ def rm(
             for other in dependents.all_of(container_id):
                 shown.setdefault(other, other)
     if force:
-        _stop(engine, list(shown), time)
+        _stop(engine, set(monitored(paths)).intersection(shown), time)  # what goes wrong is told when it is removed
     for container_id in dependents.removal_order(list(shown)):
         name = shown[container_id]
         try:
@@ -70,7 +71,8 @@ def rm(
         results.append((name, None))
     trash.empty(paths)
     leftovers.sweep(paths)
-    return results
+    asked = {name: index for index, name in enumerate(names)}
+    return sorted(results, key=lambda result: asked.get(result[0], -1))
 
 
 def _find(paths: Paths, name: str, force: bool) -> str:
@@ -126,7 +128,9 @@ def _hold(engine: Engine, container_id: str, force: bool, time: int | None) -> i
                     "cannot be removed without force: container state improper",
                     f"`rl {verb} {container_id[:12]}` first, or use `rl rm --force`",
                 )
-            _stop(engine, [container_id], time)
+            for _, error in _stop(engine, {container_id}, time):
+                if error is not None:
+                    raise error
         try:
             return take_lock(engine.paths, container_id)
         except StateError:  # it is being started
@@ -146,18 +150,11 @@ def _end_monitor(paths: Paths, container_id: str) -> None:
             pass
 
 
-def _stop(engine: Engine, ids: list[str], time: int | None) -> None:
-    """Stop those that run, all at once; one with --rm removes itself meanwhile, which is fine.
-
-    Raises the error of the only one; of several each is told when it is removed.
-    """
-    from rl.engine.selection import monitored
+def _stop(engine: Engine, ids: set[str], time: int | None) -> list[tuple[str, RlError | None]]:
+    """Stop running containers, all at once; one with --rm removes itself meanwhile, which is fine."""
     from rl.engine.stop import stop
 
-    living = set(monitored(engine.paths)).intersection(ids)
-    for _, error in stop(engine, [each for each in ids if each in living], time=time, ignore=True, force=True):
-        if error is not None and len(ids) == 1:
-            raise error
+    return stop(engine, list(ids), time=time, ignore=True, force=True)
 
 
 def forget(paths: Paths, container_id: str, config: ContainerConfig, with_volumes: bool = False) -> None:

@@ -123,7 +123,7 @@ def _fill_once(
             trash.remove_contents(data)
         elif os.path.exists(used) and not fresh:
             return
-        elif os.listdir(data):
+        elif os.listdir(data) or os.statvfs(data).f_flag & os.ST_RDONLY:
             records.mark(paths, name, records.USED)  # it was filled otherwise: import, the host
             return
         records.mark(paths, name, records.FILLING)

@@ -16,6 +16,7 @@ Config = dict[str, Any]
 
 def apply(config: Config, changes: list[str]) -> None:
     """Change *config*, the ``config`` object of an image configuration. Raises UsageError naming the instruction."""
+    given: Any = None  # by a CMD among *changes*, which an ENTRYPOINT after it does not take away
     for change in changes:
         text = change.strip()
         length = next((i for i, character in enumerate(text) if not character.isalpha()), len(text))
@@ -33,6 +34,10 @@ def apply(config: Config, changes: list[str]) -> None:
         if not rest and keyword not in ("CMD", "ENTRYPOINT", "USER"):
             raise UsageError(f"--change {change!r}: {keyword} needs a value", f'for example: --change "{keyword} …"')
         handler(config, rest)
+        if keyword == "CMD":
+            given = config.get("Cmd")
+        elif keyword == "ENTRYPOINT" and given:
+            config["Cmd"] = given
 
 
 def _command(key: str) -> Callable[[Config, str], None]:

@@ -186,6 +186,16 @@ def stay_inside() -> None:
     _inside = True
 
 
+def is_entered() -> bool:
+    """Whether the command line itself was started in there: by `rl unshare`, which says so in the environment."""
+    return (
+        os.environ.get("_CONTAINERS_USERNS_CONFIGURED") == "done"
+        and os.environ.get("_CONTAINERS_ROOTLESS_UID", "0") != "0"
+        and os.getuid() == 0
+        and not ns.is_initial_user_namespace()
+    )
+
+
 def enter(run: str, lock_fd: int | None = None, meanwhile: Callable[[], object] | None = None) -> str:
     """Move this single-threaded process into the shared user namespace and a mount namespace of its own.
 
@@ -369,11 +379,11 @@ def _cannot_create(error: OSError) -> RlError:
     return UnsupportedError(what, "inside another container, run that one with --security-opt seccomp=unconfined")
 
 
-def call(run: str, function: Callable[..., Any], *arguments: Any) -> Any:
+def call(run: str, function: Callable[..., Any], *arguments: Any, entered: bool = False) -> Any:
     """The result of ``function(*arguments)``, run inside the shared namespace with its full id map.
 
-    A child process enters it (the caller stays outside), so changes to memory are lost; result and
-    errors cross as JSON: RlError arrives as what it was, anything else as RlError.
+    A child process enters it (the caller stays outside; *entered*: is in there), so changes to memory are lost; result
+    and errors cross as JSON: RlError arrives as what it was, anything else as RlError.
     """
     if _inside:
         return function(*arguments)
@@ -384,7 +394,7 @@ def call(run: str, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             os.close(read_end)
             try:
-                enter(run)
+                stay_inside() if entered else enter(run)
                 answer = {"result": function(*arguments)}
                 code = 0
             except BaseException as error:

@@ -73,7 +73,7 @@ class Applier:
             raise VerificationError(f"the layer has more than {self.max_entries} entries: refused as a bomb")
         try:
             directory, name = split(entry.name)
-            if self._whiteouts and (name.startswith(b".wh.") or b".wh..wh." in directory):
+            if self._is_mark(directory, name):
                 self._whiteout(directory, name)
                 return
             handler = self._handlers.get(entry.kind)
@@ -87,6 +87,10 @@ class Applier:
             handler(stream, entry, directory, name)
         except OSError as error:
             raise explain(entry, error) from None
+
+    def _is_mark(self, directory: bytes, name: bytes) -> bool:
+        """Whether the entry says something about layers below (layer.md, "Whiteouts")."""
+        return self._whiteouts and (name.startswith(b".wh.") or b".wh..wh." in directory)
 
     # ------------------------------------------------------------------ kinds of entries
 

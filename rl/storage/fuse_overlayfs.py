@@ -30,6 +30,7 @@ class FuseOverlayfs:
     """One fuse-overlayfs process per mount; it ends with the mount, or with the monitor."""
 
     name = "fuse-overlayfs"
+    lasting = False  # whether the process is to outlive us, with its mount
 
     def probe(self, paths: Paths) -> str:
         """The program and /dev/fuse, then a real mount."""
@@ -69,7 +70,7 @@ class FuseOverlayfs:
                     options.append(f"{name}=" + ":".join(str(number) for triple in ranges for number in triple))
             before = os.stat(target).st_dev
             argv = [program, "-f", "-o", ",".join(options), target]
-            pid = _spawn(argv, fds, errors_w)
+            pid = _spawn(argv, fds, errors_w, self.lasting)
         finally:
             os.close(errors_w)
             for fd in fds:
@@ -87,15 +88,18 @@ class FuseOverlayfs:
             _end(pid)
 
 
-def _spawn(argv: list[str], fds: list[int], errors: int) -> int:
+def _spawn(argv: list[str], fds: list[int], errors: int, lasting: bool) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     try:
-        process.prctl(process.PR_SET_PDEATHSIG, 9)
-        if os.getppid() != parent:
-            os._exit(1)
+        if lasting:
+            os.setsid()  # not ended by the terminal's signals either
+        else:
+            process.prctl(process.PR_SET_PDEATHSIG, 9)
+            if os.getppid() != parent:
+                os._exit(1)
         null = os.open("/dev/null", os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)

@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 _READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _RESOLVE = fs.RESOLVE_BENEATH | fs.RESOLVE_NO_SYMLINKS
 _STEP = 1 << 30
 _OPAQUE = "user.overlay.opaque"
 _OPAQUE_FILE = ".wh..wh..opq"
 _NO_REFLINK = frozenset((errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM))
 _IGNORED_XATTR = frozenset((errno.EOPNOTSUPP, errno.EPERM, errno.ENODATA, errno.EINVAL))
+_OWN_XATTR = ("user.overlay.", "user.fuseoverlayfs.", "user.rl.", "user.containers.")
+_GONE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE))
+_UNREADABLE = frozenset((errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV))
 
 
 def copy_tree(source: str | int, target: str | int) -> None:
@@ -46,16 +50,24 @@ class Copier:
 
     *owner* changes owners; *apply_whiteouts* makes marks of overlayfs take effect instead of copying them;
     *select* limits the copy to entries it accepts, with the directories that lead there.
+
+    For what people copy (`rl cp`): *foreign* leaves out marks of storage drivers, devices, sockets and what is mounted
+    below; *keep_kinds* refuses to put a directory in the place of another file, and the reverse; *lenient* leaves out
+    what vanishes or cannot be read.
     """
 
-    __slots__ = ("_links", "_reflink", "_times", "apply_whiteouts", "files", "namespace_root", "owner", "progress",
-                 "select")
+    __slots__ = ("_links", "_reflink", "_times", "apply_whiteouts", "files", "foreign", "keep_kinds", "lenient",
+                 "namespace_root", "owner", "progress", "select")
 
     def __init__(
         self, owner: Owner | None = None, *, apply_whiteouts: bool = False, select: Select | None = None,
-        namespace_root: int = 0, progress: Callable[[int], None] | None = None,
+        namespace_root: int = 0, progress: Callable[[int], None] | None = None, foreign: bool = False,
+        keep_kinds: bool = False, lenient: bool = False,
     ) -> None:
         self.owner = owner
+        self.foreign = foreign
+        self.keep_kinds = keep_kinds
+        self.lenient = lenient
         self.apply_whiteouts = apply_whiteouts
         self.select = select
         self.namespace_root = namespace_root  # whose root file capabilities are for
@@ -65,8 +77,11 @@ class Copier:
         self._links: dict[tuple[int, int], str] = {}
         self._times: list[tuple[str, int, int]] = []
 
-    def layer(self, source: str | int, target: str | int) -> None:
-        """Copy tree *source* over *target*, which is made if need be. Raises OSError."""
+    def layer(self, source: str | int, target: str | int, *, itself: bool = True) -> None:
+        """Copy tree *source* over *target*, which is made if need be; *itself*: its own owner, mode and times too.
+
+        Raises OSError.
+        """
         self._links.clear()
         self._times.clear()
         if isinstance(target, str):
@@ -77,19 +92,25 @@ class Copier:
         umask = os.umask(0)
         source_root, target_root = _open_root(source), _open_root(target)
         try:
-            self._walk(source_root, target_root)
+            self._walk(source_root, target_root, itself)
         finally:
             os.umask(umask)
             os.close(source_root)
             os.close(target_root)
 
-    def _walk(self, source_root: int, target_root: int) -> None:
+    def _walk(self, source_root: int, target_root: int, itself: bool) -> None:
         status = os.fstat(source_root)
-        self._directory(source_root, target_root, status, "")
+        if itself:
+            self._directory(source_root, target_root, status, "")
         stack = [""]
         while stack:
             path = stack.pop()
-            source = _open_at(source_root, path)
+            try:
+                source = _open_at(source_root, path, fs.RESOLVE_NO_XDEV if self.foreign else 0)
+            except OSError as error:
+                if self._may_skip(error) or (self.foreign and error.errno == errno.EXDEV):
+                    continue
+                raise
             try:
                 target = -1 if self.select else _open_at(target_root, path)
                 try:
@@ -118,7 +139,12 @@ class Copier:
         """Copy one entry; the path of a directory whose contents come next, else ""."""
         name = entry.name
         here = f"{path}/{name}" if path else name
-        status = entry.stat(follow_symlinks=False)
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            if self.lenient:
+                return ""
+            raise
         is_directory = stat.S_ISDIR(status.st_mode)
         if self.select:
             if not self.select(status):
@@ -165,6 +191,8 @@ class Copier:
             os.mkdir(name, 0o700, dir_fd=target)
         except FileExistsError:
             existing = os.stat(name, dir_fd=target, follow_symlinks=False)
+            if self.keep_kinds and not stat.S_ISDIR(existing.st_mode):
+                raise OSError(errno.ENOTDIR, "a directory cannot take the place of another file", path) from None
             if opaque or not stat.S_ISDIR(existing.st_mode):
                 remove_tree_at(name, target)
                 os.mkdir(name, 0o700, dir_fd=target)
@@ -203,8 +231,8 @@ class Copier:
         if status.st_nlink > 1:
             first = self._links.get(inode)
             if first is not None:
-                _replacing(lambda: os.link(first, name, src_dir_fd=target_root, dst_dir_fd=target,
-                                           follow_symlinks=False), name, target)
+                self._replacing(lambda: os.link(first, name, src_dir_fd=target_root, dst_dir_fd=target,
+                                                follow_symlinks=False), name, target)
                 return
             self._links[inode] = path
         if stat.S_ISREG(status.st_mode):
@@ -212,29 +240,66 @@ class Copier:
             return
         if stat.S_ISLNK(status.st_mode):
             link = os.readlink(name, dir_fd=source)
-            _replacing(lambda: os.symlink(link, name, dir_fd=target), name, target)
+            self._replacing(lambda: os.symlink(link, name, dir_fd=target), name, target)
+        elif self.foreign and not stat.S_ISFIFO(status.st_mode):
+            self._links.pop(inode, None)
+            return
         else:  # FIFO, socket, whiteout: what a user namespace can make
-            _replacing(lambda: os.mknod(name, status.st_mode, status.st_rdev, dir_fd=target), name, target)
+            self._replacing(lambda: os.mknod(name, status.st_mode, status.st_rdev, dir_fd=target), name, target)
         uid, gid = self._owner(status)
         os.chown(name, uid, gid, dir_fd=target, follow_symlinks=False)
         os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False)
 
     def _file(self, name: str, source: int, target: int, status: os.stat_result) -> None:
-        source_fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
         try:
-            target_fd: int = _replacing(lambda: os.open(name, _NEW_FILE, 0o600, dir_fd=target), name, target)
+            source_fd = os.open(name, _OLD_FILE, dir_fd=source)
+        except OSError as error:
+            if self._may_skip(error):
+                self._links.pop((status.st_dev, status.st_ino), None)
+                return
+            raise
+        try:
+            if not stat.S_ISREG(os.fstat(source_fd).st_mode):
+                return  # a container has put another file there, which might never end
+            target_fd = self._replacing(lambda: os.open(name, _NEW_FILE, 0o600, dir_fd=target), name, target)
             try:
-                self._data(source_fd, target_fd, status)
-                self._metadata(source_fd, target_fd, status)
-                os.utime(target_fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+                self.file(source_fd, target_fd, status)
             finally:
                 os.close(target_fd)
         finally:
             os.close(source_fd)
 
-    def _data(self, source: int, target: int, status: os.stat_result) -> None:
+    def file(self, source: int, target: int, status: os.stat_result) -> None:
+        """Data and metadata of one regular file, by descriptors, to one that is empty."""
+        self.data(source, target, status)
+        self._metadata(source, target, status)
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def _may_skip(self, error: OSError) -> bool:
+        return self.lenient and (error.errno in _GONE or error.errno in _UNREADABLE)
+
+    def _replacing(self, make: Callable[[], object], name: str, target: int) -> int:
+        """The result of *make*, after removing what stands in its way."""
+        try:
+            return make()  # type: ignore[return-value]
+        except FileExistsError:
+            if self.keep_kinds:
+                try:
+                    os.unlink(name, dir_fd=target)
+                except IsADirectoryError:
+                    what = "a file cannot take the place of a directory"
+                    raise OSError(errno.EISDIR, what, name) from None
+            else:
+                remove_tree_at(name, target)
+            return make()  # type: ignore[return-value]
+
+    def data(self, source: int, target: int, status: os.stat_result) -> None:
+        """The contents of a regular file, holes and all, to an empty one."""
         size = status.st_size
         if not size:
+            if self.lenient:  # files of procfs and sysfs say nothing of their size
+                while piece := os.read(source, 1 << 16):
+                    os.write(target, piece)
             return
         if self._reflink:
             try:
@@ -272,7 +337,7 @@ class Copier:
         for name in os.listxattr(source):
             if name == "security.selinux" or (
                 name.startswith("user.overlay.") and (self.apply_whiteouts or self.select)
-            ):
+            ) or (self.foreign and name.startswith(_OWN_XATTR)):
                 continue
             copy_attribute(source, name, target, self.namespace_root)
 
@@ -313,17 +378,8 @@ def _open_root(where: str | int) -> int:
     return os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _open_at(root: int, path: str) -> int:
-    return fs.openat2(root, path or ".", os.O_RDONLY | os.O_DIRECTORY, 0, _RESOLVE)
-
-
-def _replacing(make: Callable[[], object], name: str, target: int) -> int:
-    """The result of *make*, after removing what stands in its way."""
-    try:
-        return make()  # type: ignore[return-value]
-    except FileExistsError:
-        remove_tree_at(name, target)
-        return make()  # type: ignore[return-value]
+def _open_at(root: int, path: str, resolve: int = 0) -> int:
+    return fs.openat2(root, path or ".", os.O_RDONLY | os.O_DIRECTORY, 0, _RESOLVE | resolve)
 
 
 def _is_opaque(name: str, source: int) -> bool:

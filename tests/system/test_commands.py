@@ -27,7 +27,7 @@ GOOD = [
     ("--entrypoint '[\"echo\",\"a\"]' busybox b", "a b"),
     ("--entrypoint echo busybox b", "b"),
     ("--hostname box busybox sh -c 'hostname; cat /etc/hostname'", "box\nbox"),
-    ("-u 1234:99 busybox id", "uid=1234 gid=99 groups=99"),
+    ("-u 1234:99 busybox id", "uid=1234(1234) gid=99(99) groups=99(99)"),
     ("-u 1234:99 --group-add 5,6 busybox id -G", "99 5 6"),
     ("--userns keep-id busybox sh -c 'test $(id -u) != 0 && test $(id -un) = $(id -gn) && echo same'", "same"),
     ("--userns nomap busybox sh -c 'awk \"{print \\$2}\" /proc/self/uid_map'", "1"),

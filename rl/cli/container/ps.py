@@ -46,6 +46,10 @@ _NAMESPACE_COLUMNS = (
     ("MNT", "MNT"), ("NET", "NET"), ("PIDNS", "PIDNS"), ("USERNS", "USERNS"), ("UTS", "UTS"),
 )
 _POD_COLUMNS = (("POD ID", "ShortPod"), ("PODNAME", "PodName"))
+_NAMESPACES = (
+    ("CGROUPNS", "Cgroup"), ("IPC", "Ipc"), ("MNT", "Mnt"), ("NET", "Net"), ("PIDNS", "Pidns"), ("USERNS", "User"),
+    ("UTS", "Uts"),
+)
 _NAMESPACE_FIELDS = ("Namespaces", ".CGROUPNS", ".IPC", ".MNT", ".NET}", ".NET ", ".PIDNS", ".USERNS", ".UTS")
 
 
@@ -82,7 +86,8 @@ def _show(engine: Engine, options: dict[str, Any]) -> int:
     if options.get("quiet") and not text:
         output.write("".join([(row["Id"] if full else row["Id"][:12]) + "\n" for row in found]))
         return 0
-    rows = [_display(row, full) for row in found] if text != "json" else []
+    make = _display if namespaces or text not in ("", "table") else _cells
+    rows = [make(row, full) for row in found] if text != "json" else []
     wanted: output.Columns = _COLUMNS
     if namespaces:
         wanted = _NAMESPACE_COLUMNS
@@ -95,30 +100,30 @@ def _show(engine: Engine, options: dict[str, Any]) -> int:
     return 0
 
 
+def _cells(row: dict[str, Any], full: bool) -> dict[str, Any]:
+    """What the default table shows: text where the JSON has lists."""
+    command = " ".join(row["Command"] or [])
+    if not full and len(command) > 20:
+        command = command[:17] + "..."
+    return {
+        "ID": row["Id"] if full else row["Id"][:12], "Image": row["Image"], "Command": command,
+        "CreatedHuman": row["CreatedAt"], "Status": row["Status"], "Ports": _ports(row["Ports"]),
+        "Names": ",".join(row["Names"]), "PodName": row["PodName"], "ShortPod": row["Pod"] if full else row["Pod"][:12],
+        "Size": _size(row["Size"]),
+    }  # fmt: skip
+
+
 def _display(row: dict[str, Any], full: bool) -> dict[str, Any]:
-    """The fields of Podman's templates: text where the JSON has lists."""
+    """The fields of Podman's templates."""
     from rl.engine.times import go_time
 
-    command = " ".join(row["Command"] or [])
-    image, container_id = row["Image"], row["Id"]
-    if not full:
-        container_id = container_id[:12]
-        if len(command) > 20:
-            command = command[:17] + "..."
-    shown = dict(row)
-    shown.update(
-        ID=container_id, Image=image, Command=command, CreatedHuman=row["CreatedAt"], RunningFor=row["CreatedAt"],
-        Names=",".join(row["Names"]), Ports=_ports(row["Ports"]), Networks=",".join(row["Networks"]),
-        Mounts=",".join(row["Mounts"]), Labels=row["Labels"] or {}, Size=_size(row["Size"]),
-        Created=lambda: go_time(_rfc(row["Created"])), CreatedAt=lambda: go_time(_rfc(row["Created"])),
-        ShortPod=row["Pod"] if full else row["Pod"][:12],
-        Label=lambda name="": (row["Labels"] or {}).get(name, ""),
-    )
     namespaces = row["Namespaces"]
-    for field, key in (("CGROUPNS", "Cgroup"), ("IPC", "Ipc"), ("MNT", "Mnt"), ("NET", "Net"), ("PIDNS", "Pidns"),
-                       ("USERNS", "User"), ("UTS", "Uts")):
-        shown[field] = namespaces.get(key, "")
-    return shown
+    return {
+        **row, **_cells(row, full), **{field: namespaces.get(key, "") for field, key in _NAMESPACES},
+        "RunningFor": row["CreatedAt"], "Networks": ",".join(row["Networks"]), "Mounts": ",".join(row["Mounts"]),
+        "Labels": row["Labels"] or {}, "Label": lambda name="": (row["Labels"] or {}).get(name, ""),
+        "Created": lambda: go_time(_rfc(row["Created"])), "CreatedAt": lambda: go_time(_rfc(row["Created"])),
+    }  # fmt: skip
 
 
 def _rfc(seconds: int) -> str:

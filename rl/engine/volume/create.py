@@ -7,7 +7,7 @@ import os
 from rl.engine.spec.values import is_name, pairs
 from rl.engine.volume import options as local
 from rl.engine.volume import records
-from rl.errors import ConflictError, RlError, UnsupportedError, UsageError
+from rl.errors import ConflictError, NotFoundError, RlError, UnsupportedError, UsageError
 from rl.runtime import userns
 
 TYPE_CHECKING = False
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from rl.config.model import VolumeRecord
     from rl.config.paths import Paths
     from rl.engine.context import Engine
-
-
-class _Taken(ConflictError):
-    """Somebody has the name."""
 
 
 def create(
@@ -77,6 +73,11 @@ def make(paths: Paths, name: str, record: VolumeRecord, options: dict[str, str])
     for key, value in (("UID", found.uid), ("GID", found.gid)):
         if value >= 0:
             record[key] = value  # type: ignore[literal-required]
+    if options.get("type", "").lower() == "bind" and not os.path.isdir(found.device):
+        raise NotFoundError(
+            f"invalid volume option device for driver 'local': stat {found.device}: no such file or directory",
+            f"mkdir -p {found.device}",
+        )
     quota = (found.size or found.inodes) and not found.type
     if quota:
         from rl.engine.volume import quota as quotas

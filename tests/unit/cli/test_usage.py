@@ -48,7 +48,7 @@ ERRORS = [
     ("ps x", "Error: `rl ps` takes no arguments"),
     ("ps -qs", "Error: quiet conflicts with size and namespace"),
     ("ps --filter nonsense=1", "Error: nonsense is an invalid filter"),
-    ("ps --filter status=happy", "Error: happy is not a valid status"),
+    ("ps --filter status=happy", "Error: unknown container state: happy: invalid argument"),
     ("ps --sort colour", 'Choose from: "command, created'),
     ("inspect nosuch", 'Error: no such object: "nosuch"'),
     ("container inspect nosuch", 'no container with name or ID "nosuch" found'),

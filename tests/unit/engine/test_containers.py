@@ -111,7 +111,7 @@ def test_good_names(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "_a", "-a", ".a", "a b", "a/b", "é", "a\n", "x" * 256])
 def test_bad_names(name: str) -> None:
-    with pytest.raises(UsageError, match="not valid"):
+    with pytest.raises(UsageError, match="names must match"):
         containers.check_name(name)
 
 

@@ -16,9 +16,10 @@ from rl.config.paths import Paths
 from rl.engine.context import Engine
 from rl.engine.inspect import inspect
 from rl.engine.ps import ps
-from rl.engine.selection import latest
+from rl.engine.selection import chosen, latest
 from rl.engine.top import parse_descriptors, top
 from rl.errors import NoSuchContainerError, StateError, UsageError
+from rl.image import store
 from rl.kernel import process
 
 Make = Callable[..., str]
@@ -81,7 +82,10 @@ EXITED = {"status": "exited", "started": "2026-01-02T03:04:06Z", "finished": "20
 
 @pytest.fixture
 def three(make: Make, sleeper: int) -> None:
-    make("one", created="2026-01-01T00:00:00Z", labels={"tier": "web", "empty": ""})
+    make(
+        "one", created="2026-01-01T00:00:00Z", labels={"tier": "web", "empty": ""}, annotations={"a": "1"},
+        restart={"policy": "always", "retries": 0},
+    )
     make(
         "two",
         EXITED,
@@ -89,12 +93,16 @@ def three(make: Make, sleeper: int) -> None:
         image="localhost/app:latest",
         image_id="cd" * 32,
         mounts=[{"type": "volume", "source": "data", "destination": "/data", "options": []}],
+        pod="e" * 64, pod_name="pod",
     )
     make(
         "three",
         {"status": "running", "pid": sleeper, "started": "2026-01-03T00:00:01Z", "network": {"mode": "pasta"}},
         created="2026-01-03T00:00:00Z",
         labels={"tier": "db"},
+        restart={"policy": "unless-stopped", "retries": 0},
+        network={"mode": "container:" + (b"one".hex() + "0" * 64)[:64]},
+        command=["sleep", "5"], arguments=[],
     )
 
 
@@ -118,7 +126,7 @@ def names(rows: list[dict[str, Any]]) -> str:
         (["label=tier=*"], "one three"),
         (["label!=tier"], "two"),
         (["label=tier", "label=empty"], "one"),
-        (["ancestor=nginx"], "one three"),
+        (["ancestor=^docker.*nginx"], "one three"),
         (["ancestor=nginx:1.2"], "one three"),
         (["ancestor=nginx:9"], ""),
         (["ancestor=cdcdcd"], "two"),
@@ -130,6 +138,32 @@ def names(rows: list[dict[str, Any]]) -> str:
         (["until=2026-01-02T12:00:00Z"], "one two"),
         (["name=one", "status=exited"], ""),
         (["id=" + b"two".hex()], "two"),
+        (["id=^" + b"two".hex()], "two"),
+        (["id=f" * 30], ""),
+        (["name=/one"], "one"),
+        (["label!=tier=db"], "one two"),
+        (["label!=tier=db", "label!=tier=web"], "two"),
+        (["annotation=a"], "one"),
+        (["annotation!=a=1"], "two three"),
+        (["before=two", "before=three"], "one"),
+        (["since=one", "since=three"], "two three"),
+        (["volume=data:/data"], "two"),
+        (["volume=data:/else"], ""),
+        (["ancestor=^docker.*nginx"], "one three"),
+        (["pod=pod"], "two"),
+        (["pod=eee"], "two"),
+        (["pod=none"], ""),
+        (["command=^nginx$"], "one two"),
+        (["command=sleep"], "three"),
+        (["network=container:one"], "three"),
+        (["network=container:nobody"], ""),
+        (["restart-policy=always"], "one"),
+        (["restart-policy=no"], "two"),
+        (["restart-policy=none", "restart-policy=unless-stopped"], "two three"),
+        (["should-start-on-boot=true"], "one three"),
+        (["health=none"], "one two three"),
+        (["health=healthy"], ""),
+        (["status=stopped"], "two"),
     ],
     ids=str,
 )
@@ -138,11 +172,55 @@ def test_filters(engine: Engine, three: None, filters: list[str], found: str) ->
 
 
 @pytest.mark.parametrize(
-    "text", ["nonsense=1", "status", "status=happy", "exited=many", "until=whenever", "name=(", "=x"]
+    ("text", "message"),
+    [
+        ("nonsense=1", "nonsense is an invalid filter"),
+        ("status", 'invalid filter "status"'),
+        ("status=happy", "unknown container state: happy: invalid argument"),
+        ("exited=many", 'exited code out of range: "many" is not a number'),
+        ("until=whenever", 'failed to parse value as time or duration: "whenever"'),
+        ("name=(", "filter '(' is not a regular expression: missing ), unterminated subpattern at position 0"),
+        ("=x", " is an invalid filter"),
+        ("restart-policy=often", "often invalid restart policy"),
+        ("health=fine", "fine is not a health status"),
+        ("should-start-on-boot=perhaps", "filter should-start-on-boot: 'perhaps' is neither true nor false"),
+    ],
 )
-def test_bad_filters(engine: Engine, text: str) -> None:
-    with pytest.raises(UsageError):
+def test_bad_filters(engine: Engine, text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
         ps(engine, filters=[text])
+    assert (caught.value.message, bool(caught.value.hint)) == (message, text != "name=(" and "perhaps" not in text)
+
+
+def test_filters_read_no_more_than_they_need(engine: Engine, three: None) -> None:
+    """`rl ps` looks at no record of a container that does not run, `--filter name=` at none that it does not fit."""
+    two = Path(engine.paths.container((b"two".hex() + "0" * 64)[:64]))
+    for file in ("config.json", "state.json"):
+        (two / file).write_text("nonsense")
+    warnings: list[str] = []
+    engine.warn = warnings.append
+    assert names(ps(engine)) == names(ps(engine, filters=["status=running"])) == "three"
+    assert names(ps(engine, all=True, filters=["name=one"])) == "one"
+    assert chosen(engine, ["id=" + b"one".hex()]) == [(b"one".hex() + "0" * 64)[:64]]
+    assert warnings == []
+    assert names(ps(engine, sync=True)) == "three" and "container two" in warnings[0]
+
+
+def test_ancestors_are_images_that_others_were_built_on(
+    engine: Engine, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("one", layers=["base", "app"])
+    layers = {"base": ["base"], "app": ["base", "app"], "empty": []}
+    monkeypatch.setattr(store, "find", lambda paths, name: {"layers": layers[name]})
+    assert [names(ps(engine, all=True, filters=[f"ancestor={name}"])) for name in layers] == ["one", "", ""]
+
+
+def test_a_health_filter_reads_what_the_last_probe_said(engine: Engine, make: Make) -> None:
+    for name, text in (("good", '{"status": "healthy", "failing_streak": 0, "log": []}'), ("new", "")):
+        directory = engine.paths.container(make(name, health={"test": ["CMD", "true"]}))
+        if text:
+            Path(directory, "health.json").write_text(text)
+    assert [names(ps(engine, all=True, filters=[f"health={each}"])) for each in ("healthy", "starting")] == ["good", "new"]
 
 
 def test_which_are_shown(engine: Engine, three: None) -> None:
@@ -168,7 +246,7 @@ def test_a_row(engine: Engine, three: None, sleeper: int) -> None:
     assert two["Status"].startswith("Exited (7) ") and two["Status"].endswith(" ago")
     assert (two["Exited"], two["ExitCode"], two["ExitedAt"], two["Mounts"]) == (True, 7, 1767323106, ["/data"])
     assert three_["Status"].startswith("Up ") and three_["Pid"] == sleeper and three_["Networks"] == ["pasta"]
-    assert three_["Namespaces"]["Pidns"].isdigit() and three_["Command"] == ["nginx"]
+    assert three_["Namespaces"]["Pidns"].isdigit() and three_["Command"] == []
     assert all(row["Size"] == {"rootFsSize": 0, "rwSize": 0} for row in (one, two, three_))
 
 

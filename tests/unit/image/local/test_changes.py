@@ -44,8 +44,10 @@ def test_an_entry_point_drops_the_arguments_for_the_old_one() -> None:
     config: dict[str, Any] = {"Cmd": ["x"]}
     apply(config, ['ENTRYPOINT ["/init"]'])
     assert config == {"Entrypoint": ["/init"]}
-    apply(config, ['CMD ["y"]', "ENTRYPOINT"])
+    apply(config, ["ENTRYPOINT"])
     assert config == {}
+    apply(config, ['CMD ["y"]', 'ENTRYPOINT ["/init"]'])  # of the same list: they belong together
+    assert config == {"Entrypoint": ["/init"], "Cmd": ["y"]}
 
 
 @pytest.mark.parametrize(

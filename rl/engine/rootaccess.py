@@ -1,0 +1,231 @@
+"""The root file system of a container as a descriptor, whether it runs or not, for cp, export, commit and mount.
+
+:func:`inside` runs a function where the files can be reached: in a child in the shared user namespace, with a mount
+namespace of its own, so that nothing it mounts outlives it. There :func:`open_root` gives the root:
+
+- of a running container what the container itself sees, through /proc/PID/root of its init, or, ``plain``, the root
+  file system alone, through its monitor, in whose mount namespace nothing lies above it;
+- of another one its layers, mounted by its storage driver under the container's lock, so that no start comes between;
+  volumes and bind mounts from the record above them, unless ``plain``.
+
+Paths in there are for :func:`rl.runtime.rootpath.resolve` only: a symbolic link of the container leads nowhere else
+(CVE-2018-15664, CVE-2019-14271).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from rl.engine import containers, rootfs, volumes
+from rl.engine.prefork import forget_run_directory, take_lock
+from rl.errors import RlError, StateError
+from rl.kernel import mount as m
+from rl.kernel import namespaces as ns
+from rl.kernel import proc
+from rl.runtime import rootpath, userns
+from rl.storage import driver as storage
+from rl.storage.fuse_overlayfs import FuseOverlayfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from rl.config.model import ContainerConfig, ContainerState, IdRange
+    from rl.config.paths import Paths
+    from rl.storage.driver import Driver
+
+_PATIENCE = 30.0  # seconds for a container that is being started, removed or copied from
+_ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Root:
+    """``fd``: the root directory, O_PATH. ``running``: whether processes of the container may change it meanwhile."""
+
+    __slots__ = ("config", "fd", "running", "state")
+
+    def __init__(self, fd: int, config: ContainerConfig, state: ContainerState, running: bool) -> None:
+        self.fd = fd
+        self.config = config
+        self.state = state
+        self.running = running
+
+
+def inside(paths: Paths, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of ``function(*arguments)``, in a child that may mount and sees every owner. See ``userns.call``."""
+    if not userns.is_entered():
+        return userns.call(paths.run, function, *arguments)
+    return userns.call(paths.run, _alone, function, *arguments, entered=True)
+
+
+def _alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    ns.unshare(ns.CLONE_NEWNS)
+    m.mount(None, "/", None, m.MS_REC | m.MS_SLAVE)
+    return function(*arguments)
+
+
+@contextmanager
+def open_root(paths: Paths, container_id: str, *, plain: bool = False) -> Iterator[Root]:
+    """The root of the container; to be called by a function that :func:`inside` runs.
+
+    Raises StateError for a container that is being started or removed for more than 30 s, RlError, OSError.
+    """
+    config = containers.read_config(paths, container_id)
+    with ExitStack() as stack:
+        lock, state = hold(paths, container_id)
+        if lock < 0:
+            fd = _of_monitor(paths, config, state) if plain else _of_init(config, state)
+        else:
+            stack.callback(_release, paths, container_id, lock)
+            path = mount_stopped(paths, config, state, stack)
+            if not plain:
+                _mount_volumes(paths, config, path)
+            fd = os.open(path, _ROOT)
+        stack.callback(os.close, fd)
+        yield Root(fd, config, state, lock < 0)
+
+
+def hold(paths: Paths, container_id: str) -> tuple[int, ContainerState]:
+    """(the container's lock, held; its state). The lock is -1 for one that runs: its monitor has it."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        state = containers.read_state(paths, container_id)
+        if state.get("status") in containers.LIVE:
+            return -1, state
+        try:
+            lock = take_lock(paths, container_id)
+        except StateError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+            continue
+        try:
+            state = containers.read_state(paths, container_id)
+        except RlError:
+            os.close(lock)
+            raise
+        if state.get("status") not in containers.LIVE:
+            return lock, state
+        os.close(lock)
+
+
+def _release(paths: Paths, container_id: str, lock: int) -> None:
+    forget_run_directory(paths, container_id)
+    os.close(lock)
+
+
+def _of_init(config: ContainerConfig, state: ContainerState) -> int:
+    """What the container sees. By a descriptor of /proc/PID: it is this process for ever, whoever gets the pid next."""
+    directory = os.open(f"/proc/{state['pid']}", _ROOT)
+    try:
+        if proc.start_time(state["pid"]) != state["pid_start"]:
+            raise ProcessLookupError
+        return os.open("root", _ROOT, dir_fd=directory)
+    except ProcessLookupError:
+        raise StateError(f"container {config['name']} has ended this moment", "try again") from None
+    finally:
+        os.close(directory)
+
+
+def _of_monitor(paths: Paths, config: ContainerConfig, state: ContainerState) -> int:
+    return os.open(config["rootfs"] or monitors_view(paths, config["id"]), _ROOT)
+
+
+def monitors_view(paths: Paths, container_id: str) -> str:
+    """The path of a running container's root file system by way of its monitor, which has it mounted."""
+    pid = userns.monitor_pid(f"{paths.container_run(container_id)}/lock")
+    if pid <= 0:
+        raise StateError(f"container {container_id[:12]} has ended this moment", "try again")
+    return f"/proc/{pid}/root{paths.container(container_id)}/rootfs"
+
+
+def mount_stopped(
+    paths: Paths, config: ContainerConfig, state: ContainerState, stack: ExitStack | None, *, lasting: bool = False
+) -> str:
+    """Mount the layers of a container whose lock the caller holds; where. *stack* unmounts it.
+
+    *lasting*: a helper program that serves the mount outlives this process.
+    """
+    if config["rootfs"]:
+        return config["rootfs"]
+    chosen = storage.choose(paths, state.get("driver") or config["driver"])
+    if lasting:
+        chosen = stays(chosen)
+    mounted = rootfs.mount(paths, chosen, config, userns.current_mode(), _quiet)
+    if stack is not None:
+        stack.callback(chosen.unmount, mounted)
+    if not state.get("driver"):
+        # What is written now is of this driver: the first start must take it too.
+        state["driver"] = chosen.name
+        containers.write_state(paths, config["id"], state)
+    return mounted["target"]
+
+
+def stays(chosen: Driver) -> Driver:
+    """*chosen*, with mounts that outlive this process: fuse-overlayfs is a process of its own."""
+    if isinstance(chosen, FuseOverlayfs):
+        chosen.lasting = True
+    return chosen
+
+
+def _quiet(text: str) -> None:
+    """Progress of long work: these verbs have nobody to tell it to."""
+
+
+def _root_of(ranges: list[IdRange]) -> int:
+    """The shared id of the container's id 0."""
+    return next((outside for inside, outside, _ in ranges if inside == 0), 0)
+
+
+def _mount_volumes(paths: Paths, config: ContainerConfig, path: str) -> None:
+    """Volumes and bind mounts where the container would see them; a source that is gone stays away."""
+    data = volumes.prepare(paths, config, path, (_root_of(config["uid_map"]), _root_of(config["gid_map"])))
+    root = os.open(path, _ROOT)
+    try:
+        for spec in sorted(config["mounts"], key=lambda spec: spec["destination"].count("/")):
+            source = data.get(spec["destination"], spec["source"] if spec["type"] == "bind" else "")
+            if source:
+                _bind(root, source, spec["destination"])
+    finally:
+        os.close(root)
+
+
+def _bind(root: int, source: str, destination: str) -> None:
+    try:
+        tree = m.open_tree(source, m.OPEN_TREE_CLONE | m.AT_RECURSIVE)
+    except OSError:
+        return
+    try:
+        ensure = rootpath.ensure_directory if os.path.isdir(source) else rootpath.ensure_file
+        target = ensure(root, destination)
+        try:
+            m.move_mount(tree, "", target)
+        finally:
+            os.close(target)
+    finally:
+        os.close(tree)
+
+
+# --------------------------------------------------------------------------- ids
+
+
+def to_shared(ranges: list[IdRange], inside_id: int) -> int:
+    """The shared namespace's id of the container's id; the same without a user namespace of its own."""
+    for first, outside, count in ranges:
+        if first <= inside_id < first + count:
+            return outside + inside_id - first
+    if ranges:
+        hint = "use --archive: files get its user's ids"
+        raise RlError(f"the container's user namespace has no id {inside_id}", hint)
+    return inside_id
+
+
+def to_container(ranges: list[IdRange], shared: int) -> int:
+    """The container's id of a shared one; the overflow id 65534 where it has none, as the kernel shows it."""
+    for first, outside, count in ranges:
+        if outside <= shared < outside + count:
+            return first + shared - outside
+    return 65534 if ranges else shared
