@@ -406,7 +406,11 @@ def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState
         "CpuRealtimeRuntime": 0,
         "CpusetCpus": cpu.get("cpus", ""),
         "CpusetMems": cpu.get("mems", ""),
-        "Devices": [_device(text) for text in config.get("devices", [])],
+        "Devices": [
+            *(_device(text) for text in config.get("devices", [])),
+            *({"PathOnHost": name, "PathInContainer": "", "CgroupPermissions": ""}
+              for name in config.get("cdi_devices", [])),
+        ],
         "DiskQuota": 0,
         "KernelMemory": 0,
         "MemoryReservation": memory.get("reservation", 0),
