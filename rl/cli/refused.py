@@ -24,7 +24,7 @@ _CREATE = {
     "--oom-kill-disable": "cgroup v2 has no such switch; --oom-score-adj tells the kernel whom to spare",
     "--pod": _PODS,
     "--pod-id-file": _PODS,
-    "--rdt-class": "Intel RDT classes are set in /sys/fs/resctrl, which only root may write",
+    "--rdt-class": "Intel RDT classes are set in /sys/fs/resctrl, which only root may write; ask the administrator",
     "--signature-policy": "signatures are checked as policy.json says; put it at ~/.config/containers/policy.json",
 }
 
