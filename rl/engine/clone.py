@@ -106,10 +106,10 @@ def _record(engine: Engine, config: ContainerConfig, name: str, original: Contai
     given = {"_original": original["id"]}  # whose copies of secrets it gets
     if name:
         containers.check_name(name)
-        config["name"] = name
+        config["name"] = config["options"]["name"] = name
         return creation.record(engine, config, given)
     for number in range(1000):
-        config["name"] = f"{original['name']}-clone{number or ''}"
+        config["name"] = config["options"]["name"] = f"{original['name']}-clone{number or ''}"
         try:
             return creation.record(engine, config, given)
         except ConflictError:
