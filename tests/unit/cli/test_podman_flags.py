@@ -11,10 +11,12 @@ import pytest
 from rl.cli import clicked, dispatch, refused, verbs
 from rl.errors import UnsupportedError
 
-COMMANDS = ["container create", "container run", "container update", "secret create", "secret inspect", "secret ls", "secret rm"]
+COMMANDS = ["container create", "container run", "container update", "secret create", "secret inspect", "secret ls", "secret rm",
+            "volume create", "volume export", "volume inspect", "volume ls", "volume prune", "volume rm", "image prune",
+            "system df", "system migrate", "system prune", "system reset"]
 
 #: Known flags of Podman that rl has not got yet: each leaves this list when it comes.
-TO_COME = {"--requires", "--volumes-from"}
+TO_COME = {"--requires"}
 
 
 def known_to_podman(command: str) -> set[str]:
