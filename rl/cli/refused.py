@@ -18,7 +18,6 @@ _CREATE = {
     "--decryption-key": "rl reads no encrypted image layers; decrypt it first: skopeo copy --decryption-key",
     "--device-cgroup-rule": "a container of rl runs in a user namespace, where nobody can make a device and no device "
     "filter can be set; --device gives it one of the host's",
-    "--gpus": "rl reads no CDI specifications; name the device nodes, such as --device /dev/dri",
     "--ip": f"{_NETWORKS}; --network=pasta:-a,ADDRESS sets the address of this container alone",
     "--ip6": f"{_NETWORKS}; --network=pasta:-a,ADDRESS sets the address of this container alone",
     "--network-alias": f"{_NETWORKS}; --add-host and --name give names that the container itself resolves",

@@ -291,12 +291,27 @@ def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]
         if not directory.startswith("/") or os.path.normpath(directory).strip("/") == "":
             raise UsageError(f"--chrootdirs: {directory!r} must be an absolute path in the container, and not /")
     config["shm_size"] = values.size(options.get("shm_size", "65536k"), "--shm-size")
-    config["devices"] = list(options.get("device", []))
+    _cdi_devices(engine, config, options)
     for item in config["devices"]:
         security.check_device(item)
     config["init"] = bool(options.get("init"))
     if config["init"]:
         config["options"]["init_path"] = _find_init(options)
+
+
+def _cdi_devices(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """--device and --gpus: nodes of the host, and devices that a specification of their vendor describes."""
+    given = options.get("device", [])
+    config["cdi_devices"] = []
+    config["devices"] = [item for item in given if item.startswith("/") or "=" not in item]
+    if len(config["devices"]) == len(given) and not options.get("gpus"):
+        return
+    from rl.engine.spec import cdi
+
+    config["devices"] = [item for item in given if not cdi.is_name(item)]
+    config["cdi_devices"] = [item for item in given if cdi.is_name(item)] + cdi.gpus(options.get("gpus", []))
+    config["cdi_directories"] = containersconf.load(engine.paths.run).get("engine.cdi_spec_dirs") or [*cdi.DIRECTORIES]
+    cdi.resolve(config["cdi_devices"], config["cdi_directories"])
 
 
 def _secrets(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
