@@ -11,7 +11,9 @@ import pytest
 from rl.cli import clicked, dispatch, refused, verbs
 from rl.errors import UnsupportedError
 
-COMMANDS = ["container create", "container run", "container update", "secret create", "secret inspect", "secret ls", "secret rm"]
+COMMANDS = ["container create", "container run", "container update", "secret create", "secret inspect", "secret ls", "secret rm",
+            "volume create", "volume export", "volume inspect", "volume ls", "volume prune", "volume rm", "image prune",
+            "system df", "system migrate", "system prune", "system reset"]
 
 
 def known_to_podman(command: str) -> set[str]:
