@@ -34,6 +34,7 @@ _CREATE = {
 
 #: command → flag → reason
 FLAGS: dict[str, dict[str, str]] = {
+    "container clone": {"--pod": _PODS},
     "container create": {**_CREATE, "--init-ctr": _PODS},
     "container run": _CREATE,
 }

@@ -108,7 +108,7 @@ WRONG = [
     ("container clone --force made x", 125, "cannot set --force without --destroy: invalid argument"),
     ("container clone --destroy made x", 125, "has dependent containers"),
     ("container clone --destroy run x", 125, "cannot be removed without force"),
-    ("container clone --pod p over x", 125, "no pod with name or ID p found: no such pod"),
+    ("container clone --pod p over x", 125, "--pod"),
     ("container clone -m odd over x", 125, "--memory"),
     ("container clone --cpu-rt-period 5 --cpu-rt-runtime 5 --memory-swappiness 5 over x", 125, "cgroup v2 has no such setting"),
     ("container clone --device-read-bps /dev/no:1m --device-read-iops /dev/no:1 --device-write-bps /dev/no:1m "
@@ -142,7 +142,8 @@ def test_wrong_lines(box: Rl) -> None:
         line, code, says = row
         done = box(*shlex.split(line))
         errors = [_ID.sub("ID", each) for each in done.stderr.splitlines() if "Error: " in each]
-        if done.returncode == code and any(says in each for each in errors) and "Traceback" not in done.stderr:
+        helped = "hint: " in done.stderr or "See 'rl " in done.stderr
+        if done.returncode == code and helped and any(says in each for each in errors) and "Traceback" not in done.stderr:
             return ""
         return f"rl {line}: {done.returncode}\n{done.stdout}{done.stderr}"
 
