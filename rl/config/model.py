@@ -209,6 +209,8 @@ class ContainerConfig(TypedDict, total=False):
     read_only_tmpfs: bool
     shm_size: int
     devices: list[str]
+    cdi_devices: list[str]  # VENDOR/CLASS=NAME, described in:
+    cdi_directories: list[str]
     cap_add: list[str]
     cap_drop: list[str]
     privileged: bool

@@ -24,7 +24,7 @@ from rl.errors import (
     UsageError,
 )
 from rl.kernel import proc
-from rl.runtime import sessions, userns
+from rl.runtime import userns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -446,6 +446,8 @@ def _end_of(paths: Paths, container_id: str, state: ContainerState) -> None:
         for pid, start in helpers:
             end_process(pid, start)
         _remove_cgroup(state.get("cgroup", ""))
+        from rl.runtime import sessions
+
         sessions.end_all(paths.container_run(container_id))
     state["status"] = "exited"
     state["pid"] = 0

@@ -126,7 +126,7 @@ def _is_object(event: Event, kind: str, value: str) -> bool:
 
 
 def _is_image(event: Event, value: str) -> bool:
-    """An image's event by its id or name, a short name means any registry; not those of its containers, as in Podman."""
+    """An image's event by its id or name, a short one means any registry; not those of its containers, as in Podman."""
     if event["Type"] != "image" or not value:
         return False
     last, name = value.rpartition("/")[2], event["Name"]

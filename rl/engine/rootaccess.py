@@ -24,7 +24,7 @@ from rl.engine.prefork import forget_run_directory, take_lock
 from rl.errors import RlError, StateError
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
-from rl.kernel import proc
+from rl.kernel import proc, process
 from rl.runtime import rootpath, userns
 from rl.storage import driver as storage
 from rl.storage.fuse_overlayfs import FuseOverlayfs
@@ -55,15 +55,21 @@ class Root:
 
 
 def inside(paths: Paths, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of ``function(*arguments)``, in a child that may mount and sees every owner. See ``userns.call``."""
-    if not userns.is_entered():
-        return userns.call(paths.run, function, *arguments)
-    return userns.call(paths.run, _alone, function, *arguments, entered=True)
+    """The result of ``function(*arguments)``, in a child that may mount and sees every owner. See ``userns.call``.
+
+    The child ends with this process: who kills a copy wants no more of it.
+    """
+    entered = userns.is_entered()
+    return userns.call(paths.run, _bound, os.getpid(), entered, function, *arguments, entered=entered)
 
 
-def _alone(function: Callable[..., Any], *arguments: Any) -> Any:
-    ns.unshare(ns.CLONE_NEWNS)
-    m.mount(None, "/", None, m.MS_REC | m.MS_SLAVE)
+def _bound(parent: int, entered: bool, function: Callable[..., Any], *arguments: Any) -> Any:
+    if entered:
+        ns.unshare(ns.CLONE_NEWNS)
+        m.mount(None, "/", None, m.MS_REC | m.MS_SLAVE)
+    process.prctl(process.PR_SET_PDEATHSIG, 9)  # after the change of credentials, which forgets it
+    if os.getppid() != parent:
+        os._exit(1)
     return function(*arguments)
 
 

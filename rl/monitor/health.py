@@ -180,7 +180,8 @@ class Checks:
         """Wait for the result of the probe at work."""
         health = self.health
         self._monitor.watch(health["fd"], select.POLLIN, self._on_result)
-        self._monitor.at(_LIMIT, health["limit"] - time.monotonic(), self._give_up)
+        left = health["limit"] - time.monotonic() if health["limit"] else GRACE
+        self._monitor.at(_LIMIT, left, self._give_up)
 
     def _give_up(self) -> None:
         """The probe hangs: its command ends with it, the end of the pipe says the rest."""
@@ -200,7 +201,7 @@ class Checks:
         self._monitor.cancel(_LIMIT)
         late = time.monotonic() >= health["limit"]
         self._set(fd=-1, pid=0)
-        if not data and health["limit"]:
+        if not data and health["limit"] and not is_paused(self._monitor.params):
             self._begin("the probe hung and was killed" if late else "the probe was killed")
             health["limit"] = 0.0  # once: where that fails too, the container gets no verdict
             return

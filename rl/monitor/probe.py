@@ -95,12 +95,12 @@ def run(params: Params, check: HealthCheck, pipe: int) -> tuple[int, str]:
 
     Ends early, with all of the command, when nobody reads *pipe* any more.
     """
-    deadline = time.monotonic() + check["timeout"] / 1e9
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     os.set_blocking(write_end, True)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     created = _spawn(params, check, Io(null, write_end, write_end))
     os.close(write_end)
+    deadline = time.monotonic() + check["timeout"] / 1e9  # from here: what has just been paused may not begin for long
     output = bytearray()
     try:
         in_time = _collect(created, read_end, output, deadline, pipe)

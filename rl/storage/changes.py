@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 
-from rl.storage.tarwrite import is_opaque
+from rl.storage.tarwrite import OPAQUE_FILES, is_opaque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 CHANGED, ADDED, DELETED = "C", "A", "D"
 
 _MARK = ".wh."
-_OPAQUE_FILE = ".wh..wh..opq"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Change = tuple[str, str]  # kind, absolute path
@@ -47,7 +46,7 @@ def written(upper: str, lowers: list[str]) -> list[Change]:
         for name in names:
             full = f"{path}/{name}"
             status = os.lstat(f"{here}/{name}")
-            if name == _OPAQUE_FILE:
+            if name in OPAQUE_FILES:
                 continue
             hidden = name.removeprefix(_MARK) if name.startswith(_MARK) else name if _is_whiteout(status) else ""
             if hidden:
@@ -217,7 +216,7 @@ def _find(name: str, stack: list[str]) -> os.stat_result | None:
 def _opaque(path: str) -> bool:
     fd = os.open(path, _DIRECTORY)
     try:
-        return is_opaque(fd) or os.access(_OPAQUE_FILE, os.F_OK, dir_fd=fd, follow_symlinks=False)
+        return is_opaque(fd)
     finally:
         os.close(fd)
 

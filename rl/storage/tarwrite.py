@@ -34,6 +34,8 @@ _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.EXDEV)
 #: Marks of overlayfs and what stands for them in a layer (layer.md, "Whiteouts").
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
+#: What fuse-overlayfs puts into an opaque directory, beside the attribute.
+OPAQUE_FILES = (".wh..wh..opq", ".wh..opq")
 
 
 class TarWriter:
@@ -81,7 +83,7 @@ class TarWriter:
                 for name in sorted(os.listdir(directory)):
                     here = f"{path}/{name}" if path else name
                     status = _status(name, directory)
-                    if status is None or (keep and not keep(here, status)):
+                    if status is None or (keep and not keep(here, status)) or (marks and name in OPAQUE_FILES):
                         continue
                     self.entry(directory, name, prefix + os.fsencode(here), status, marks=marks)
                     if stat.S_ISDIR(status.st_mode):
@@ -326,7 +328,7 @@ def is_opaque(fd: int) -> bool:
                 return True
         except OSError:
             continue
-    return False
+    return _status(OPAQUE_FILES[0], fd) is not None
 
 
 def _status(name: str, directory: int) -> os.stat_result | None:

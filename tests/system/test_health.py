@@ -256,6 +256,31 @@ def test_on_failure(host: Rl) -> None:
     host.ok("rm", "-f", "-t", "0", "kill", "stop", "restart", "none", "gives-up")
 
 
+def test_update(host: Rl) -> None:
+    """The check of a running container: another one, other times, none, one again; and for the next start."""
+    start(host, "up")
+    done = host("update", "--health-interval=1s", "up")
+    assert done.returncode == 125 and "without a health check" in done.stderr
+    identity = host.ok("update", "--health-cmd", "test -e /ok", "--health-interval=100ms", "--health-retries=1", "up")
+    assert identity == document(host, "up")["Id"]
+    host.ok("wait", "--condition=unhealthy", "up")
+    host.ok("update", "--health-cmd", "echo other", "up")
+    host.ok("wait", "--condition=healthy", "up")
+    assert health(host, "up")["Log"][-1]["Output"] == "other"
+    assert document(host, "up")["Config"]["Healthcheck"]["Interval"] == SECOND // 10
+    host.ok("update", "--no-healthcheck", "up")
+    assert host("healthcheck", "run", "up").returncode == 125 and "healthy" not in host.ok("ps")
+    host.ok("stop", "up")
+    host.ok("update", "--health-cmd", "true", "--health-timeout=9s", "--health-start-period=1s", "--health-start-interval=1s",
+            "--health-on-failure=kill", "--health-startup-cmd=true", "--health-startup-interval=1s", "--health-startup-retries=4",
+            "--health-startup-success=1", "--health-startup-timeout=2s", "--health-log-destination=local",
+            "--health-max-log-count=3", "--health-max-log-size=7", "up")
+    host.ok("start", "up")
+    host.ok("wait", "--condition=healthy", "up")
+    assert document(host, "up")["Config"]["HealthcheckOnFailureAction"] == "kill"
+    host.ok("rm", "-f", "up")
+
+
 def test_paused(host: Rl) -> None:
     """Nobody is asked who cannot answer, and a probe that is caught half way says nothing. It runs in the container's cgroup."""
     with CgroupLane(host.user) as lane:

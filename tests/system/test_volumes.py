@@ -83,6 +83,7 @@ def test_commands(rl: Rl) -> None:
         ("volume exists one", 0, ""),
         ("volume exists on", 1, ""),
         ("volume inspect -f '{{.Name}} {{.Options.SIZE}} {{.Scope}}' me", 0, "mem 1048576 local"),
+        ("volume inspect --all --format '{{.Name}}'", 0, "mem\none\nopts\nowned"),
         ("volume rename one uno", 0, "uno"),
         ("volume rename uno mem", 125, "…volume with name mem already exists"),
         ("volume rename uno ../x", 125, "…names must match"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rl.engine.spec.health import command, duration, health
+from rl.engine.spec.health import changed, command, duration, health
 from rl.errors import RlError, UsageError
 
 S = 10**9
@@ -98,3 +98,17 @@ def test_startup() -> None:
     assert found and found["startup"] == {
         "test": ["CMD", "a", "b"], "shell": SHELL, "interval": 30 * S, "timeout": 30 * S, "retries": 0, "success": 1,
     }  # fmt: skip
+
+
+def test_changed() -> None:
+    """`rl update`: what is not named stays; a copy, for the record is the caller's."""
+    present = health({"health_cmd": "x", "health_retries": 7, "health_on_failure": "kill", "health_startup_cmd": "y"}, {})
+    assert present
+    before = {**present, "startup": {**present["startup"]}}
+    found = changed({"health_cmd": '["a","b"]', "health_interval": "5s", "health_startup_retries": 2, "health_max_log_count": 1}, present)
+    assert present == before
+    assert found == {**present, "test": ["CMD", "a", "b"], "interval": 5 * S, "max_log_count": 1, "startup": {**present["startup"], "retries": 2}}
+    assert changed({"no_healthcheck": True}, present) == {"test": ["NONE"]}
+    assert changed({"health_cmd": "x"}, None) == changed({"health_cmd": "x"}, {"test": ["NONE"]}) == health({"health_cmd": "x"}, {})
+    with pytest.raises(UsageError, match="without a health check"):
+        changed({"health_interval": "5s"}, None)
