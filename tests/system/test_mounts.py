@@ -203,6 +203,9 @@ def test_keep_id_copies_no_data_and_leaves_nothing(rl: Rl, tmp_path: Path) -> No
     mapped = rl.data / "mapped"
     if not mapped.exists():
         pytest.skip("the kernel's overlay has no data-only layers in a user namespace: Linux 6.16")
+    rl.ok("pull", "-q", "--policy=never", "--userns=nomap", "kept")
+    done = rl("pull", "-q", "--policy=never", "--userns=odd", "kept")
+    assert done.returncode == 125 and "'odd' is not a mode" in done.stderr
     image_id = rl.ok("image", "inspect", "--format", "{{.Id}}", "kept").removeprefix("sha256:")
     assert os.lstat(mapped / image_id / "shift1/bin/busybox").st_blocks <= 8
     rl.ok("rmi", "kept")
