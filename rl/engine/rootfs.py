@@ -82,17 +82,32 @@ def mount_directory(paths: Paths, driver: Driver, config: ContainerConfig) -> Mo
     return driver.mount([config["rootfs"]], upper, work, target, volatile=True)
 
 
-def lower_directories(paths: Paths, config: ContainerConfig) -> list[str]:
-    """The directories below the writable layer, top first, as far as they are there; for `rl inspect`."""
-    layers = list(reversed(config.get("layers", [])))
+def lower_directories(paths: Paths, config: ContainerConfig, driver: str) -> list[str]:
+    """The directories below the writable layer of a container of *driver*, top first.
+
+    Raises NotFoundError for a layer that is gone. Their owners: see :func:`keeps_shared_owners`.
+    """
     key = config.get("id_key", "")
-    if config.get("uid_map") and key and key != "single":
+    layers = config.get("layers", [])
+    if not config.get("uid_map") or key == "single":
+        return layer_store.lowers(paths, layers, key or storage.default_key(paths))
+    if driver in ("", "overlay") and key:
         from rl.storage import metatree
 
         tree = metatree.path_of(paths, config["image_id"], key)
         if metatree.exists(tree):
-            return [tree, *(layer_store.layer_path(paths, diff_id) for diff_id in layers)]
-    return [layer_store.layer_path(paths, diff_id, key) for diff_id in layers]
+            return [tree]
+        if all(layer_store.has(paths, diff_id, key) for diff_id in layers):
+            return layer_store.lowers(paths, layers, key)
+    return layer_store.lowers(paths, layers)
+
+
+def keeps_shared_owners(config: ContainerConfig, driver: str) -> bool:
+    """Whether files in the writable layer have their owners in ids of the shared namespace; else in the container's.
+
+    The kernel's overlay and the copy driver write what is seen; fuse-overlayfs shifts the writable layer, too.
+    """
+    return bool(config["uid_map"]) and driver != "fuse-overlayfs"
 
 
 def _shifted(paths: Paths, config: ContainerConfig, key: str, note: Note) -> tuple[list[str], list[str]]:

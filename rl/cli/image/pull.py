@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from rl.cli import output
+from rl.cli import common, output
 from rl.errors import RlError
 
 TYPE_CHECKING = False
@@ -44,7 +44,7 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
 
     how = {key: options[key] for key in _PASSED if key in options}
     if "creds" in options:
-        how["creds"] = _with_password(options["creds"])
+        how["creds"] = common.with_password(options["creds"])
     if "retry_delay" in options:
         from rl.engine.times import duration_ns
 
@@ -69,14 +69,6 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
 
 def _terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def _with_password(creds: str) -> str:
-    if ":" in creds or not sys.stdin.isatty():
-        return creds
-    from getpass import getpass
-
-    return f"{creds}:{getpass('Password: ')}"
 
 
 def _choose(candidates: list[str]) -> int:

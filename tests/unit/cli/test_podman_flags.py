@@ -15,9 +15,6 @@ COMMANDS = ["container create", "container run", "container update", "secret cre
             "volume create", "volume export", "volume inspect", "volume ls", "volume prune", "volume rm", "image prune",
             "system df", "system migrate", "system prune", "system reset"]
 
-#: Known flags of Podman that rl has not got yet: each leaves this list when it comes.
-TO_COME = {"--requires"}
-
 
 def known_to_podman(command: str) -> set[str]:
     if shutil.which("podman") is None:
@@ -36,7 +33,7 @@ def known_to_rl(command: str) -> set[str]:
 def test_every_flag_is_known(command: str) -> None:
     flags = known_to_podman(command)
     assert flags, "no flag was found in the help"
-    assert sorted(flags - known_to_rl(command) - set(refused.flags(command)) - TO_COME) == []
+    assert sorted(flags - known_to_rl(command) - set(refused.flags(command))) == []
 
 
 @pytest.mark.parametrize(("command", "flag"), [(command, flag) for command, flags in refused.FLAGS.items() for flag in flags])
