@@ -18,16 +18,18 @@ def test_size_and_inodes(vm: Vm) -> None:
     assert "Filesystem does not support Project Quota" in refused and "prjquota" in refused
     vm.root(PREPARE)
     try:
+        vm.root(f"{RL} load -q -i /srv/lab/busybox.tar")
         vm.root(f"{RL} volume create -o o=size=1m,inodes=10 small; {RL} volume create large")
         said = vm.root(
-            "cd /q/rl/volumes; dd if=/dev/zero of=large/_data/x bs=1M count=3 2>&1; dd if=/dev/zero of=small/_data/x bs=1M count=3 2>&1"
-            " || stat -c %s small/_data/x; rm small/_data/x; for i in 1 2 3 4 5 6 7 8 9 10 11 12; do : > small/_data/$i || true; done; "
-            "ls small/_data | wc -l"
+            f"{RL} run --rm --network=none -v large:/large -v small:/small busybox sh -c '"
+            "dd if=/dev/zero of=/large/x bs=1M count=3 2>/dev/null; dd if=/dev/zero of=/small/x bs=1M count=3 2>&1 | tail -1; "
+            "stat -c %s /large/x /small/x; rm /small/x; for i in 1 2 3 4 5 6 7 8 9 10 11 12; do touch /small/$i 2>/dev/null; done; "
+            "ls /small | wc -l'"
         )
-        assert "quota exceeded" in said.lower()
-        lines = said.splitlines()
-        assert 900_000 < int(next(line for line in lines[3:] if line.isdigit())) <= 1_048_576
-        assert int(lines[-1]) == 9  # the directory counts
+        error, large, small, files = said.splitlines()
+        assert "quota exceeded" in error.lower()
+        assert (int(large), int(files)) == (3 << 20, 9)  # the directory counts
+        assert 900_000 < int(small) <= 1 << 20
         assert '"SIZE": "1048576"' in vm.root(f"{RL} volume inspect small")
     finally:
         vm.root(f"{RL} system reset --force; umount /q; rm /quota.img")
