@@ -16,10 +16,9 @@ from rl.config.jsonio import dumps
 from rl.engine import containers
 from rl.engine.collect import collect_pending, discard_later
 from rl.engine.containers import now
-from rl.engine.diff import stack_of
+from rl.engine.diff import side_of
 from rl.engine.events import emit_container
-from rl.engine.export import owner_of
-from rl.engine.rootaccess import hold, inside, open_root
+from rl.engine.rootaccess import hold, inside, open_root, owner_of
 from rl.engine.tag import target_name
 from rl.errors import NoSuchContainerError, NoSuchImageError, RlError, UnsupportedError, UsageError, disk_hint
 from rl.image import documents as d
@@ -40,6 +39,8 @@ if TYPE_CHECKING:
     from rl.config.model import ContainerConfig
     from rl.config.paths import Paths
     from rl.engine.context import Engine
+    from rl.engine.diff import Side
+    from rl.storage.tarwrite import Owner
 
 FORMATS = ("oci", "docker")
 
@@ -100,12 +101,13 @@ def _make_layer(paths: Paths, container_id: str, squash: bool) -> dict[str, Any]
         with content.writer() as blob:
             if squash:
                 with open_root(paths, container_id, plain=True) as root:
-                    writer = _writer(root.config, blob.write)
+                    writer = _writer(owner_of(root.config), blob.write)
                     writer.tree(root.fd, keep=_belongs)
             else:
                 config = containers.read_config(paths, container_id)
-                writer = _writer(config, blob.write)
-                _changed(paths, config, writer)
+                side = side_of(paths, config)
+                writer = _writer(side.owner, blob.write)
+                _changed(paths, config, side, writer)
             writer.finish()
             size = blob.offset
             digest = blob.commit()
@@ -116,13 +118,13 @@ def _make_layer(paths: Paths, container_id: str, squash: bool) -> dict[str, Any]
     return {"digest": digest, "size": size}
 
 
-def _writer(config: ContainerConfig, write: Callable[[Any], None]) -> TarWriter:
-    return TarWriter(write, owner=owner_of(config), single=userns.current_mode() == "single")
+def _writer(owner: Owner | None, write: Callable[[Any], None]) -> TarWriter:
+    return TarWriter(write, owner=owner, single=userns.current_mode() == "single")
 
 
-def _changed(paths: Paths, config: ContainerConfig, writer: TarWriter) -> None:
+def _changed(paths: Paths, config: ContainerConfig, side: Side, writer: TarWriter) -> None:
     """What the container has written, from its writable directory."""
-    stack, copied = stack_of(paths, config)
+    stack = side.stack
     lock, _ = hold(paths, config["id"])
     try:
         try:
@@ -130,9 +132,9 @@ def _changed(paths: Paths, config: ContainerConfig, writer: TarWriter) -> None:
         except FileNotFoundError:
             return  # it never started
         try:
-            _root(upper, writer)
-            if copied:
-                _entries(upper, difference.compared(stack[1:], stack[:1]), writer)
+            _root(upper, writer, side.owner)
+            if side.copied:
+                _entries(upper, difference.compared(stack[1:], stack[:1], side.owner), writer)
             else:
                 writer.tree(upper, keep=_belongs, marks=True)
         finally:
@@ -147,10 +149,11 @@ def _changed(paths: Paths, config: ContainerConfig, writer: TarWriter) -> None:
             os.close(lock)
 
 
-def _root(upper: int, writer: TarWriter) -> None:
+def _root(upper: int, writer: TarWriter, owner: Owner | None) -> None:
     """Owner and mode of / where they are not what unpacking gives by itself."""
     status = os.fstat(upper)
-    if (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) != (0, 0, 0o755):
+    ids = owner(status.st_uid, status.st_gid) if owner else (status.st_uid, status.st_gid)
+    if (*ids, stat.S_IMODE(status.st_mode)) != (0, 0, 0o755):
         writer.root(b".", status)
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rl.config.model import ContainerConfig, ContainerState, IdRange
     from rl.config.paths import Paths
     from rl.storage.driver import Driver
+    from rl.storage.tarwrite import Owner
 
 _PATIENCE = 30.0  # seconds for a container that is being started, removed or copied from
 _ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -137,7 +138,8 @@ def _of_init(config: ContainerConfig, state: ContainerState) -> int:
 
 
 def _of_monitor(paths: Paths, config: ContainerConfig, state: ContainerState) -> int:
-    return os.open(config["rootfs"] or monitors_view(paths, config["id"]), _ROOT)
+    own = config["rootfs"] and not config.get("rootfs_overlay")
+    return os.open(config["rootfs"] if own else monitors_view(paths, config["id"]), _ROOT)
 
 
 def monitors_view(paths: Paths, container_id: str) -> str:
@@ -235,3 +237,10 @@ def to_container(ranges: list[IdRange], shared: int) -> int:
         if outside <= shared < outside + count:
             return first + shared - outside
     return 65534 if ranges else shared
+
+
+def owner_of(config: ContainerConfig) -> Owner | None:
+    """From owners as the shared namespace sees them to the container's own numbers; None: they are the same."""
+    if not config["uid_map"]:
+        return None
+    return lambda uid, gid: (to_container(config["uid_map"], uid), to_container(config["gid_map"], gid))
