@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_VERSION = 2
+_VERSION = 3
 
 #: (table, key, type or the words allowed): all that is read of containers.conf.
 _KEYS: tuple[tuple[str, str, Any], ...] = (
@@ -25,6 +25,7 @@ _KEYS: tuple[tuple[str, str, Any], ...] = (
     ("network", "pasta_options", list),
     ("engine", "network_cmd_path", str),
     ("engine", "network_cmd_options", list),
+    ("engine", "cdi_spec_dirs", list),
     ("engine", "cgroup_manager", ("systemd", "cgroupfs")),
     ("engine", "detach_keys", str),
     ("engine", "events_logger", ("file", "journald", "none")),

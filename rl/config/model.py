@@ -84,7 +84,7 @@ class EventLog(TypedDict):
 
     backend: str  # file | journald | none
     path: str
-    limit: int  # bytes of the file, after which another is begun
+    limit: int  # bytes of the file, after which another is begun; 0: none
 
 
 class Event(TypedDict, total=False):
@@ -209,6 +209,8 @@ class ContainerConfig(TypedDict, total=False):
     read_only_tmpfs: bool
     shm_size: int
     devices: list[str]
+    cdi_devices: list[str]  # VENDOR/CLASS=NAME, described in:
+    cdi_directories: list[str]
     cap_add: list[str]
     cap_drop: list[str]
     privileged: bool

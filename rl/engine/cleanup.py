@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from rl.engine import containers, leftovers
 from rl.errors import NoSuchContainerError, NotFoundError, RlError, StateError
+from rl.runtime import sessions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,8 +68,12 @@ def _remove(engine: Engine, name: str, remove: bool, remove_image: bool) -> RlEr
 
 
 def cleanup_session(engine: Engine, name: str, session: str) -> None:
-    """``--exec``: sessions clean up themselves; there are none but those that run. Raises NotFoundError."""
+    """``--exec``: a session cleans up itself, so there are only those that run. Raises StateError, NotFoundError."""
     container_id = containers.find(engine.paths, name)
+    # asking who lives removes what a killed `rl exec` left
+    if session in [each[0] for each in sessions.living(engine.paths.container_run(container_id))]:
+        what = f"exec session {session} of container {container_id} is running, refusing to clean up"
+        raise StateError(f"{what}: container state improper", "it ends with its command, or with the container")
     raise NotFoundError(
         f"container {container_id} has no exec session with ID {session} that has ended: no such exec session",
         "a session that has ended leaves nothing to clean up",

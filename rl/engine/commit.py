@@ -16,7 +16,7 @@ from rl.config.jsonio import dumps
 from rl.engine import containers
 from rl.engine.collect import collect_pending, discard_later
 from rl.engine.containers import now
-from rl.engine.diff import side_of
+from rl.engine.diff import stack_of
 from rl.engine.events import emit_container
 from rl.engine.rootaccess import hold, inside, open_root, owner_of
 from rl.engine.tag import target_name
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from rl.config.model import ContainerConfig
     from rl.config.paths import Paths
     from rl.engine.context import Engine
-    from rl.engine.diff import Side
     from rl.storage.tarwrite import Owner
 
 FORMATS = ("oci", "docker")
@@ -104,10 +103,7 @@ def _make_layer(paths: Paths, container_id: str, squash: bool) -> dict[str, Any]
                     writer = _writer(owner_of(root.config), blob.write)
                     writer.tree(root.fd, keep=_belongs)
             else:
-                config = containers.read_config(paths, container_id)
-                side = side_of(paths, config)
-                writer = _writer(side.owner, blob.write)
-                _changed(paths, config, side, writer)
+                writer = _changed(paths, containers.read_config(paths, container_id), blob.write)
             writer.finish()
             size = blob.offset
             digest = blob.commit()
@@ -122,19 +118,20 @@ def _writer(owner: Owner | None, write: Callable[[Any], None]) -> TarWriter:
     return TarWriter(write, owner=owner, single=userns.current_mode() == "single")
 
 
-def _changed(paths: Paths, config: ContainerConfig, side: Side, writer: TarWriter) -> None:
+def _changed(paths: Paths, config: ContainerConfig, write: Callable[[Any], None]) -> TarWriter:
     """What the container has written, from its writable directory."""
-    stack = side.stack
+    stack, copied, owner = stack_of(paths, config)
+    writer = _writer(owner, write)
     lock, _ = hold(paths, config["id"])
     try:
         try:
             upper = os.open(stack[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return  # it never started
+            return writer  # it never started
         try:
-            _root(upper, writer, side.owner)
-            if side.copied:
-                _entries(upper, difference.compared(stack[1:], stack[:1], side.owner), writer)
+            _root(upper, writer, owner)
+            if copied:
+                _entries(upper, difference.compared(stack[1:], stack[:1], owner), writer)
             else:
                 writer.tree(upper, keep=_belongs, marks=True)
         finally:
@@ -147,6 +144,7 @@ def _changed(paths: Paths, config: ContainerConfig, side: Side, writer: TarWrite
 
             forget_run_directory(paths, config["id"])
             os.close(lock)
+    return writer
 
 
 def _root(upper: int, writer: TarWriter, owner: Owner | None) -> None:

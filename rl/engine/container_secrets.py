@@ -11,7 +11,7 @@ import errno
 import os
 
 from rl.config import secretcopies
-from rl.config.jsonio import write_atomic
+from rl.config.jsonio import write_atomic, write_json
 from rl.engine.spec.secrets import DIRECTORY, uses
 from rl.errors import RlError, UnsupportedError, UsageError
 from rl.kernel import mount
@@ -19,6 +19,7 @@ from rl.kernel import mount
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from rl.config.model import ContainerConfig, MountSpec, SecretUse
     from rl.config.paths import Paths
@@ -114,6 +115,22 @@ def _write(path: str, data: bytes, use: SecretUse, owner: Callable[[int, int], t
         ) from None
     finally:
         os.close(fd)
+
+
+def add_variables(
+    directory: str, config: ContainerConfig, spec: dict[str, Any], bundle: str
+) -> Callable[[], object]:
+    """Those of type env into *spec*, which is in *bundle* without them and stays so on disk; what undoes it.
+
+    Another runtime reads a file: it gets one in memory, mounted over the bundle in the monitor's mount namespace.
+    """
+    found = secretcopies.variables(directory, config["secrets"])
+    spec["process"]["env"] += found
+    if not found or config["runtime"] == "rl":
+        return lambda: None
+    mount.mount("tmpfs", bundle, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0700,size=4m")
+    write_json(f"{bundle}/config.json", spec, sync=False)
+    return lambda: mount.umount(bundle, mount.MNT_DETACH)
 
 
 def hide(directory: str) -> None:

@@ -13,7 +13,6 @@ import os
 import time
 
 from rl.config.jsonio import read_json, write_json
-from rl.engine.spec.values import is_name
 from rl.errors import (
     AmbiguousNameError,
     ConflictError,
@@ -24,7 +23,7 @@ from rl.errors import (
     UsageError,
 )
 from rl.kernel import proc
-from rl.runtime import sessions, userns
+from rl.runtime import userns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +53,8 @@ def now() -> str:
 
 def check_name(name: str) -> None:
     """Raises UsageError unless *name* is one Podman would take."""
+    from rl.engine.spec.values import is_name
+
     if not is_name(name):
         raise UsageError(
             f"container name {name!r}: names must match [a-zA-Z0-9][a-zA-Z0-9_.-]*: invalid argument",
@@ -446,6 +447,8 @@ def _end_of(paths: Paths, container_id: str, state: ContainerState) -> None:
         for pid, start in helpers:
             end_process(pid, start)
         _remove_cgroup(state.get("cgroup", ""))
+        from rl.runtime import sessions
+
         sessions.end_all(paths.container_run(container_id))
     state["status"] = "exited"
     state["pid"] = 0

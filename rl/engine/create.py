@@ -291,12 +291,27 @@ def _filesystem(engine: Engine, config: ContainerConfig, options: dict[str, Any]
         if not directory.startswith("/") or os.path.normpath(directory).strip("/") == "":
             raise UsageError(f"--chrootdirs: {directory!r} must be an absolute path in the container, and not /")
     config["shm_size"] = values.size(options.get("shm_size", "65536k"), "--shm-size")
-    config["devices"] = list(options.get("device", []))
+    _cdi_devices(engine, config, options)
     for item in config["devices"]:
         security.check_device(item)
     config["init"] = bool(options.get("init"))
     if config["init"]:
         config["options"]["init_path"] = _find_init(options)
+
+
+def _cdi_devices(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
+    """--device and --gpus: nodes of the host, and devices that a specification of their vendor describes."""
+    given = options.get("device", [])
+    config["cdi_devices"] = []
+    config["devices"] = [item for item in given if item.startswith("/") or "=" not in item]
+    if len(config["devices"]) == len(given) and not options.get("gpus"):
+        return
+    from rl.engine.spec import cdi
+
+    config["devices"] = [item for item in given if not cdi.is_name(item)]
+    config["cdi_devices"] = [item for item in given if cdi.is_name(item)] + cdi.gpus(options.get("gpus", []))
+    config["cdi_directories"] = containersconf.load(engine.paths.run).get("engine.cdi_spec_dirs") or [*cdi.DIRECTORIES]
+    cdi.resolve(config["cdi_devices"], config["cdi_directories"])
 
 
 def _secrets(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
@@ -395,7 +410,7 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
         with content.records_lock(paths, exclusive=False):  # `rl rmi` must not take the image away just now
             if config["image_id"] and not os.path.exists(f"{paths.blobs}/{config['image_id']}"):
                 raise NoSuchImageError(f"image {config['image']} was removed meanwhile", f"rl pull {config['image']}")
-            volumes.claim(paths, config)
+            made = volumes.claim(paths, config)
             if not sync:
                 os.close(os.open(f"{staging}/{containers.PASSING}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             if config.get("secrets"):
@@ -414,6 +429,8 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
     finally:
         if held >= 0:
             os.close(held)
+    for name in made:
+        events.emit(paths, "volume", "create", name, name)
     events.emit_container(paths, config, "create")
 
 

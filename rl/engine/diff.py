@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 
-from rl.engine import containers
+from rl.engine import containers, rootfs
 from rl.engine.rootaccess import inside, owner_of
-from rl.engine.rootfs import id_key
 from rl.errors import NoSuchContainerError, NoSuchImageError, NotFoundError, UnsupportedError
 from rl.image import store
-from rl.storage import changes, metatree
+from rl.storage import changes
 from rl.storage import driver as storage
 from rl.storage import layers as layer_store
 
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from rl.config.model import ContainerConfig
     from rl.config.paths import Paths
     from rl.engine.context import Engine
-    from rl.storage.changes import Change
-    from rl.storage.tarwrite import Owner
+    from rl.storage.changes import Change, Owner
 
 #: What the runtime mounts over, and files it makes to mount over: not the container's changes (Podman's list).
 NOT_TOLD = frozenset((
@@ -28,18 +26,15 @@ NOT_TOLD = frozenset((
 ))  # fmt: skip
 
 
-class Side:
-    """One of the two: its directories, top first. ``copied``: the first one has all files, not just changed ones.
-
-    ``owner``: from the owners in the first one to the container's own numbers; None: they are the same.
-    """
+class _Side:
+    """One of the two: its directories, top first. ``copied``: the first one has all files, not just changed ones."""
 
     __slots__ = ("copied", "owner", "stack")
 
     def __init__(self, stack: list[str], copied: bool = False, owner: Owner | None = None) -> None:
         self.stack = stack
         self.copied = copied
-        self.owner = owner
+        self.owner = owner  # from owners in the first directory to the container's own numbers
 
 
 def diff(engine: Engine, name: str, other: str = "", *, kind: str = "") -> list[Change]:
@@ -54,19 +49,19 @@ def diff(engine: Engine, name: str, other: str = "", *, kind: str = "") -> list[
     return [(what, path) for what, path in found if path not in NOT_TOLD]
 
 
-def _changes(side: Side, base: list[str]) -> list[Change]:
+def _changes(side: _Side, base: list[str]) -> list[Change]:
     stack = side.stack
     if not os.path.isdir(stack[0]):  # a container that never started
         stack = stack[1:]
-        return [] if stack == base else changes.compared(base, stack)
+        return [] if stack == base else changes.compared(base, stack, side.owner)
     if side.copied:
         return changes.compared(base, stack[:1], side.owner)
     if base == stack[1:]:
         return changes.written(stack[0], base)
-    return changes.compared(base, stack)
+    return changes.compared(base, stack, side.owner)
 
 
-def _side(engine: Engine, name: str, kind: str) -> Side:
+def _side(engine: Engine, name: str, kind: str) -> _Side:
     if kind != "image":
         try:
             return _container(engine.paths, containers.find(engine.paths, name))
@@ -82,32 +77,23 @@ def _side(engine: Engine, name: str, kind: str) -> Side:
         hint = "`rl images` lists the images" if kind else "`rl ps -a` and `rl images` list what there is"
         raise NotFoundError(f"{name} not found: {what}", hint) from None
     key = storage.default_key(engine.paths)
-    return Side(layer_store.lowers(engine.paths, record["layers"], key))
+    return _Side(layer_store.lowers(engine.paths, record["layers"], key))
 
 
-def _container(paths: Paths, container_id: str) -> Side:
-    return side_of(paths, containers.read_config(paths, container_id))
+def _container(paths: Paths, container_id: str) -> _Side:
+    config = containers.read_config(paths, container_id)
+    return _Side(*stack_of(paths, config))
 
 
-def side_of(paths: Paths, config: ContainerConfig) -> Side:
-    """The container's writable directory and the layers below it, as its storage driver has them."""
+def stack_of(paths: Paths, config: ContainerConfig) -> tuple[list[str], bool, Owner | None]:
+    """(the container's writable directory and the layers below it, whether it was made by copying them, from owners
+    there to the container's own numbers; None: they are the same)."""
     if config["rootfs"]:
         raise UnsupportedError(
             f"container {config['name']} runs on the directory {config['rootfs']}: no image is below it",
             "containers made from an image have a layer of their own, which tells what they changed",
         )
     driver = containers.read_state(paths, config["id"]).get("driver", "")
-    upper = f"{paths.container(config['id'])}/upper"
-    if not config["uid_map"] or config["id_key"] == "single":
-        lowers = layer_store.lowers(paths, config["layers"], id_key(config, storage.default_key(paths)))
-        return Side([upper, *lowers], driver == "copy")
-    if driver != "overlay":  # their layers are as the archive has them; fuse-overlayfs keeps its own so, too
-        lowers = layer_store.lowers(paths, config["layers"])
-        return Side([upper, *lowers], driver == "copy", owner_of(config) if driver == "copy" else None)
-    tree = metatree.path_of(paths, config["image_id"], config["id_key"])
-    if not config["id_key"] or metatree.exists(tree):
-        lowers = layer_store.lowers(paths, config["layers"])
-        lowers = [tree, *lowers] if config["id_key"] else lowers
-    else:
-        lowers = layer_store.lowers(paths, config["layers"], config["id_key"])
-    return Side([upper, *lowers], owner=owner_of(config))
+    lowers = rootfs.lower_directories(paths, config, driver)
+    owner = owner_of(config) if rootfs.keeps_shared_owners(config, driver) else None
+    return [f"{paths.container(config['id'])}/upper", *lowers], driver == "copy", owner

@@ -44,17 +44,17 @@ def log(paths: Paths) -> EventLog:
         _logs[paths.run] = {
             "backend": _asked or conf.get("engine.events_logger", "file"),
             "path": conf.get("engine.events_logfile_path") or f"{paths.run}/events/events.log",
-            "limit": _limit(conf.get("engine.events_logfile_max_size", 0)),
+            "limit": _limit(conf.get("engine.events_logfile_max_size", LIMIT)),
         }
     return _logs[paths.run]
 
 
 def _limit(given: str | int) -> int:
-    if not given:
-        return LIMIT
+    if isinstance(given, int):
+        return max(0, given)
     from rl.engine.spec import values
 
-    return values.size(str(given), "containers.conf: events_logfile_max_size") or LIMIT
+    return values.size(given, "containers.conf: events_logfile_max_size")
 
 
 def emit(

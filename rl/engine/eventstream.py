@@ -101,7 +101,7 @@ def _test(key: str, values: list[str]) -> Test:
         return lambda event: event["Type"] in kinds
     if key == "label":
         pairs = [value.partition("=") for value in values]
-        return lambda event: all(_has_label(event, *pair) for pair in pairs)
+        return lambda event: any(_has_label(event, *pair) for pair in pairs)
     if key == "image":
         return lambda event: any(_is_image(event, value) for value in values)
     if key == "pod":
@@ -126,13 +126,12 @@ def _is_object(event: Event, kind: str, value: str) -> bool:
 
 
 def _is_image(event: Event, value: str) -> bool:
-    """An image's own events by name or id, a container's by its image's name; a short name means any registry's."""
-    if event["Type"] == "image" and _begins(event["ID"], value.removeprefix("sha256:")):
-        return True
-    name = event["Name"] if event["Type"] == "image" else event.get("Image", "")
-    last = value.rpartition("/")[2]
+    """An image's event by its id or name, a short one means any registry; not those of its containers, as in Podman."""
+    if event["Type"] != "image" or not value:
+        return False
+    last, name = value.rpartition("/")[2], event["Name"]
     full = value if ":" in last or "@" in last else f"{value}:latest"
-    return bool(value) and (name in (value, full) or name.endswith((f"/{value}", f"/{full}")))
+    return _begins(event["ID"], value.removeprefix("sha256:")) or name == full or name.endswith(f"/{full}")
 
 
 # the log of lines

@@ -45,6 +45,46 @@ def begin(paths: Paths, config: ContainerConfig) -> Health:
     }  # fmt: skip
 
 
+def change(paths: Paths, config: ContainerConfig, options: dict[str, Any], running: bool) -> None:
+    """`rl update`: check it in another way from now on, as *options* say. Raises UsageError, NotFoundError.
+
+    config.json is written anew, under the lock of `rl rename`, which does the same.
+    """
+    import fcntl
+    import os
+
+    from rl.engine.spec.health import changed
+
+    names = os.open(paths.names, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(names, fcntl.LOCK_EX)
+        config = containers.read_config(paths, config["id"])
+        found = changed(options, config.get("health"))
+        if found is not None:
+            config["health"] = found
+            write_json(f"{paths.container(config['id'])}/config.json", config, sync=not config.get("remove"))
+    finally:
+        os.close(names)
+    if running:
+        _tell(paths, config)
+
+
+def _tell(paths: Paths, config: ContainerConfig) -> None:
+    """Its monitor; where there is none, the next start reads the record."""
+    from rl.engine.monitors import Connection
+
+    try:
+        connection = Connection(paths, config["id"])
+    except OSError:
+        return
+    try:
+        connection.tell("health", dict(begin(paths, config)))
+    except OSError:
+        pass  # it ends just now
+    finally:
+        connection.close()
+
+
 def _path(paths: Paths, container_id: str) -> str:
     return f"{paths.container(container_id)}/health.json"
 

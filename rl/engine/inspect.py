@@ -90,7 +90,7 @@ def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> 
     paths = engine.paths
     directory, run = paths.container(container_id), paths.container_run(container_id)
     command = config.get("command") or [""]
-    caps = _capabilities(config)
+    caps, effective = _capabilities(config)
     return {
         "Id": container_id,
         "Created": config["created"],
@@ -116,7 +116,7 @@ def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> 
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
-        "EffectiveCaps": caps if not config.get("user") or config["user"].partition(":")[0] in ("0", "root") else [],
+        "EffectiveCaps": effective,
         "BoundingCaps": caps,
         "ExecIDs": [found[0] for found in sessions.living(run)],
         "GraphDriver": {"Name": _driver(config, state), "Data": _graph(engine, config, state)},
@@ -190,20 +190,31 @@ def _image_digest(engine: Engine, config: ContainerConfig) -> str:
     return record["manifest"] if record["id"] == config.get("image_id") else ""
 
 
-def _capabilities(config: ContainerConfig) -> list[str]:
+def _capabilities(config: ContainerConfig) -> tuple[list[str], list[str]]:
+    """(bounding, effective): as rl.engine.oci.process_capabilities gives them, by the user that was asked for."""
     from rl.engine.spec.security import capabilities
 
-    bounding, _ = capabilities(config.get("cap_add", []), config.get("cap_drop", []), config.get("privileged", False))
-    return sorted(bounding)
+    bounding, added = capabilities(
+        config.get("cap_add", []), config.get("cap_drop", []), config.get("privileged", False)
+    )
+    root = config.get("user", "").partition(":")[0] in ("", "0", "root")
+    return sorted(bounding), sorted(bounding if root else set(added).intersection(bounding))
+
+
+def _below(engine: Engine, config: ContainerConfig, state: ContainerState) -> list[str]:
+    from rl.engine import rootfs
+
+    try:
+        return rootfs.lower_directories(engine.paths, config, state.get("driver", ""))
+    except NotFoundError:  # a layer is gone: everything else can be told all the same
+        return []
 
 
 def _graph(engine: Engine, config: ContainerConfig, state: ContainerState) -> dict[str, str]:
     directory = engine.paths.container(config["id"])
     if config.get("rootfs"):
         return {}
-    from rl.engine import rootfs
-
-    data = {"LowerDir": ":".join(rootfs.lower_directories(engine.paths, config))}
+    data = {"LowerDir": ":".join(_below(engine, config, state))}
     if state.get("status") in containers.LIVE:
         data["MergedDir"] = f"{directory}/rootfs"
     data["UpperDir"] = f"{directory}/upper"
@@ -402,7 +413,11 @@ def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState
         "CpuRealtimeRuntime": 0,
         "CpusetCpus": cpu.get("cpus", ""),
         "CpusetMems": cpu.get("mems", ""),
-        "Devices": [_device(text) for text in config.get("devices", [])],
+        "Devices": [
+            *(_device(text) for text in config.get("devices", [])),
+            *({"PathOnHost": name, "PathInContainer": "", "CgroupPermissions": ""}
+              for name in config.get("cdi_devices", [])),
+        ],
         "DiskQuota": 0,
         "KernelMemory": 0,
         "MemoryReservation": memory.get("reservation", 0),

@@ -249,7 +249,7 @@ class Launch:
         if self.config["rootfs"] and not self.config.get("rootfs_overlay"):
             self.context.rootfs = self.config["rootfs"]
             return
-        chosen = storage.choose(self.paths, self.driver)
+        chosen = rootfs.choose(self.paths, self.driver, self.config, self._note)
         self.driver = chosen.name
         if self.config["rootfs"]:
             mounted = rootfs.mount_directory(self.paths, chosen, self.config)
@@ -317,6 +317,10 @@ class Launch:
         self.context.seccomp = confinement.seccomp_profile(self.config)
         self._open_streams()
         self.spec = oci.specification(self.config, self.context)
+        if self.config.get("cdi_devices"):
+            from rl.engine.spec import cdi
+
+            cdi.resolve(self.config["cdi_devices"], self.config["cdi_directories"]).apply(self.spec)
         if os.environ.get("NOTIFY_SOCKET"):
             from rl.engine import readiness
 
@@ -324,18 +328,10 @@ class Launch:
         self.bundle = f"{self.directory}/bundle"
         os.makedirs(self.bundle, 0o700, exist_ok=True)
         write_json(f"{self.bundle}/config.json", self.spec, sync=False)
-        if any(use["type"] == "env" for use in self.config.get("secrets", [])):
-            self._add_secret_variables()
+        if self.config.get("secrets"):
+            from rl.engine import container_secrets
 
-    def _add_secret_variables(self) -> None:
-        """--secret type=env: not on disk. Another runtime reads a file, which is one in memory then."""
-        from rl.config import secretcopies
-
-        self.spec["process"]["env"] += secretcopies.variables(self.directory, self.config["secrets"])
-        if self.config["runtime"] != "rl":
-            mount.mount("tmpfs", self.bundle, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0700,size=4m")
-            self.undo.append(lambda: mount.umount(self.bundle, mount.MNT_DETACH))
-            write_json(f"{self.bundle}/config.json", self.spec, sync=False)
+            self.undo.append(container_secrets.add_variables(self.directory, self.config, self.spec, self.bundle))
 
     def _enter_cgroup(self) -> None:
         self.placement.finish()

@@ -59,5 +59,5 @@ def unpack(engine: Engine, layers: list[Any], on_progress: Progress | None = Non
 def _record(engine: Engine, image: LoadedImage) -> list[str]:
     for name in image.names or [""]:
         record = add(engine.paths, name, image.manifest, image.index)
-        events.emit(engine.paths, "image", "loadFromArchive", record["id"], name)
+        events.emit(engine.paths, "image", "loadfromarchive", record["id"], name)
     return image.names or [f"sha256:{image.image_id}"]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from rl.config.paths import Paths
     from rl.engine.context import Engine
     from rl.monitor.logread import Record
     from rl.monitor.logread_journal import JournalReader
@@ -58,7 +59,9 @@ class _Source:
             self.reader = JournalReader(container_id, self.live)
             self.changes = self.reader.changes
         else:
-            self.changes = self._watched = _watch(os.path.dirname(path)) if follow else -1
+            if follow:
+                self._watched = _watch(engine.paths, container_id, os.path.dirname(path))
+            self.changes = self._watched
             self.reader = LogReader(path, driver)
         if tail >= 0:
             self.reader.tail(tail)
@@ -83,10 +86,13 @@ class _Source:
             self._watched = -1
 
 
-def _watch(directory: str) -> int:
+def _watch(paths: Paths, container_id: str, directory: str) -> int:
     try:
         return inotify.watch(directory, _EVENTS)
     except OSError as error:
+        containers.read_config(paths, container_id)  # raises where the container was removed just now
+        if isinstance(error, FileNotFoundError):
+            raise RlError(f"watch {directory}: {error.strerror}", "the directory of its log was removed") from None
         raise RlError(
             f"watch {directory}: {error.strerror}", "raise the limit: sudo sysctl fs.inotify.max_user_instances=1024"
         ) from None

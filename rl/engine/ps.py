@@ -65,7 +65,9 @@ def ps(
     if size or sort == "size":
         _measure(engine, records, rows)
     try:
-        rows.sort(key=_SORTS[sort])
+        rows.sort(key=_SORTS["created"])
+        if sort != "created":
+            rows.sort(key=_SORTS[sort])
     except KeyError:
         raise UsageError(f"ps: {sort!r} is not something to sort by", f"use one of {', '.join(_SORTS)}") from None
     for row in rows:

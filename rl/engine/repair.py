@@ -51,14 +51,19 @@ def _blob(engine: Engine, damage: Damage, force: bool, removed: set[str]) -> str
         return "gone with its image"
     content = ContentStore(engine.paths)
     problem: RlError = NoSuchImageError("no registry is known to have it")
+    silent: set[str] = set()  # registries that do not answer
     with adding(engine.paths):
         for name in _sources(record):
+            if name.registry in silent:
+                continue
             try:
                 content.remove(descriptor["digest"])
                 _fetch(engine, name, descriptor)
                 return f"fetched again from {name.name}"
             except RlError as error:
                 problem = error
+                if not isinstance(error, NoSuchImageError):
+                    silent.add(name.registry)
     if not isinstance(problem, NoSuchImageError) and not force:
         hint = problem.hint or "try again when the registry answers"
         raise RlError(f"fetch it again: {problem.message}", f"{hint}; --force removes the image instead")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def update(engine: Engine, name: str, options: dict[str, Any]) -> str:
-    """Change what *options* (the flags for limits, ``restart``) name; the container's id.
+    """Change what *options* (the flags for limits and health checks, ``restart``) name; the container's id.
 
     Raises NoSuchContainerError, UsageError when nothing is to change, and UnsupportedError when a limit cannot be set:
     then none has changed.
@@ -38,7 +38,8 @@ def update(engine: Engine, name: str, options: dict[str, Any]) -> str:
         present = containers.limits(engine.paths, config)
         changes = limits.resources(options, present)
         variables = environment.changes(options)
-        if not changes and "restart" not in options and not variables:
+        checks = any("health" in key for key in options)
+        if not changes and "restart" not in options and not variables and not checks:
             raise UsageError("nothing to change: no flag was given", "see: rl update --help")
         merged = limits.merge(present, changes)
         settings(merged)  # raises for what contradicts
@@ -52,6 +53,10 @@ def update(engine: Engine, name: str, options: dict[str, Any]) -> str:
             if state.get("status") in containers.LIVE:
                 _apply(state.get("cgroup", ""), changes, merged, present)
             record["limits"] = merged
+        if checks:
+            from rl.engine import healthcheck
+
+            healthcheck.change(engine.paths, config, options, running=state.get("status") in containers.LIVE)
         write_json(f"{engine.paths.container(container_id)}/updated.json", record, sync=not config.get("remove"))
         if "restart" in options:
             _tell(engine, container_id, record["restart"])

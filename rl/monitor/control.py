@@ -8,6 +8,7 @@ Called by `rl.monitor.loop`; `rl.engine.monitors` is the other end. The keys:
 - ``restart``: {"time": seconds or null}. Stop it, and start it again at once. The answer, when that is done or has
   failed, is packet 6 (progress) with ``started`` or ``error``.
 - ``start``: {}. Between two runs: do not wait any longer; before the first (`rl init`): run. The answer as above.
+- ``health``: what to know of a health check that takes the place of the present one (rl.monitor.health); {}: none.
 - ``probe``: {}. Check the container's health now. The answer is packet 6 with ``probe``, the exit code of the check's
   command, and ``status``, what that says; ``probe`` is null where there is none to be had.
 - ``policy``: a restart policy that takes the place of the present one.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rl.monitor.clients import Client
+    from rl.monitor.health import Health
     from rl.monitor.loop import Monitor
 
 #: Signals of `rl kill` that are sent to end a container: SIGHUP, say, rather has it read its configuration again.
@@ -81,6 +83,13 @@ def _upgrade(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
     upgrade.upgrade(monitor, client, value)
 
 
+def _health(monitor: Monitor, client: Client, value: Health) -> None:
+    if monitor.params["pid"] and monitor.begin is None:
+        monitor.end_checks()
+        monitor.params["health"] = value
+        monitor.check_health()
+
+
 def _probe(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
     if monitor.checks is not None:
         monitor.checks.ask(client)
@@ -106,6 +115,6 @@ def started(pid: int) -> bytes:
 
 
 _COMMANDS: dict[str, Callable[[Monitor, Client, Any], None]] = {
-    "freeze": _freeze, "name": _name, "policy": _policy, "probe": _probe, "restart": _restart, "signal": _signal,
-    "start": _start, "upgrade": _upgrade,
+    "freeze": _freeze, "health": _health, "name": _name, "policy": _policy, "probe": _probe, "restart": _restart,
+    "signal": _signal, "start": _start, "upgrade": _upgrade,
 }  # fmt: skip

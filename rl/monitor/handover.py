@@ -226,7 +226,10 @@ def _settle(params: Params) -> None:
         os.setsid()
     except PermissionError:
         pass  # it leads a session already
-    _write("/proc/self/oom_score_adj", b"-900")  # not without privilege; inherited from the caller then
+    # Without privilege no lower than a privileged process, such as systemd, has once set it: 0 or 100, as a rule.
+    for score in (-900, 0, 100):
+        if score < int(params["oom_score_adj"]) and _write("/proc/self/oom_score_adj", b"%d" % score):
+            break
     _write("/proc/self/comm", b"rl-monitor")
 
 
@@ -268,15 +271,17 @@ def _read(path: str) -> str:
         return file.read()
 
 
-def _write(path: str, data: bytes) -> None:
+def _write(path: str, data: bytes) -> bool:
+    """Whether it could be written."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
-        return
+        return False
     try:
         os.write(fd, data)
+        return True
     except OSError:
-        pass
+        return False
     finally:
         os.close(fd)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from rl.config.model import HealthCheck, HealthConfig
     from rl.monitor.clients import Client
+    from rl.monitor.handover import Params
     from rl.monitor.loop import Monitor
 
     class Health(TypedDict, total=False):
@@ -47,6 +48,20 @@ if TYPE_CHECKING:
 #: Seconds a probe gets beyond its timeout to end what it started and to record that.
 GRACE = 10.0
 _PROBE, _LIMIT = "health", "health-limit"
+
+
+def is_paused(params: Params) -> bool:
+    """Whether the container's processes are frozen, by `rl pause` or by somebody else."""
+    if params["state"].get("status") == "paused":
+        return True
+    try:
+        fd = posix.open(f"{params['cgroup']}/cgroup.freeze", posix.O_RDONLY | posix.O_CLOEXEC)
+    except (OSError, KeyError):
+        return False
+    try:
+        return posix.read(fd, 2)[:1] == b"1"
+    finally:
+        posix.close(fd)
 
 
 class Checks:
@@ -116,25 +131,12 @@ class Checks:
     def _on_time(self) -> None:
         if self.health["fd"] >= 0:
             return  # somebody has asked for one meanwhile; the next is due some time after its end
-        if self._is_paused():
+        if is_paused(self._monitor.params):
             self._schedule()  # a frozen process answers nothing
             return
         if self._monitor.lean and self._monitor.code_has_changed():
             self._monitor.renew()  # what a probe imports would be of another rl than what it has in memory
         self._begin()
-
-    def _is_paused(self) -> bool:
-        params = self._monitor.params
-        if params["state"].get("status") == "paused":
-            return True
-        try:
-            fd = posix.open(f"{params['cgroup']}/cgroup.freeze", posix.O_RDONLY | posix.O_CLOEXEC)
-        except (OSError, KeyError):
-            return False
-        try:
-            return posix.read(fd, 2)[:1] == b"1"
-        finally:
-            posix.close(fd)
 
     # the child --------------------------------------------------------------------------------------
     def _begin(self, failed: str = "") -> None:
@@ -178,7 +180,8 @@ class Checks:
         """Wait for the result of the probe at work."""
         health = self.health
         self._monitor.watch(health["fd"], select.POLLIN, self._on_result)
-        self._monitor.at(_LIMIT, health["limit"] - time.monotonic(), self._give_up)
+        left = health["limit"] - time.monotonic() if health["limit"] else GRACE
+        self._monitor.at(_LIMIT, left, self._give_up)
 
     def _give_up(self) -> None:
         """The probe hangs: its command ends with it, the end of the pipe says the rest."""
@@ -198,7 +201,7 @@ class Checks:
         self._monitor.cancel(_LIMIT)
         late = time.monotonic() >= health["limit"]
         self._set(fd=-1, pid=0)
-        if not data and health["limit"]:
+        if not data and health["limit"] and not is_paused(self._monitor.params):
             self._begin("the probe hung and was killed" if late else "the probe was killed")
             health["limit"] = 0.0  # once: where that fails too, the container gets no verdict
             return

@@ -62,12 +62,17 @@ class LogFile:
 
     def write(self, stream: int, data: bytes) -> None:
         """Append what the container wrote to *stream* (1 or 2)."""
-        prefix = self.now() + NAMES[stream]
-        lines, newline, rest = data.rpartition(b"\n")
-        records = prefix + b"F " + lines.replace(b"\n", b"\n" + prefix + b"F ") + b"\n" if newline else b""
-        if rest:
-            records += prefix + b"P " + rest + b"\n"
-        self.append(records)
+        stamp = self.now() + NAMES[stream]
+        prefix = stamp + b"F "
+        whole = data.rfind(b"\n") + 1
+        parts = [prefix, data[: whole - 1].replace(b"\n", b"\n" + prefix), b"\n"] if whole else []
+        if whole < len(data):
+            parts += [stamp, b"P ", data[whole:], b"\n"]
+        size = sum(map(len, parts))
+        if self._limit and self._size + size > self._limit:
+            self.append(b"".join(parts))
+        else:
+            self._put(parts, size)  # as they are: joined they would be copied once more
 
     def carry(self) -> tuple[bytes, bytes]:
         """What is held back of either stream, to go on with after the monitor replaced itself."""
@@ -100,7 +105,7 @@ class LogFile:
             if not cut and not self._size:  # one record longer than a file may be: it gets one of its own
                 cut = records.index(b"\n") + 1
             if cut:
-                self._put(records[:cut])
+                self._put([records[:cut]], cut)
                 records = records[cut:]
             if not records:
                 return
@@ -108,18 +113,22 @@ class LogFile:
                 self._rotate()
                 if self._size:  # the directory cannot be changed now: better too long than lost
                     break
-        self._put(records)
+        self._put([records], len(records))
 
-    def _put(self, records: bytes) -> None:
+    def _put(self, parts: list[bytes], size: int) -> None:
+        """Write records, given in *parts* of *size* bytes in all."""
         if self._fd < 0:
             self._open()
         done = 0
         try:
-            while done < len(records):
-                done += posix.write(self._fd, records[done:] if done else records)
+            done = posix.writev(self._fd, parts)
+            if done < size:  # the disk is nearly full, or there are more than 2 GB
+                records = b"".join(parts)
+                while done < size:
+                    done += posix.write(self._fd, records[done:])
         except OSError:  # ENOSPC, EDQUOT, EIO, EFBIG; EBADF when the file could not be opened
-            kept = records.rfind(b"\n", 0, done) + 1
-            self.lost += len(records) - kept
+            kept = b"".join(parts).rfind(b"\n", 0, done) + 1
+            self.lost += size - kept
             try:
                 posix.ftruncate(self._fd, self._size + kept)
             except OSError:

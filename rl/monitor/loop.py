@@ -256,6 +256,12 @@ class Monitor:
 
             self.checks = Checks(self)
 
+    def end_checks(self) -> None:
+        """No more health checks, of this kind at least."""
+        if self.checks is not None:
+            self.checks.stop()
+            self.checks = None
+
     def _time_out(self) -> None:
         """--timeout is over: killed, and the exit code says so, as conmon's does."""
         self.params["timed_out"] = True
@@ -367,9 +373,7 @@ class Monitor:
 
     def drain(self) -> None:
         """What the container wrote before it ended; never waits."""
-        if self.checks is not None:
-            self.checks.stop()
-            self.checks = None
+        self.end_checks()
         for fd, kind in tuple(self._streams.items()):
             left = DRAIN
             while left > 0 and (size := self._relay(fd, kind)) > 0:

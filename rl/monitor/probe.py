@@ -19,6 +19,7 @@ from rl.config import secretcopies
 from rl.config.jsonio import read_json, write_json
 from rl.errors import RlError
 from rl.kernel import proc
+from rl.monitor.health import is_paused
 from rl.runtime import exec as runtime
 from rl.runtime import seccomp, sessions
 from rl.runtime.sync import Io
@@ -50,6 +51,9 @@ def main(params: Params, check: HealthCheck, excused: bool, pipe: int, failed: s
             code, output = error.exit_code, error.message
         except OSError as error:
             code, output = 125, error.strerror or str(error)
+    if code == TIMED_OUT and not failed and is_paused(params):
+        os.write(pipe, marshal.dumps({}))  # it was paused meanwhile: that says nothing
+        os._exit(0)
     health = params["health"]
     size = health["config"].get("max_log_size", 500)
     entry: HealthLogEntry = {"Start": begin, "End": _now(), "ExitCode": code, "Output": output[: size or _MOST]}
@@ -91,12 +95,12 @@ def run(params: Params, check: HealthCheck, pipe: int) -> tuple[int, str]:
 
     Ends early, with all of the command, when nobody reads *pipe* any more.
     """
-    deadline = time.monotonic() + check["timeout"] / 1e9
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     os.set_blocking(write_end, True)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     created = _spawn(params, check, Io(null, write_end, write_end))
     os.close(write_end)
+    deadline = time.monotonic() + check["timeout"] / 1e9  # from here: what has just been paused may not begin for long
     output = bytearray()
     try:
         in_time = _collect(created, read_end, output, deadline, pipe)
@@ -166,8 +170,9 @@ def _collect(created: Created, source: int, output: bytearray, deadline: float, 
         if left <= 0:
             return False
         ready = {fd for fd, _ in poll.poll(left * 1000 + 1)}
-        if pipe in ready:
-            raise RlError("the monitor has ended")
+        if pipe in ready:  # the record is not ours any more
+            _end(created)
+            os._exit(1)
         if source in ready and not _read(source, output):
             poll.unregister(source)
         if created.pidfd in ready:

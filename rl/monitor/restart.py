@@ -43,14 +43,18 @@ def _ended_by_user(params: Params, status: int) -> bool:
     return params.get("stopped_by_user", False)
 
 
+def backoff(last: float, ran: float) -> float:
+    """Seconds to wait after a run of *ran* seconds, before which *last* seconds were waited (0: it was the first)."""
+    return FIRST if ran >= STEADY else min(LONGEST, max(FIRST, 2 * last))
+
+
 def again(ending: Ending) -> None:
     """Wait, and start it again. Returns only when it was stopped meanwhile, or cannot be started."""
     monitor, params = ending.monitor, ending.params
     if params.get("after"):
         params["backoff"] = seconds = 0.0
     else:
-        ran = time.monotonic() - params.get("started", 0.0)
-        seconds = FIRST if ran >= STEADY else min(LONGEST, max(FIRST, 2 * params.get("backoff", 0.0)))
+        seconds = backoff(params.get("backoff", 0.0), time.monotonic() - params.get("started", 0.0))
         params["backoff"] = seconds
     ending.record_restarting()
     params["restart_at"] = time.monotonic() + seconds

@@ -12,7 +12,6 @@ import os
 import struct
 
 from rl.errors import RlError
-from rl.kernel import mount as m
 from rl.runtime import rootpath
 
 TYPE_CHECKING = False
@@ -60,6 +59,8 @@ def bind_console(root: int, slave: int) -> None:
 
     A symbolic link of the image there is itself covered: it leads the mount nowhere (CVE-2025-52565).
     """
+    from rl.kernel import mount as m  # imported by rl.runtime.child already; exec does without
+
     target = rootpath.ensure_nofollow(root, "/dev/console", directory=False)
     try:
         copy = m.open_tree(f"/proc/self/fd/{slave}", m.OPEN_TREE_CLONE)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     Owner = Callable[[int, int], tuple[int, int]]  # (uid, gid) in the layer to those in the tree
     Progress = Callable[[int], None]  # entries made so far
+    Directory = tuple[str, list[int]]  # path, the layers that show in it (top first)
 
 _METACOPY, _REDIRECT, _OPAQUE = "user.overlay.metacopy", "user.overlay.redirect", "user.overlay.opaque"
 _READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -43,6 +44,10 @@ _RESOLVE = fs.RESOLVE_BENEATH | fs.RESOLVE_NO_SYMLINKS
 _TOO_LONG = frozenset((errno.ENOSPC, errno.E2BIG, errno.ERANGE))
 #: Their metadata survives in the order it was made: ext4, XFS, btrfs, f2fs, bcachefs.
 _JOURNALLED = frozenset((0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0xCA451A4E))
+
+
+#: A tree is shared among processes when so many entries are made and so many directories are still to be filled.
+_SPLIT_ENTRIES, _SPLIT_DIRECTORIES = 2000, 100
 
 
 def path_of(paths: Paths, image_id: str, id_key: str) -> str:
@@ -101,7 +106,7 @@ def _make(
     remove_stale(paths)
     staging = Staging(paths)
     try:
-        maker = _Maker(layers, owner, root, progress)
+        maker = Maker(layers, owner, root, progress)
         maker.make(f"{staging.path}/tree")
         write_json(f"{os.path.dirname(path)}/owners.json", {"uids": sorted(maker.uids), "gids": sorted(maker.gids)},
                    sync=False)
@@ -140,10 +145,10 @@ def _needs_sync(paths: Paths) -> bool:
 
 def make(layers: list[str], path: str, owner: Owner, root: int) -> None:
     """The tree of *layers* at *path*, which must not exist. Raises OSError."""
-    _Maker(layers, owner, root, None).make(path)
+    Maker(layers, owner, root, None).make(path)
 
 
-class _Maker:
+class Maker:
     """Merges *layers* (top first) as overlayfs does: each name once, from the topmost layer that has it."""
 
     def __init__(self, layers: list[str], owner: Owner, root: int, progress: Progress | None) -> None:
@@ -154,6 +159,7 @@ class _Maker:
         self.entries = 0
         self.uids: set[int] = set()
         self.gids: set[int] = set()
+        self.later: list[tuple[str, int]] | None = None  # (path, layer) of files with several names, while it is shared
         self._links: dict[tuple[int, int], str] = {}  # of files with several names: inode → path in the tree
 
     def make(self, path: str) -> None:
@@ -166,16 +172,50 @@ class _Maker:
             target = os.open(path, _READ_DIRECTORY)
             for layer in self.layers:
                 roots.append(os.open(layer, _READ_DIRECTORY))  # noqa: PERF401 - one by one, to be closed if one fails
-            stack = [("", self._until_opaque(roots, list(range(len(roots))), ""))]
-            while stack:
-                directory, indices = stack.pop()
-                stack += self._directory(roots, target, directory, indices)
+            queue = [("", self._until_opaque(roots, list(range(len(roots))), ""))]
+            while queue and (self.entries < _SPLIT_ENTRIES or len(queue) < _SPLIT_DIRECTORIES):
+                directory, indices = queue.pop(0)
+                queue += self._directory(roots, target, directory, indices)
+            if queue:
+                self._share(roots, target, queue)
         finally:
             os.umask(umask)
             for fd in roots:
                 os.close(fd)
             if target >= 0:
                 os.close(target)
+
+    def _share(self, roots: list[int], target: int, queue: list[Directory]) -> None:
+        """The rest of a big tree, by as many processes as there are CPUs: each takes one directory of *queue* after
+        the other. Files with several names, which may lie in the directories of two, come last, from here alone.
+        """
+        from rl.storage import metatree_workers
+
+        self.later = []
+        metatree_workers.share(self, roots, target, queue)
+        later, self.later = self.later, None
+        for path, index in sorted(later):
+            self._linked(roots, target, path, index)
+
+    def below(self, roots: list[int], target: int, directory: Directory) -> None:
+        """*directory* and all in it."""
+        stack = [directory]
+        while stack:
+            path, indices = stack.pop()
+            stack += self._directory(roots, target, path, indices)
+
+    def _linked(self, roots: list[int], root: int, path: str, index: int) -> None:
+        """A file with several names in a directory that is finished: its times are set again."""
+        above, _, name = path.rpartition("/")
+        source, target = _open_at(roots[index], above), _open_at(root, above)
+        try:
+            times = os.fstat(target)
+            status = os.stat(name, dir_fd=source, follow_symlinks=False)
+            self._name(name, status, source, target, root, path)
+            os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
+        finally:
+            os.close(source)
+            os.close(target)
 
     def _until_opaque(self, roots: list[int], indices: list[int], path: str) -> list[int]:
         """Those of *indices* whose *path* is to be seen: none below the first that is opaque."""
@@ -190,7 +230,7 @@ class _Maker:
                 os.close(fd)
         return indices
 
-    def _directory(self, roots: list[int], root: int, path: str, indices: list[int]) -> list[tuple[str, list[int]]]:
+    def _directory(self, roots: list[int], root: int, path: str, indices: list[int]) -> list[Directory]:
         """Fill directory *path*; its own directories, with the layers that show in each."""
         seen: set[str] = set()
         below: dict[str, list[int]] = {}
@@ -242,6 +282,16 @@ class _Maker:
             below[name] = [index]
             return
         here = f"{path}/{name}" if path else name
+        if status.st_nlink > 1 and self.later is not None:
+            self.later.append((here, index))
+            return
+        self._name(name, status, source, target, root, here)
+
+    def _name(
+        self, name: str, status: os.stat_result, source: int, target: int, root: int, here: str
+    ) -> None:
+        """Anything but a directory, or a further name for it."""
+        kind = stat.S_IFMT(status.st_mode)
         if status.st_nlink > 1:
             inode = (status.st_dev, status.st_ino)
             first = self._links.get(inode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -109,7 +110,8 @@ BAD = [
     ("--preserve-fds 1 --preserve-fd 5 busybox true", "contradict", ""),
     ("--rmi --detach busybox true", "--rmi cannot be used with --detach", "rl rmi"),
     ("--rmi --rm=false busybox true", "--rm=false contradicts", ""),
-    ("--device nvidia.com/gpu=all busybox true", "no CDI", "/dev/dri"),
+    ("--gpus all busybox true", "unresolvable CDI devices nvidia.com/gpu=all", "nvidia-ctk"),
+    ("--device example.com/card=1 busybox true", "unresolvable CDI devices example.com/card=1", "/etc/cdi"),
     ("--pod x busybox true", "--pod is not available: rl has no pods yet", "container:NAME"),
     ("--ip 192.0.2.1 busybox true", "--ip is not available", "pasta:-a"),
     ("--device-cgroup-rule 'c 1:3 rw' busybox true", "--device-cgroup-rule is not available", "--device"),
@@ -156,6 +158,26 @@ def test_user_namespace_of_another(prepared: Rl) -> None:
     own = prepared.ok("run", "--rm", "--network=none", "--userns=container:first", "busybox", "ls", "/sys/class/net")
     assert own == "lo"
     prepared.ok("rm", "-f", "-t", "0", "first")
+
+
+def test_devices_of_a_vendor(prepared: Rl) -> None:
+    """By CDI: nodes, mounts, variables and a hook; a test of real cards takes real cards."""
+    rl, home = prepared, prepared.user.home
+    edits = {"deviceNodes": [{"path": "/dev/card0", "hostPath": "/dev/zero"}], "env": ["CARD=0"],
+             "mounts": [{"hostPath": str(home / "base"), "containerPath": "/opt/driver", "options": ["ro", "nosuid"]}],
+             "hooks": [{"hookName": "createRuntime", "path": "/bin/sh", "args": ["sh", "-c", f"cat > {home}/hook-state"]}]}
+    (home / "cdi").mkdir(exist_ok=True)
+    (home / "cdi/card.json").write_text(json.dumps(
+        {"cdiVersion": "0.6.0", "kind": "nvidia.com/gpu", "devices": [{"name": "0", "containerEdits": edits}]}
+    ))
+    conf = {"CONTAINERS_CONF": str(home / "cdi.conf")}
+    (home / "cdi.conf").write_text(f'[engine]\ncdi_spec_dirs = ["{home}/cdi"]\n')
+    script = "head -c 3 /dev/card0 | wc -c; cat /opt/driver; echo $CARD"
+    for words in (["--device", "nvidia.com/gpu=0"], ["--gpus", "0"]):
+        done = rl("run", "--rm", "--network=none", *words, "busybox", "sh", "-c", script, env=conf)
+        assert done.stdout == "3\n192.0.2.9 from-file\n0\n", done.stderr
+        assert json.loads((home / "hook-state").read_text())["status"] == "creating"
+        (home / "hook-state").unlink()
 
 
 def test_rmi_and_password_of_the_pull(prepared: Rl) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from support import images
+from support.cgroup_lane import CgroupLane
 from system.conftest import Rl, eventually
 
 SECOND = 10**9
@@ -91,19 +92,12 @@ def test_what_was_asked(host: Rl) -> None:
 BAD = [
     ("--health-interval 3s", "busybox", "without a health check"),
     ("--health-on-failure kill", "busybox", "cannot set on-failure action to kill without a health check"),
-    ("--health-startup-cmd true", "busybox", "without a health check"),
-    ("--health-startup-retries 3", "checked", "without a start-up check"),
     ("--health-cmd true --no-healthcheck", "busybox", "cannot specify both --no-healthcheck and --health-cmd"),
     ("--health-cmd none --health-retries 3", "checked", "without a health check"),
     ("--health-cmd true --health-on-failure explode", "busybox", 'invalid on-failure action "explode"'),
     ("--health-cmd true --health-interval 5", "busybox", "invalid healthcheck-interval"),
-    ("--health-cmd true --health-interval -5s", "busybox", "healthcheck-interval must be 0 seconds or greater"),
-    ("--health-cmd true --health-timeout 0s", "busybox", "healthcheck-timeout must be at least 1 second"),
-    ("--health-cmd true --health-retries 0", "busybox", "healthcheck-retries must be greater than 0"),
     ("--health-cmd true --health-retries x", "busybox", "--health-retries"),
-    ("--health-cmd true --health-start-period -1s", "busybox", "healthcheck-start-period must be 0 seconds or greater"),
     ("--health-cmd true --health-log-destination /none", "busybox", "no such directory"),
-    ("--health-cmd [1] --health-retries 1", "busybox", "not an array of strings"),
     ('--health-cmd ["CMD"]', "busybox", "must define a healthcheck command"),
 ]
 
@@ -197,6 +191,7 @@ def test_timeout_ends_all_of_the_probe(host: Rl, pid: str) -> None:
 
 def test_one_at_a_time(host: Rl) -> None:
     """Who asks while a probe is at work gets the result of that; one that dies without a word is a failure."""
+    start(host, "crosses", "--health-cmd", "sleep 1.4; echo through", "--health-interval=1h")  # the monitor is replaced meanwhile
     start(host, "one", "--health-cmd", "echo x >>/tmp/count; sleep 0.5; false", "--health-interval=disable")
     askers = [host.user.popen("rl", "healthcheck", "run", "one", stdout=-3) for _ in range(3)]
     assert [asker.wait(20) for asker in askers] == [1, 1, 1]
@@ -208,6 +203,9 @@ def test_one_at_a_time(host: Rl) -> None:
     log = health(host, "both")["Log"]
     assert all(first["End"] < second["Start"] for first, second in itertools.pairwise(log))
     host.ok("rm", "-f", "both")
+    eventually(lambda: health(host, "crosses")["Status"] == "healthy", every=0.05)
+    assert [one["Output"] for one in health(host, "crosses")["Log"]] == ["through"]
+    host.ok("rm", "-f", "crosses")
     start(host, "killed", "--health-cmd", "sleep 623", "--health-interval=disable")
     asker = host.user.popen("rl", "healthcheck", "run", "killed", stdout=-3)
     monitor = host.ok("inspect", "-f", "{{.State.ConmonPid}}", "killed")
@@ -256,6 +254,50 @@ def test_on_failure(host: Rl) -> None:
     done = host("wait", "--condition=healthy", "kill")
     assert done.returncode == 125 and "has ended before it was healthy" in done.stderr
     host.ok("rm", "-f", "-t", "0", "kill", "stop", "restart", "none", "gives-up")
+
+
+def test_update(host: Rl) -> None:
+    """The check of a running container: another one, other times, none, one again; and for the next start."""
+    start(host, "up")
+    done = host("update", "--health-interval=1s", "up")
+    assert done.returncode == 125 and "without a health check" in done.stderr
+    identity = host.ok("update", "--health-cmd", "test -e /ok", "--health-interval=100ms", "--health-retries=1", "up")
+    assert identity == document(host, "up")["Id"]
+    host.ok("wait", "--condition=unhealthy", "up")
+    host.ok("update", "--health-cmd", "echo other", "up")
+    host.ok("wait", "--condition=healthy", "up")
+    assert health(host, "up")["Log"][-1]["Output"] == "other"
+    assert document(host, "up")["Config"]["Healthcheck"]["Interval"] == SECOND // 10
+    host.ok("update", "--no-healthcheck", "up")
+    assert host("healthcheck", "run", "up").returncode == 125 and "healthy" not in host.ok("ps")
+    host.ok("stop", "up")
+    host.ok("update", "--health-cmd", "true", "--health-timeout=9s", "--health-start-period=1s", "--health-start-interval=1s",
+            "--health-on-failure=kill", "--health-startup-cmd=true", "--health-startup-interval=1s", "--health-startup-retries=4",
+            "--health-startup-success=1", "--health-startup-timeout=2s", "--health-log-destination=local",
+            "--health-max-log-count=3", "--health-max-log-size=7", "up")
+    host.ok("start", "up")
+    host.ok("wait", "--condition=healthy", "up")
+    assert document(host, "up")["Config"]["HealthcheckOnFailureAction"] == "kill"
+    host.ok("rm", "-f", "up")
+
+
+def test_paused(host: Rl) -> None:
+    """Nobody is asked who cannot answer, and a probe that is caught half way says nothing. It runs in the container's cgroup."""
+    with CgroupLane(host.user) as lane:
+        words = "run -d --name frozen --network=none --health-interval=100ms --health-timeout=1500ms --health-retries=1 busybox sleep 1000".split()
+        words[2:2] = ["--health-cmd", "cat /proc/self/cgroup; sleep 0.3"]
+        assert lane.run("rl", *words).returncode == 0
+        assert lane.run("rl", "wait", "--condition=healthy", "frozen").stdout == "-1\n"
+        assert lane.run("rl", "pause", "frozen").returncode == 0
+        before = health(host, "frozen")
+        time.sleep(1.7)
+        assert health(host, "frozen") == before
+        done = lane.run("rl", "healthcheck", "run", "frozen")
+        assert done.returncode == 125 and "is not running: it is paused" in done.stderr
+        assert lane.run("rl", "unpause", "frozen").returncode == 0
+        eventually(lambda: health(host, "frozen")["Log"][-1] != before["Log"][-1], every=0.05)
+        assert {(one["ExitCode"], one["Output"].split("\n")[-1]) for one in health(host, "frozen")["Log"]} == {(0, "0::/")}
+        assert lane.run("rl", "rm", "-f", "-t", "0", "frozen").returncode == 0
 
 
 def test_ends_with_its_container(host: Rl) -> None:

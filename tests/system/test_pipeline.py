@@ -124,6 +124,17 @@ def test_volumes(lane: Rl, tmp_path: Path) -> None:
     lane.user.run("rm", "-r", str(shared), check=True)
 
 
+def test_started_again(lane: Rl) -> None:
+    """By its policy, in the same monitor: writable layer, published port and id map are there each time."""
+    script = "echo run; echo x >> /f; test $(wc -l < /f) = 2 && exit 0; exit 1"
+    words = ("--restart=on-failure:2", "-p", f"127.0.0.1:{free_port()}:80", "busybox", "sh", "-c", script)
+    done = lane("run", "--rm", *words)
+    assert (done.returncode, done.stdout) == (0, "run\n" * 2), done.stderr
+    mapped = "--userns=host" if lane.lane == "single" else "--userns=keep-id"
+    done = lane("run", "--rm", "-t", mapped, "--restart=on-failure:1", "busybox", "sh", "-c", "tty; exit 3")
+    assert (done.returncode, done.stdout) == (3, "/dev/pts/0\n" * 2), done.stderr
+
+
 def test_nothing_is_left(lane: Rl) -> None:
     """After everything ended: no process, no run directory, no mount, no trash."""
     lane.clean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -218,3 +219,12 @@ def test_timeout(rl: Rl) -> None:
     assert (done.returncode, state(rl, "c")["ExitCode"]) == (255, -1)
     assert 0.9 < time.monotonic() - began < 5
     assert json.loads(rl.ok("container", "inspect", "c"))[0]["Config"]["Timeout"] == 1
+
+
+def test_the_next_run_is_as_the_first(rl: Rl) -> None:
+    """Which the monitor is not: its score for the OOM killer, its signals, its descriptors, its directory."""
+    script = "cat /proc/self/oom_score_adj; grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status; ls /proc/self/fd; env; pwd; exit 1"
+    line = f"echo 300 > /proc/self/oom_score_adj; exec rl run --network=none --restart=on-failure:1 busybox sh -c {shlex.quote(script)}"
+    done = rl.user.run("bash", "-c", line)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1 and lines[: len(lines) // 2] == lines[len(lines) // 2 :] and lines[0] == "300", done.stdout

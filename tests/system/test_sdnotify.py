@@ -173,3 +173,31 @@ def test_a_service_that_says_itself_when_it_is_ready(lab: Lab) -> None:
     assert show(lab, "own", "ActiveState", "StatusText") == ["active", "here we are"]
     lab.ok("systemctl", "--user", "stop", "own", timeout=30)
     lab.ok("rl", "rm", "--all", "--force", "--time", "0")
+
+
+#: Obeys SIGTERM with its exit code, as what is not PID 1 does by default.
+TERM = ("busybox", "sh", "-c", "trap 'exit 143' TERM; while :; do sleep 0.05; done")
+
+
+def test_containers_of_before_the_boot(lab: Lab) -> None:
+    """contrib/systemd/rl-restart.service starts what its policy says, and not what its user has stopped."""
+    text = (Path(__file__).parents[2] / "contrib/systemd/rl-restart.service").read_text()
+    text = text.replace("ExecStart=rl", f"ExecStart={Path(sys.executable).parent / 'rl'}")
+    path = Path(lab.path("/home/alice/.config/systemd/user/rl-restart.service"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    lab.root("chown", "-R", f"{UID}:{UID}", "/home/alice/.config")
+    for name, policy in (("a", "always"), ("b", "unless-stopped"), ("c", "unless-stopped"), ("d", "no"), ("e", "on-failure")):
+        lab.ok("rl", "run", "-d", "--network=none", f"--name={name}", f"--restart={policy}", *TERM)
+    lab.ok("rl", "stop", "-t", "0", "c")
+    pids = lab.ok("rl", "inspect", "--format", "{{.State.ConmonPid}}", "a", "b", "d", "e").split()
+    lab.root("kill", "-KILL", *pids)  # as a power cut: nobody could write its end
+    lab.ok("systemctl", "--user", "daemon-reload")
+    lab.ok("systemctl", "--user", "start", "rl-restart", timeout=30)
+    assert sorted(lab.ok("rl", "ps", "--format", "{{.Names}}").split()) == ["a", "b"]
+    lab.ok("systemctl", "--user", "stop", "rl-restart", timeout=30)
+    assert lab.ok("rl", "ps", "-q") == ""
+    assert lab.ok("rl", "inspect", "--format", "{{.State.ExitCode}} {{.State.StoppedByUser}}", "a", "b").split("\n") == ["143 false"] * 2
+    lab.ok("systemctl", "--user", "start", "rl-restart", timeout=30)
+    assert sorted(lab.ok("rl", "ps", "--format", "{{.Names}}").split()) == ["a", "b"]
+    lab.ok("rl", "rm", "--all", "--force", "--time", "0")

@@ -384,3 +384,29 @@ def test_stopping_a_scope(lab: Lab) -> None:
     """What clears away a scope that does not go by itself; and what is said of one that is not there."""
     printed = lab.ok("python", "-c", STOP_A_SCOPE)
     assert printed.startswith("move process ") and "rl-lingers.scope" in printed
+
+
+def test_a_container_that_is_started_again_stays_in_its_scope(lab: Lab) -> None:
+    """The monitor never leaves it; and stopping the scope ends that, whether the container runs or not."""
+    identity = lab.ok("rl", "run", "-d", "--name=a", "--network=none", "--restart=always", "--stop-timeout=0", "busybox", "sh", "-c",
+                      "echo up; test -e /again && exec sleep 1000; touch /again; exit 3")  # fmt: skip
+    eventually(lambda: lab.ok("rl", "logs", "a").count("up") == 2)
+    eventually(lambda: state(lab, "a")["Status"] == "running")
+    scope = f"{MANAGER}/user.slice/rl-{identity}.scope"
+    seen = state(lab, "a")
+    assert cgroup_of(lab, int(str(seen["Pid"]))) == f"{scope}/container" == seen["CgroupPath"]
+    assert cgroup_of(lab, int(str(seen["ConmonPid"]))) == f"{scope}/supervisor"
+    lab.ok("rl", "restart", "-t", "0", "a")
+    assert cgroup_of(lab, int(str(state(lab, "a")["Pid"]))) == f"{scope}/container"
+    lab.ok("systemctl", "--user", "stop", f"rl-{identity}.scope")
+    assert state(lab, "a")["Status"] == "exited" and units(lab) == []
+
+
+def test_a_paused_container_is_stopped_all_the_same(lab: Lab) -> None:
+    lab.ok("rl", "run", "-d", "--name=a", "--network=none", "busybox", *TRAPS)
+    until_up(lab, "a")
+    lab.ok("rl", "pause", "a")
+    began = time.monotonic()
+    lab.ok("systemctl", "--user", "stop", "rl-*.scope")
+    assert time.monotonic() - began < 8 and lab.ok("rl", "logs", "a").split() == ["up", "term"]
+    assert state(lab, "a")["ExitCode"] == 7

@@ -44,8 +44,9 @@ def test_no_file_is_too_long() -> None:
     assert long == {}
 
 
-def test_the_runtime_checklist_names_tests_that_exist() -> None:
-    page = (REPO / "docs/runtime-checklist.md").read_text()
+@pytest.mark.parametrize("checklist", ["runtime", "monitor"])
+def test_the_checklists_name_tests_that_exist(checklist: str) -> None:
+    page = (REPO / f"docs/{checklist}-checklist.md").read_text()
     rows = re.findall(r"^\| .* \| `(\S+)`: (.*) \|$", page, re.MULTILINE)
     assert len(rows) == page.count("\n| ") - page.count("\n## ")  # less a heading each
     for file, names in rows:

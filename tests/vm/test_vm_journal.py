@@ -79,3 +79,23 @@ def test_many_lines_and_a_journal_that_starts_again(vm: Vm) -> None:
     assert vm.ok("logs", "many").splitlines() == [str(n) for n in range(1, 3011)]
     assert "lost" not in vm.sh("cat ~/.local/share/rl/containers/*/state.json")
     vm.ok("rm", "many")
+
+
+def test_events_in_the_journal(vm: Vm) -> None:
+    """Podman's field names; read back, and followed as they come."""
+    began = vm.sh("date +%s.%N").strip()
+    backend = "--events-backend=journald"
+    assert vm.rl(backend, "run", "--name", "told", *NONE, "--label", "a=b\nc", "busybox", "false").returncode == 1
+    vm.sh("journalctl --user --sync 2>/dev/null || true")
+    show = (backend, "events", "--since", began, "--filter", "container=told", "--format")
+    seen = vm.ok(*show, "{{.Status}} {{.ContainerExitCode}} {{.Attributes.a}}", "--stream=false").replace("b\nc", "b-c")
+    statuses = ["create 0", "init 0", "start 0", "attach 0", "died 1", "cleanup 0"]
+    assert seen.splitlines() == [f"{status} b-c" for status in statuses]
+    died = json.loads(vm.sh("journalctl --user -q -o json PODMAN_EVENT=died PODMAN_NAME=told"))
+    wanted = {"PODMAN_TYPE": "container", "PODMAN_EXIT_CODE": "1", "SYSLOG_IDENTIFIER": "rl", "_UID": "1000",
+              "PODMAN_IMAGE": "docker.io/library/busybox:latest"}  # fmt: skip
+    assert wanted.items() <= died.items() and json.loads(died["PODMAN_LABELS"]) == {"a": "b\nc"}
+    followed = vm.sh(f"(sleep 2; rl {backend} rm told >/dev/null) & "
+                     f"rl {backend} events --since 0s --until 8s --filter container=told --format '{{{{.Status}}}}'")
+    assert followed.split() == ["remove"]
+    assert vm.ok("events", "--since", began, "--stream=false", "--filter", "container=told") == ""  # those of the file

@@ -159,3 +159,17 @@ def test_the_smallest_memory_limit(vm: Vm, capsys: pytest.CaptureFixture[str]) -
     done = vm.machine.user("rl", "run", "--rm", *NONE, "-m", str(SMALLEST), "busybox", "true")  # less than enough: told
     assert done.returncode == 125 and "memory limit may be too small: raise --memory" in done.stderr, done.stderr
     assert vm.ok("ps", "-aq") == ""
+
+
+def test_stats_are_the_cgroups(vm: Vm) -> None:
+    vm.ok("run", "-d", "--name", "used", *NONE, "-m", "64m", "busybox", "sh", "-c",
+          "sleep 1000 & dd if=/dev/zero of=/dev/null bs=16M count=20; sleep 1000; true")
+    directory = vm.cgroup("used")
+    vm.eventually("rl stats --no-stream --format '{{.PIDs}}' used", "3")
+    fields = "{{.MemLimit}} {{.MemPerc}} {{.PIDs}} {{.CPUNano}} {{.MemUsage}}"
+    limit, share, pids, cpu, usage = vm.ok("stats", "--no-stream", "--format", fields, "used").split(" ", 4)
+    assert (limit, pids, usage.partition(" / ")[2]) == ("67108864", "3", "67.11MB")
+    assert 0 < float(share.rstrip("%")) < 100
+    used = int(re.search(r"usage_usec (\d+)", value(vm, directory, "cpu.stat")).group(1))  # type: ignore[union-attr]
+    assert 0 < int(cpu) <= used * 1000
+    vm.ok("rm", "-f", "-t", "0", "used")

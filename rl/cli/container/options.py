@@ -60,6 +60,26 @@ LIMITS: Table = (
     ("--pids-limit", "value", "N", "Number of processes allowed; -1: unlimited", "int"),
 )
 
+#: How a container's health is checked, which `rl update` can change, too.
+HEALTH: Table = (
+    ("--health-cmd", "value", "CMD", "Command that tells whether the container is well: a line, a JSON array; none"),
+    ("--health-interval", "value", "TIME", "From one health check to the next (default 30s); disable: only by hand"),
+    ("--health-log-destination", "value", "WHERE", "Log of health checks: local, events_logger, or a directory"),
+    ("--health-max-log-count", "value", "N", "Entries in the log of health checks (default 5); 0: no limit", "uint"),
+    ("--health-max-log-size", "value", "N", "Characters of an entry's output (default 500); 0: no limit", "uint"),
+    ("--health-on-failure", "value", "ACTION", "When it becomes unhealthy: none, kill, restart, stop"),
+    ("--health-retries", "value", "N", "Failures in a row that make it unhealthy (default 3)", "uint"),
+    ("--health-start-interval", "value", "TIME", "From one health check to the next during the start period"),
+    ("--health-start-period", "value", "TIME", "Time in which failures do not count, until there is a success"),
+    ("--health-startup-cmd", "value", "CMD", "Command that has to succeed before the health checks begin"),
+    ("--health-startup-interval", "value", "TIME", "From one start-up check to the next (default 30s)"),
+    ("--health-startup-retries", "value", "N", "Failures in a row that restart the container; 0: none do", "uint"),
+    ("--health-startup-success", "value", "N", "Successes in a row that it takes (default 1)", "uint"),
+    ("--health-startup-timeout", "value", "TIME", "Time that a start-up check may take (default 30s)"),
+    ("--health-timeout", "value", "TIME", "Time that a health check may take (default 30s)"),
+    ("--no-healthcheck", "flag", "", "Check nothing, whatever the image says"),
+)
+
 _OTHERS: Table = (
     ("--add-host", "list", "HOST:IP", "Add a line to the container's /etc/hosts"),
     ("--annotation", "list", "KEY=VALUE", "Add an annotation"),
@@ -78,7 +98,7 @@ _OTHERS: Table = (
     ("--cidfile", "value", "PATH", "Write the container's id to this new file"),
     ("--creds", "value", "USER[:PASSWORD]", "Credentials for the pull"),
     ("--conmon-pidfile", "value", "PATH", "Write the process id of the container's monitor to this file"),
-    ("--device", "list", "HOST[:CTR[:RWM]]", "Add a device of the host"),
+    ("--device", "list", "HOST[:CTR[:RWM]]", "Add a device of the host, or VENDOR/CLASS=NAME of a CDI specification"),
     ("--disable-content-trust", "flag", "", "Changes nothing, in Podman as here: for Docker's scripts"),
     ("--dns", "list", "IP", "Name server to use; none: write no resolv.conf"),
     ("--dns-option --dns-opt", "list", "OPTION", "Option for resolv.conf"),
@@ -90,23 +110,9 @@ _OTHERS: Table = (
     ("--env-host", "flag", "", "Pass the whole environment of the host on"),
     ("--expose", "list", "PORT", "Expose a port or a range, for --publish-all"),
     ("--gidmap", "list", "CTR:FROM:SIZE", "Map these gids, as --uidmap does"),
+    ("--gpus", "list", "GPU", "Add GPUs that the CDI specification of nvidia.com describes: all, or names"),
     ("--group-add", "list", "GROUP", "Further group of the process; keep-groups: the caller's own"),
     ("--group-entry", "value", "LINE", "Line for /etc/group instead of the usual one ($GROUPNAME, $GID, $USERLIST)"),
-    ("--health-cmd", "value", "CMD", "Command that tells whether the container is well: a line, a JSON array; none"),
-    ("--health-interval", "value", "TIME", "From one health check to the next (default 30s); disable: only by hand"),
-    ("--health-log-destination", "value", "WHERE", "Log of health checks: local, events_logger, or a directory"),
-    ("--health-max-log-count", "value", "N", "Entries in the log of health checks (default 5); 0: no limit", "uint"),
-    ("--health-max-log-size", "value", "N", "Characters of an entry's output (default 500); 0: no limit", "uint"),
-    ("--health-on-failure", "value", "ACTION", "When it becomes unhealthy: none, kill, restart, stop"),
-    ("--health-retries", "value", "N", "Failures in a row that make it unhealthy (default 3)", "uint"),
-    ("--health-start-interval", "value", "TIME", "From one health check to the next during the start period"),
-    ("--health-start-period", "value", "TIME", "Time in which failures do not count, until there is a success"),
-    ("--health-startup-cmd", "value", "CMD", "Command that has to succeed before the health checks begin"),
-    ("--health-startup-interval", "value", "TIME", "From one start-up check to the next (default 30s)"),
-    ("--health-startup-retries", "value", "N", "Failures in a row that restart the container; 0: none do", "uint"),
-    ("--health-startup-success", "value", "N", "Successes in a row that it takes (default 1)", "uint"),
-    ("--health-startup-timeout", "value", "TIME", "Time that a start-up check may take (default 30s)"),
-    ("--health-timeout", "value", "TIME", "Time that a health check may take (default 30s)"),
     ("-h --hostname", "value", "NAME", "Host name of the container"),
     ("--hosts-file", "value", "PATH", "Base of /etc/hosts: a file of the host, image, or none (default /etc/hosts)"),
     ("--hostuser", "list", "USER", "Add an account of the host to the container's /etc/passwd"),
@@ -127,7 +133,6 @@ _OTHERS: Table = (
     ("--mount", "array", "SPEC", "Add a mount: type=bind|volume|tmpfs|image|glob|devpts|ramfs,destination=…[,OPTION…]"),
     ("--name", "value", "NAME", "Name of the container"),
     ("--network --net", "array", "MODE", "Network: pasta, slirp4netns, host, none, private, container:ID, ns:PATH"),
-    ("--no-healthcheck", "flag", "", "Ignore the image's health check"),
     ("--no-hostname", "flag", "", "Keep the image's /etc/hostname"),
     ("--no-hosts", "flag", "", "Keep the image's /etc/hosts"),
     ("--oom-kill-disable", "flag", "", "Only cgroup v1 has it: refused"),
@@ -192,7 +197,7 @@ _OTHERS: Table = (
 )
 
 #: In the order of the alphabet, as help shows them.
-CREATE: Table = tuple(sorted((*LIMITS, *_OTHERS), key=lambda row: str(row[0][row[0].index("--") :])))
+CREATE: Table = tuple(sorted((*LIMITS, *HEALTH, *_OTHERS), key=lambda row: str(row[0][row[0].index("--") :])))
 
 RUN: Table = (
     ("--preserve-fd", "list", "FD", "Pass these open files on, as they are numbered"),

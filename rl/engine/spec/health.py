@@ -1,6 +1,6 @@
 """Health check flags and the image's HEALTHCHECK: how a container is to be probed.
 
-Called by :mod:`rl.engine.create`, and only where there is one of them. Sources: podman-run(1), the OCI image
+Called by :mod:`rl.engine.create` and update, and only where there is one of them. Sources: podman-run(1), the OCI image
 specification's ``Healthcheck`` of Docker-format images.
 """
 
@@ -64,12 +64,30 @@ def health(options: dict[str, Any], image: dict[str, Any]) -> HealthConfig | Non
     NotFoundError.
     """
     if options.get("no_healthcheck"):
-        given = [key for key in options if key.startswith("health_")]
-        if given:
-            flag = _flag(given[0])
-            raise UsageError(f"cannot specify both --no-healthcheck and {flag}", "leave one of them out")
-        return {"test": ["NONE"]}
-    found = _own(options["health_cmd"]) if options.get("health_cmd") else _of_image(image)
+        return _refused(options)
+    return _completed(_own(options["health_cmd"]) if options.get("health_cmd") else _of_image(image), options)
+
+
+def changed(options: dict[str, Any], present: HealthConfig | None) -> HealthConfig | None:
+    """As :func:`health`, of a container that has *present*: what the flags do not name stays as it is."""
+    if options.get("no_healthcheck"):
+        return _refused(options)
+    found = present.copy() if present and present["test"] != ["NONE"] else None
+    if options.get("health_cmd"):
+        own = _own(options["health_cmd"])
+        found = own if found is None else {**found, "test": own["test"], "shell": own["shell"]}
+    return _completed(found, options)
+
+
+def _refused(options: dict[str, Any]) -> HealthConfig:
+    for key in options:
+        if key.startswith("health_"):
+            raise UsageError(f"cannot specify both --no-healthcheck and {_flag(key)}", "leave one of them out")
+    return {"test": ["NONE"]}
+
+
+def _completed(found: HealthConfig | None, options: dict[str, Any]) -> HealthConfig | None:
+    """*found* with all that the flags say of it."""
     if found is None or found["test"] == ["NONE"]:
         needing = [key for key in (*_DETAILS, *_STARTUP) if key in options]
         if needing:
@@ -81,7 +99,19 @@ def health(options: dict[str, Any], image: dict[str, Any]) -> HealthConfig | Non
     _actions(found, options)
     _log(found, options)
     if options.get("health_startup_cmd"):
-        found["startup"] = _startup(options)
+        test = command(options["health_startup_cmd"])
+        if test == ["NONE"]:
+            raise UsageError("--health-startup-cmd: none is no command", "leave it out")
+        # By default it may fail for ever, and one success will do.
+        usual: HealthCheck = {
+            "test": test, "shell": _SHELL, "interval": _INTERVAL, "timeout": _TIMEOUT, "retries": 0, "success": 1,
+        }  # fmt: skip
+        found["startup"] = {**found.get("startup", usual), "test": test}
+    if "startup" in found:
+        found["startup"] = found["startup"].copy()
+        _times(found["startup"], options, "health_startup")
+        if "health_startup_success" in options:
+            found["startup"]["success"] = max(1, options["health_startup_success"])
     else:
         for key in _STARTUP:
             if key in options:
@@ -169,7 +199,7 @@ def _actions(found: HealthConfig, options: dict[str, Any]) -> None:
         if f"health_{key}" in options:
             flag = f"healthcheck-{key.replace('_', '-')}"
             found[key] = duration(options[f"health_{key}"], flag)
-    action = options.get("health_on_failure", "none")
+    action = options.get("health_on_failure", found.get("on_failure", "none"))
     if action not in ACTIONS:
         supported = f"supported actions are {','.join(ACTIONS)}"
         raise UsageError(f'invalid on-failure action "{action}" for health check: {supported}')
@@ -177,24 +207,12 @@ def _actions(found: HealthConfig, options: dict[str, Any]) -> None:
 
 
 def _log(found: HealthConfig, options: dict[str, Any]) -> None:
-    found["max_log_count"] = options.get("health_max_log_count", 5)
-    found["max_log_size"] = options.get("health_max_log_size", 500)
-    where = options.get("health_log_destination") or "local"
+    found["max_log_count"] = options.get("health_max_log_count", found.get("max_log_count", 5))
+    found["max_log_size"] = options.get("health_max_log_size", found.get("max_log_size", 500))
+    where = options.get("health_log_destination") or found.get("log_destination", "local")
     if where not in ("local", "events_logger"):
         path = os.path.abspath(where)
         if not os.path.isdir(path):
             raise NotFoundError(f"--health-log-destination {where}: no such directory", "use local or events_logger")
         where = path
     found["log_destination"] = where
-
-
-def _startup(options: dict[str, Any]) -> HealthCheck:
-    """The start-up check: by default it may fail for ever, and one success will do."""
-    found: HealthCheck = {
-        "test": command(options["health_startup_cmd"]), "shell": _SHELL, "interval": _INTERVAL, "timeout": _TIMEOUT,
-        "retries": 0, "success": max(1, options.get("health_startup_success", 0)),
-    }
-    if found["test"] == ["NONE"]:
-        raise UsageError("--health-startup-cmd: none is no command", "leave it out")
-    _times(found, options, "health_startup")
-    return found

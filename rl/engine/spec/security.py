@@ -196,10 +196,6 @@ def check_sysctls(sysctls: Mapping[str, str], network: str, ipc: str) -> None:
 
 def device(text: str) -> tuple[str, str, str]:
     """(host path, container path, permissions) of ``--device HOST[:CONTAINER][:rwm]``."""
-    if "=" in text and not text.startswith("/"):
-        raise UnsupportedError(
-            f"--device {text}: rl reads no CDI specifications", "name the device nodes, such as --device /dev/dri"
-        )
     parts = text.split(":")
     host = parts[0]
     target, permissions = host, "rwm"
@@ -209,7 +205,8 @@ def device(text: str) -> tuple[str, str, str]:
     if rest:
         target = rest.pop(0)
     if rest or not host.startswith("/") or not target.startswith("/"):
-        raise UsageError(f"--device: {text!r} is not a device", "write /dev/HOST[:/dev/CONTAINER][:rwm]")
+        hint = "write /dev/HOST[:/dev/CONTAINER][:rwm], or VENDOR/CLASS=NAME"
+        raise UsageError(f"--device: {text!r} is not a device", hint)
     return host, target, permissions
 
 

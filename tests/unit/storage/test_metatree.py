@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -123,6 +124,43 @@ def test_users_without_files_share_a_tree(mapped: Store) -> None:
 def test_an_id_the_map_lacks_leaves_nothing(mapped: Store) -> None:
     diff_ids = image(mapped)
     with pytest.raises(UnsupportedError, match="1000"):
+        make(mapped, diff_ids, shift_map(5, 100), shift_map(5, 100))
+    assert os.listdir(f"{mapped.paths.data}/mapped/{IMAGE}") == []
+    assert mapped.leftovers() == sorted(d[7:] for d in diff_ids)
+
+
+def test_a_big_image_is_made_by_several_processes(mapped: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metatree, "_SPLIT_ENTRIES", 10)
+    monkeypatch.setattr(metatree, "_SPLIT_DIRECTORIES", 4)
+    many = b"".join(
+        directory(f"many{number}", mtime=7) + directory(f"many{number}/sub", uid=number, mtime=8)
+        + member(f"many{number}/sub/f", b"%d" % number, gid=number) for number in range(30)
+    )
+    pairs = b"".join(hardlink(f"many{number + 1}/sub/hard", f"many{number}/sub/f") for number in range(0, 30, 2))
+    diff_ids = [*image(mapped), mapped.unpack(many + pairs)]
+    layers = lowers(mapped.paths, diff_ids)
+    plain = through_overlay(mapped, layers, [])
+    maps = keep_id_map(29, 65537)
+    got = through_overlay(mapped, [make(mapped, diff_ids, maps, maps)], layers)
+    owner = owner_function(maps, maps)
+    del plain["."]
+    assert got.keys() - {"."} == plain.keys()
+    for name, entry in plain.items():
+        assert (got[name]["uid"], got[name]["gid"]) == owner(entry["uid"], entry["gid"]), name
+        for field in ("kind", "mode", "size", "mtime", "content", "target"):
+            assert got[name].get(field) == entry.get(field), (name, field)
+    assert all(got[f"many{n + 1}/sub/hard"]["inode"] == got[f"many{n}/sub/f"]["inode"] for n in range(0, 30, 2))
+    with open(f"{mapped.paths.data}/mapped/{IMAGE}/owners.json", encoding="utf-8") as file:
+        assert set(range(30)) <= set(json.load(file)["uids"])
+
+
+def test_an_error_of_a_worker_is_an_error(mapped: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metatree, "_SPLIT_ENTRIES", 10)
+    monkeypatch.setattr(metatree, "_SPLIT_DIRECTORIES", 4)
+    diff_ids = [mapped.unpack(b"".join(
+        directory(f"d{number}") + b"".join(member(f"d{number}/{n}", uid=9000) for n in range(3)) for number in range(40)
+    ))]
+    with pytest.raises(UnsupportedError, match="9000"):
         make(mapped, diff_ids, shift_map(5, 100), shift_map(5, 100))
     assert os.listdir(f"{mapped.paths.data}/mapped/{IMAGE}") == []
     assert mapped.leftovers() == sorted(d[7:] for d in diff_ids)
