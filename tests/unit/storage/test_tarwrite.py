@@ -6,20 +6,22 @@ import os
 import stat
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rl.storage.tarstream import TarStream
-from rl.storage.tarwriter import TarWriter
+from rl.storage.tarwrite import TarWriter, to_fd
 
 
-def write(root: Path, archive: Path, prefix: bytes = b"", select: object = None) -> None:
+def write(root: Path, archive: Path, prefix: bytes = b"", keep: Callable[[str, os.stat_result], bool] | None = None,
+          precise: bool = True) -> None:
     with open(archive, "wb") as file:
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            writer = TarWriter(file.fileno(), select)  # type: ignore[arg-type]
-            writer.tree(fd, prefix)
+            writer = TarWriter(to_fd(file.fileno()), fd=file.fileno(), precise=precise)
+            writer.tree(fd, prefix, keep=keep)
             writer.finish()
         finally:
             os.close(fd)
@@ -103,8 +105,18 @@ def test_attributes_numbers_and_devices(tmp_path: Path) -> None:
         assert device.ischr() and (device.devmajor, device.devminor) == (1, 3)
 
 
+def test_layers_have_whole_seconds_and_no_holes(tree: Path, tmp_path: Path) -> None:
+    write(tree, tmp_path / "a.tar", precise=False)
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        members = {member.name: member for member in tar.getmembers()}
+        sparse = tar.extractfile("sparse")
+        assert sparse is not None and sparse.read() == (tree / "sparse").read_bytes()
+    assert not members["sparse"].pax_headers and members["sparse"].size == 6_000_000
+    assert "mtime" not in members["dir/file"].pax_headers and members["dir/file"].mtime == 1_234_567_890
+
+
 def test_prefix_and_selection(tree: Path, tmp_path: Path) -> None:
-    write(tree, tmp_path / "a.tar", b"top/", lambda name: name != "top/dir")
+    write(tree, tmp_path / "a.tar", b"top/", lambda name, _: name != "dir")
     with tarfile.open(tmp_path / "a.tar") as tar:
         names = tar.getnames()
     assert "top/hard" in names and not any(name.startswith("top/dir/") or name == "top/dir" for name in names)
