@@ -18,8 +18,7 @@ from rl.engine.collect import collect_pending, discard_later
 from rl.engine.containers import now
 from rl.engine.diff import stack_of
 from rl.engine.events import emit_container
-from rl.engine.export import owner_of
-from rl.engine.rootaccess import hold, inside, open_root
+from rl.engine.rootaccess import hold, inside, open_root, owner_of
 from rl.engine.tag import target_name
 from rl.errors import NoSuchContainerError, NoSuchImageError, RlError, UnsupportedError, UsageError, disk_hint
 from rl.image import documents as d
@@ -130,7 +129,7 @@ def _changed(paths: Paths, config: ContainerConfig, write: Callable[[Any], None]
         except FileNotFoundError:
             return writer  # it never started
         try:
-            _root(upper, writer)
+            _root(upper, writer, owner)
             if copied:
                 _entries(upper, difference.compared(stack[1:], stack[:1], owner), writer)
             else:
@@ -148,10 +147,11 @@ def _changed(paths: Paths, config: ContainerConfig, write: Callable[[Any], None]
     return writer
 
 
-def _root(upper: int, writer: TarWriter) -> None:
+def _root(upper: int, writer: TarWriter, owner: Owner | None) -> None:
     """Owner and mode of / where they are not what unpacking gives by itself."""
     status = os.fstat(upper)
-    if (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) != (0, 0, 0o755):
+    ids = owner(status.st_uid, status.st_gid) if owner else (status.st_uid, status.st_gid)
+    if (*ids, stat.S_IMODE(status.st_mode)) != (0, 0, 0o755):
         writer.root(b".", status)
 
 

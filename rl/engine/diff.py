@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 from rl.engine import containers, rootfs
-from rl.engine.export import owner_of
-from rl.engine.rootaccess import inside
+from rl.engine.rootaccess import inside, owner_of
 from rl.errors import NoSuchContainerError, NoSuchImageError, NotFoundError, UnsupportedError
 from rl.image import store
 from rl.storage import changes
