@@ -65,7 +65,7 @@ def _remove_containers(engine: Engine) -> None:
 
 
 def _unmount(paths: Paths) -> None:
-    """What `rl mount` and `rl volume mount` of real root have mounted in this namespace; a user's ended with its shell."""
+    """What `rl mount` and `rl volume mount` of real root have mounted here; a user's mounts end with the shell."""
     from rl.kernel import mount
 
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
