@@ -306,6 +306,12 @@ def replace(params: Params) -> NoReturn:
         os.close(memory)
 
 
+#: What a later start of the container reads of the caller's environment, beside XDG_… and CONTAINERS_…: where things
+#: are. Nothing else is kept: it may be a secret, and is what an interpreter acts upon.
+_KEPT = frozenset(("PATH", "HOME", "TZ", "TMPDIR", "DBUS_SESSION_BUS_ADDRESS", "INVOCATION_ID", "RL_DEBUG"))
+
+
 def _environment() -> dict[str, str]:
-    """What a later start of the container needs of the caller's: PATH, XDG_…, TZ; not what an interpreter acts upon."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "LD_", "PYTHON"))}
+    return {
+        key: value for key, value in os.environ.items() if key in _KEPT or key.startswith(("XDG_", "CONTAINERS_"))
+    }
