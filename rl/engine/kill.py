@@ -6,11 +6,12 @@ import os
 
 from rl.config.signals import parse_signal
 from rl.engine import containers, events, selection, signalling
-from rl.errors import NoSuchContainerError, RlError, StateError
+from rl.errors import NoSuchContainerError, StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rl.engine.context import Engine
+    from rl.errors import RlError
 
 
 def kill(
@@ -21,19 +22,9 @@ def kill(
     Does not wait for what the signal brings about. Raises UsageError for a signal that does not exist.
     """
     number = parse_signal(signal)
-    results: list[tuple[str, RlError | None]] = []
-    for name in selection.monitored(engine.paths) if all else names:
-        try:
-            _kill(engine, name, number)
-        except (StateError, NoSuchContainerError) as error:
-            if not all:
-                results.append((name, error))
-            continue
-        except RlError as error:
-            results.append((name, error))
-            continue
-        results.append((name, None))
-    return results
+    chosen = selection.monitored(engine.paths) if all else names
+    passed_over = (StateError, NoSuchContainerError) if all else ()
+    return selection.each(chosen, lambda name: _kill(engine, name, number), passed_over)
 
 
 def _kill(engine: Engine, name: str, number: int) -> None:

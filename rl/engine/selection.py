@@ -12,11 +12,11 @@ import os
 
 from rl.engine import containers
 from rl.engine.container_filters import MONITORED, Candidate, Filters
-from rl.errors import CorruptRecordError, NoSuchContainerError
+from rl.errors import CorruptRecordError, NoSuchContainerError, RlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rl.config.paths import Paths
     from rl.engine.context import Engine
@@ -32,6 +32,23 @@ def monitored(paths: Paths) -> list[str]:
         return [name for name in os.listdir(f"{paths.run}/containers") if len(name) == 64]
     except FileNotFoundError:
         return []
+
+
+def each(
+    names: Iterable[str], action: Callable[[str], object], passed_over: tuple[type[RlError], ...] = ()
+) -> list[tuple[str, RlError | None]]:
+    """*action* on each of *names*: (name, error or None); those that fail with one of *passed_over* are left out."""
+    results: list[tuple[str, RlError | None]] = []
+    for name in names:
+        try:
+            action(name)
+        except passed_over:
+            continue
+        except RlError as error:
+            results.append((name, error))
+        else:
+            results.append((name, None))
+    return results
 
 
 def candidates(
