@@ -19,6 +19,7 @@ from rl.errors import ConflictError, RlError, UnsupportedError
 from rl.image import store
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
+from rl.kernel import proc
 from rl.runtime import mountns, userns
 from rl.storage import driver as storage
 from rl.storage import layers as layer_store
@@ -195,14 +196,5 @@ def _umount(target: str, force: bool, what: str) -> None:
 
 
 def _mountpoints(prefix: str) -> set[str]:
-    """Where something is mounted, of the paths that begin with *prefix* (proc(5), mountinfo)."""
-    found = set()
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            path = line.split(" ", 5)[4]
-            if "\\" in path:
-                for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-                    path = path.replace(code, character)
-            if path.startswith(prefix):
-                found.add(path)
-    return found
+    """Where something is mounted, of the paths that begin with *prefix*."""
+    return {path for path, _ in proc.mounts() if path.startswith(prefix)}

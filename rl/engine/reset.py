@@ -11,6 +11,7 @@ import os
 from rl.engine import containers
 from rl.errors import RlError, StateError
 from rl.image.content import records_lock
+from rl.kernel import proc
 from rl.runtime import userns
 from rl.storage import trash
 
@@ -68,10 +69,8 @@ def _unmount(paths: Paths) -> None:
     """What `rl mount` and `rl volume mount` of real root have mounted here; a user's mounts end with the shell."""
     from rl.kernel import mount
 
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        points = [line.split(" ", 5)[4].encode().decode("unicode_escape") for line in file]
     tops = tuple(os.path.realpath(top) + "/" for top in (paths.data, paths.run))
-    for point in reversed(points):
+    for point, _ in reversed(proc.mounts()):
         if point.startswith(tops):
             try:
                 mount.umount(point, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)

@@ -12,6 +12,7 @@ import os
 from rl.errors import RlError, UnsupportedError
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
+from rl.kernel import proc
 from rl.runtime import devices, hooks, mounts, outside, process, spawning, terminal
 
 TYPE_CHECKING = False
@@ -224,11 +225,8 @@ def _move_root() -> None:
     container could undo what is masked in its own (CVE-2019-19921 and its like).
     """
     here = os.readlink("/proc/self/cwd")
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        lines = [line.split(" - ") for line in file]
-    for left, right in lines:
-        path = left.split(" ")[4]
-        if right.split(" ")[0] in ("proc", "sysfs") and path != here and not path.startswith(here + "/"):
+    for path, kind in proc.mounts():
+        if kind in ("proc", "sysfs") and path != here and not path.startswith(here + "/"):
             try:
                 m.umount(path, m.MNT_DETACH)
             except OSError as error:
