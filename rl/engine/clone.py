@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from rl.engine import containers, namespaces
+from rl.engine import containers, namespaces, naming, recording
 from rl.engine import create as creation
 from rl.engine.dependencies import Dependents
 from rl.engine.spec import limits
@@ -103,13 +103,13 @@ def _record(engine: Engine, config: ContainerConfig, name: str, original: Contai
     """Make it a container; without a *name* it is called as its original, with -clone, -clone1, … after that."""
     given = {"_original": original["id"]}  # whose copies of secrets it gets
     if name:
-        containers.check_name(name)
+        naming.check_name(name)
         config["name"] = config["options"]["name"] = name
-        return creation.record(engine, config, given)
+        return recording.record(engine, config, given)
     for number in range(1000):
         config["name"] = config["options"]["name"] = f"{original['name']}-clone{number or ''}"
         try:
-            return creation.record(engine, config, given)
+            return recording.record(engine, config, given)
         except ConflictError:
             continue
     raise ConflictError(f"no free name was found for a clone of {original['name']}", "name it with --name")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from rl.config.signals import signal_name
-from rl.engine import containers, dependencies
+from rl.engine import containers
 from rl.engine.times import NEVER_TEXT, human_size
 from rl.errors import NotFoundError, RlError, UsageError
 from rl.runtime import sessions
@@ -121,7 +121,7 @@ def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> 
         "ExecIDs": [found[0] for found in sessions.living(run)],
         "GraphDriver": {"Name": _driver(config, state), "Data": _graph(engine, config, state)},
         "Mounts": [_mount(engine, spec) for spec in config.get("mounts", []) if spec.get("type") != "tmpfs"],
-        "Dependencies": dependencies.of(config),
+        "Dependencies": containers.needs(config),
         "NetworkSettings": _network(config, state),
         "Namespace": "",
         "IsInfra": False,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time as clock
 
-from rl.engine import containers, events, leftovers
+from rl.engine import containers, events, leftovers, naming
 from rl.engine.dependencies import Dependents
 from rl.engine.prefork import forget_run_directory, take_lock
 from rl.engine.selection import monitored
@@ -174,7 +174,7 @@ def forget(paths: Paths, container_id: str, config: ContainerConfig, with_volume
             trash.discard(paths, paths.container(container_id))
     else:
         trash.discard(paths, paths.container(container_id))
-    containers.release_name(paths, name, container_id)
+    naming.release_name(paths, name, container_id)
     image, labels = config.get("image", ""), config.get("labels", {})
     events.emit_container(paths, {"id": container_id, "name": name, "image": image, "labels": labels}, "remove")
 

@@ -1,6 +1,6 @@
 """The volumes of a container: claimed when it is made, mounted and filled when it starts.
 
-Called by :func:`rl.engine.create.record` in the command line, and by the monitor, inside the user namespace, when it
+Called by :func:`rl.engine.recording.record` in the command line, and by the monitor, inside the user namespace, when it
 launches. What a volume is on disk: rl.engine.volume.records.
 """
 

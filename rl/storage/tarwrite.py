@@ -3,9 +3,9 @@
 Names are sorted and times are whole seconds, so that equal trees give equal archives, as other engines do for layers;
 *precise* keeps what a layer leaves out: parts of seconds, access lists, holes (GNU's sparse format 1.0).
 Files are read through descriptors below the root, links never followed, so a container may change the tree meanwhile:
-what vanishes is left out, what shrinks is filled up with zeros. Called by the engine: export, cp, commit, volume export.
+what vanishes is left out, what shrinks is filled up with zeros. Called by export, cp, commit and volume export.
 
-Source: POSIX pax(1); OCI image specification, layer.md; star's SCHILY.xattr records; GNU tar's manual, "Sparse Formats".
+Source: POSIX pax(1); OCI image specification, layer.md; star's SCHILY.xattr records; GNU tar, "Sparse Formats".
 """
 
 from __future__ import annotations
@@ -234,9 +234,8 @@ class TarWriter:
         pax = dict(more or {})
         if rest and self._precise:
             pax["mtime"] = _decimal(status.st_mtime_ns)
-        for name, value in sorted(attributes.items()):
-            if not name.startswith(_MARKS):
-                pax[f"SCHILY.xattr.{name}"] = value
+        kept = sorted(item for item in attributes.items() if not item[0].startswith(_MARKS))
+        pax.update({f"SCHILY.xattr.{name}": value for name, value in kept})
         self._header(target, kind, size, stat.S_IMODE(status.st_mode), uid, gid, seconds, link, device, pax)
 
     def _header(
@@ -245,10 +244,8 @@ class TarWriter:
     ) -> None:
         """The header of one member; *more*: pax records of it, which come first, with those of what does not fit."""
         self.entries += 1
-        pax = {}
-        for key, text in (("path", name), ("linkpath", link)):
-            if len(text) > 100 or not text.isascii():
-                pax[key] = text
+        texts = (("path", name), ("linkpath", link))
+        pax = {key: text for key, text in texts if len(text) > 100 or not text.isascii()}
         for key, number, most in (("size", size, 8 << 30), ("uid", uid, 1 << 21), ("gid", gid, 1 << 21)):
             if number >= most:
                 pax[key] = b"%d" % number
@@ -257,7 +254,8 @@ class TarWriter:
         pax.update(more or {})
         if pax:
             records = b"".join(record(key, value) for key, value in pax.items())
-            self._buffer += block(b"PaxHeaders/" + name.rstrip(b"/").rpartition(b"/")[2][:80], b"x", len(records), 0o644)
+            last = name.rstrip(b"/").rpartition(b"/")[2][:80]
+            self._buffer += block(b"PaxHeaders/" + last, b"x", len(records), 0o644)
             self._buffer += records
             self._pad(len(records))
         self._buffer += block(name[:100], kind, size if size < 8 << 30 else 0, mode, uid if uid < 1 << 21 else 0,
@@ -371,7 +369,7 @@ def _status(name: str, directory: int) -> os.stat_result | None:
 
 
 def _attributes(fd: int, acls: bool) -> dict[str, bytes]:
-    """Extended attributes that mean something elsewhere: user.*, file capabilities as those of any root (v2), *acls*."""
+    """Extended attributes that mean something elsewhere: user.*, file capabilities for any root (v2), *acls*."""
     found = {}
     try:
         names = os.listxattr(fd)

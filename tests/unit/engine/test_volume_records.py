@@ -11,8 +11,8 @@ import pytest
 from rl.config.jsonio import write_json
 from rl.config.paths import Paths
 from rl.engine import volumes
-from rl.engine.containers import hold_staging
 from rl.engine.context import Engine
+from rl.engine.naming import hold_staging
 from rl.engine.volume import records
 from rl.engine.volume.rm import forget_anonymous, rm
 from rl.errors import AmbiguousNameError, CorruptRecordError, NoSuchVolumeError, RlError, VolumeInUseError
