@@ -103,6 +103,12 @@ LINGER = 1.0
 #: -I -S: no site packages, no environment; no_debug_ranges: no column tables in memory; utf8: no locale tables.
 FLAGS = ("-I", "-S", "-X", "no_debug_ranges", "-X", "utf8")
 
+#: Beside XDG_…
+_ENVIRONMENT = frozenset(
+    "HOME USER LOGNAME PATH TMPDIR TZ DBUS_SESSION_BUS_ADDRESS INVOCATION_ID NOTIFY_SOCKET CONTAINERS_CONF "
+    "CONTAINERS_CONF_OVERRIDE CONTAINERS_STORAGE_CONF RL_DEBUG".split()
+)
+
 _FDS = ("lock_fd", "pidfd", "master_fd", "stdout_fd", "stderr_fd", "stdin_fd", "listen_fd", "slave_fd", "spare_fd")
 
 
@@ -307,5 +313,5 @@ def replace(params: Params) -> NoReturn:
 
 
 def _environment() -> dict[str, str]:
-    """What a later start of the container needs of the caller's: PATH, XDG_…, TZ; not what an interpreter acts upon."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "LD_", "PYTHON"))}
+    """What a later start of the container needs of the caller's; no more, for the rest may be secrets."""
+    return {key: value for key, value in os.environ.items() if key in _ENVIRONMENT or key.startswith("XDG_")}
