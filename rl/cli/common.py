@@ -99,6 +99,17 @@ def _read_cidfile(path: str, options: dict[str, Any]) -> str:
         raise UsageError(f"reading CIDFile: open {path}: {error.strerror}") from None
 
 
+def with_password(creds: str) -> str:
+    """--creds USER[:PASSWORD], asked for on a terminal where it is left out."""
+    import sys
+
+    if ":" in creds or not sys.stdin.isatty():
+        return creds
+    from getpass import getpass
+
+    return f"{creds}:{getpass('Password: ')}"
+
+
 def report(results: Sequence[tuple[str, RlError | None]], quiet: bool = False) -> int:
     """Print the names that worked and the errors of the others; 0, or the exit code of the last error."""
     from rl.cli import output

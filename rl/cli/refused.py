@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 _PODS = "rl has no pods yet; --network, --ipc and --pid container:NAME share the namespaces of another container"
 _NETWORKS = "rl has no user-defined networks yet, and pasta and slirp4netns have no such thing"
+_CRIU = (
+    "CRIU needs CAP_CHECKPOINT_RESTORE in the host's own user namespace, that is root; "
+    "`rl pause` stops a container in memory, `rl commit` keeps its files as an image"
+)
 
 _CREATE = {
     "--decryption-key": "rl reads no encrypted image layers; decrypt it first: skopeo copy --decryption-key",
@@ -24,17 +28,20 @@ _CREATE = {
     "--oom-kill-disable": "cgroup v2 has no such switch; --oom-score-adj tells the kernel whom to spare",
     "--pod": _PODS,
     "--pod-id-file": _PODS,
-    "--rdt-class": "Intel RDT classes are set in /sys/fs/resctrl, which only root may write",
+    "--rdt-class": "Intel RDT classes are set in /sys/fs/resctrl, which only root may write; ask the administrator",
     "--signature-policy": "signatures are checked as policy.json says; put it at ~/.config/containers/policy.json",
 }
 
 #: command → flag → reason
 FLAGS: dict[str, dict[str, str]] = {
+    "container clone": {"--pod": _PODS},
     "container create": {**_CREATE, "--init-ctr": _PODS},
     "container run": _CREATE,
 }
 #: commands that rl does not have → reason
 COMMANDS: dict[str, str] = {
+    "container checkpoint": _CRIU,
+    "container restore": _CRIU,
     "system connection": "rl works on this machine's own files and has no remote client; run it by ssh: ssh HOST rl …",
     "system service": "the REST API is not built yet; programs can call the command, most verbs have --format json",
 }

@@ -43,7 +43,8 @@ class Lexer:
     def fail(self, at: int, problem: str) -> TemplateError:
         line = self.source.count("\n", 0, at) + 1
         column = at - (self.source.rfind("\n", 0, at) + 1) + 1
-        return TemplateError(f"template {self.source!r}, {line}:{column}: {problem}")
+        hint = "write it as a template of Go: {{.Name}}, {{range .Names}}…{{end}}; {{json .}} shows all there is"
+        return TemplateError(f"template {self.source!r}, {line}:{column}: {problem}", hint)
 
     def parts(self) -> list[Node]:
         """("text", string) and ("action", tokens, position), in order."""

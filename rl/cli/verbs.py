@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 #: names of one word are commands of `rl` itself. A further name of the same noun is a silent alias.
 VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("container.attach", ("attach", "container attach"), "Attach to a running container"),
-    ("container.checkpoint", ("container checkpoint",), "Write a container's memory to disk (needs root)"),
     ("container.cleanup", ("container cleanup",), "Free what containers that have ended left behind"),
     ("container.clone", ("container clone",), "Make a container like another one"),
     ("container.commit", ("commit", "container commit"), "Make an image of a container"),
@@ -35,7 +34,6 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("container.ps", ("ps", "container ls", "container list", "container ps"), "List containers"),
     ("container.rename", ("rename", "container rename"), "Give a container another name"),
     ("container.restart", ("restart", "container restart"), "Stop containers and start them again"),
-    ("container.restore", ("container restore",), "Bring back a container from a checkpoint (needs root)"),
     ("container.rm", ("rm", "container rm"), "Remove containers"),
     ("container.run", ("run", "container run"), "Run a command in a new container"),
     ("container.runlabel", ("container runlabel",), "Run the command that a label of an image holds"),

@@ -12,7 +12,7 @@ from rl.engine import containers, namespaces
 from rl.engine import create as creation
 from rl.engine.dependencies import Dependents
 from rl.engine.spec import limits
-from rl.errors import ConflictError, NotFoundError, RlError, UsageError
+from rl.errors import ConflictError, RlError, UsageError
 from rl.runtime.cgroup.limits import settings
 
 TYPE_CHECKING = False
@@ -34,9 +34,6 @@ def clone(engine: Engine, name: str, new: str, image: str, options: dict[str, An
     """
     if options.get("force") and not options.get("destroy"):
         raise UsageError("cannot set --force without --destroy: invalid argument", "add --destroy")
-    if options.get("pod"):
-        pod = options["pod"]
-        raise NotFoundError(f"no pod with name or ID {pod} found: no such pod", "leave --pod out")
     container_id = containers.find(engine.paths, name)
     original = containers.read_config(engine.paths, container_id)
     if options.get("destroy"):
@@ -87,7 +84,8 @@ def _copy(engine: Engine, original: ContainerConfig, options: dict[str, Any]) ->
     if original["log"].get("path"):
         config["log"] = {**original["log"], "path": f"{paths.container(config['id'])}/ctr.log"}
     config["mounts"] = [
-        {**spec, "source": os.urandom(32).hex()} if spec.get("anonymous") else spec for spec in original["mounts"]
+        {**spec, "source": os.urandom(32).hex()} if spec.get("anonymous") and not spec.get("borrowed") else spec
+        for spec in original["mounts"]
     ]
     if original["userns"].startswith("auto"):
         namespaces.fill(engine, config, config["options"])  # ids of its own
@@ -106,10 +104,10 @@ def _record(engine: Engine, config: ContainerConfig, name: str, original: Contai
     given = {"_original": original["id"]}  # whose copies of secrets it gets
     if name:
         containers.check_name(name)
-        config["name"] = name
+        config["name"] = config["options"]["name"] = name
         return creation.record(engine, config, given)
     for number in range(1000):
-        config["name"] = f"{original['name']}-clone{number or ''}"
+        config["name"] = config["options"]["name"] = f"{original['name']}-clone{number or ''}"
         try:
             return creation.record(engine, config, given)
         except ConflictError:

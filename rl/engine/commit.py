@@ -18,8 +18,7 @@ from rl.engine.collect import collect_pending, discard_later
 from rl.engine.containers import now
 from rl.engine.diff import stack_of
 from rl.engine.events import emit_container
-from rl.engine.export import owner_of
-from rl.engine.rootaccess import hold, inside, open_root
+from rl.engine.rootaccess import hold, inside, open_root, owner_of
 from rl.engine.tag import target_name
 from rl.errors import NoSuchContainerError, NoSuchImageError, RlError, UnsupportedError, UsageError, disk_hint
 from rl.image import documents as d
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from rl.config.model import ContainerConfig
     from rl.config.paths import Paths
     from rl.engine.context import Engine
+    from rl.storage.tarwrite import Owner
 
 FORMATS = ("oci", "docker")
 
@@ -100,12 +100,10 @@ def _make_layer(paths: Paths, container_id: str, squash: bool) -> dict[str, Any]
         with content.writer() as blob:
             if squash:
                 with open_root(paths, container_id, plain=True) as root:
-                    writer = _writer(root.config, blob.write)
+                    writer = _writer(owner_of(root.config), blob.write)
                     writer.tree(root.fd, keep=_belongs)
             else:
-                config = containers.read_config(paths, container_id)
-                writer = _writer(config, blob.write)
-                _changed(paths, config, writer)
+                writer = _changed(paths, containers.read_config(paths, container_id), blob.write)
             writer.finish()
             size = blob.offset
             digest = blob.commit()
@@ -116,23 +114,24 @@ def _make_layer(paths: Paths, container_id: str, squash: bool) -> dict[str, Any]
     return {"digest": digest, "size": size}
 
 
-def _writer(config: ContainerConfig, write: Callable[[Any], None]) -> TarWriter:
-    return TarWriter(write, owner=owner_of(config), single=userns.current_mode() == "single")
+def _writer(owner: Owner | None, write: Callable[[Any], None]) -> TarWriter:
+    return TarWriter(write, owner=owner, single=userns.current_mode() == "single")
 
 
-def _changed(paths: Paths, config: ContainerConfig, writer: TarWriter) -> None:
+def _changed(paths: Paths, config: ContainerConfig, write: Callable[[Any], None]) -> TarWriter:
     """What the container has written, from its writable directory."""
-    stack, copied = stack_of(paths, config)
+    stack, copied, owner = stack_of(paths, config)
+    writer = _writer(owner, write)
     lock, _ = hold(paths, config["id"])
     try:
         try:
             upper = os.open(stack[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return  # it never started
+            return writer  # it never started
         try:
-            _root(upper, writer)
+            _root(upper, writer, owner)
             if copied:
-                _entries(upper, difference.compared(stack[1:], stack[:1]), writer)
+                _entries(upper, difference.compared(stack[1:], stack[:1], owner), writer)
             else:
                 writer.tree(upper, keep=_belongs, marks=True)
         finally:
@@ -145,12 +144,14 @@ def _changed(paths: Paths, config: ContainerConfig, writer: TarWriter) -> None:
 
             forget_run_directory(paths, config["id"])
             os.close(lock)
+    return writer
 
 
-def _root(upper: int, writer: TarWriter) -> None:
+def _root(upper: int, writer: TarWriter, owner: Owner | None) -> None:
     """Owner and mode of / where they are not what unpacking gives by itself."""
     status = os.fstat(upper)
-    if (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) != (0, 0, 0o755):
+    ids = owner(status.st_uid, status.st_gid) if owner else (status.st_uid, status.st_gid)
+    if (*ids, stat.S_IMODE(status.st_mode)) != (0, 0, 0o755):
         writer.root(b".", status)
 
 

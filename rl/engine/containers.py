@@ -13,7 +13,6 @@ import os
 import time
 
 from rl.config.jsonio import read_json, write_json
-from rl.engine.spec.values import is_name
 from rl.errors import (
     AmbiguousNameError,
     ConflictError,
@@ -54,6 +53,8 @@ def now() -> str:
 
 def check_name(name: str) -> None:
     """Raises UsageError unless *name* is one Podman would take."""
+    from rl.engine.spec.values import is_name
+
     if not is_name(name):
         raise UsageError(
             f"container name {name!r}: names must match [a-zA-Z0-9][a-zA-Z0-9_.-]*: invalid argument",

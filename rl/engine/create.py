@@ -410,7 +410,7 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
         with content.records_lock(paths, exclusive=False):  # `rl rmi` must not take the image away just now
             if config["image_id"] and not os.path.exists(f"{paths.blobs}/{config['image_id']}"):
                 raise NoSuchImageError(f"image {config['image']} was removed meanwhile", f"rl pull {config['image']}")
-            volumes.claim(paths, config)
+            made = volumes.claim(paths, config)
             if not sync:
                 os.close(os.open(f"{staging}/{containers.PASSING}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             if config.get("secrets"):
@@ -429,6 +429,8 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
     finally:
         if held >= 0:
             os.close(held)
+    for name in made:
+        events.emit(paths, "volume", "create", name, name)
     events.emit_container(paths, config, "create")
 
 

@@ -13,7 +13,6 @@ from rl.config.jsonio import read_json
 from rl.engine import containers
 from rl.errors import CorruptRecordError, StateError, UsageError
 from rl.kernel import process as kp
-from rl.monitor import terminal
 from rl.runtime import exec as runtime
 from rl.runtime import seccomp
 from rl.runtime.sync import Io
@@ -48,6 +47,8 @@ def exec_(
 
         detach_keys = containersconf.load(engine.paths.run).get("engine.detach_keys")
     if detach_keys is not None:
+        from rl.monitor import terminal
+
         terminal.parse_detach_keys(detach_keys)  # before anything runs
     preserve: list[int] = []
     if preserve_fds or preserve_fd:
@@ -114,6 +115,8 @@ class Session:
         process["env"] = self._environment(own, env, bool(user), tty)
         process.pop("consoleSize", None)
         if tty:
+            from rl.monitor import terminal
+
             rows, columns = terminal.window_size(0)
             process["consoleSize"] = {"height": rows, "width": columns}
         self.process, self.user, self.privileged = process, user, privileged

@@ -10,11 +10,11 @@ import _signal
 import os
 import select
 
-from rl.monitor import terminal
 from rl.runtime.sync import Io
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from rl.monitor.terminal import DetachKeys, RawMode
     from rl.runtime.spawning import Created
 
 _CHUNK = 1 << 16
@@ -31,8 +31,12 @@ class Relay:
     def __init__(self, interactive: bool, tty: bool, detach_keys: str | None) -> None:
         self._tty = tty
         self._typed = interactive
-        self._keys = terminal.DetachKeys(detach_keys) if tty and interactive else None
-        self._raw: terminal.RawMode | None = None
+        self._keys: DetachKeys | None = None
+        self._raw: RawMode | None = None
+        if tty and interactive:
+            from rl.monitor.terminal import DetachKeys
+
+            self._keys = DetachKeys(detach_keys)
         self._ends: list[int] = []  # the process's ends, closed once it has them
         self._held: list[int] = []  # ours
         self._out: dict[int, int] = {}  # fd to read → caller's fd to write
@@ -74,8 +78,10 @@ class Relay:
         if self._tty:
             self._out[created.master] = 1
             if self._typed:
+                from rl.monitor.terminal import RawMode
+
                 self._sink = created.master
-                self._raw = terminal.RawMode(0)
+                self._raw = RawMode(0)
                 self._raw.__enter__()
             self._follow_size(created.master)
         if self._sink >= 0:
@@ -83,6 +89,8 @@ class Relay:
             os.set_blocking(self._sink, False)
 
     def _follow_size(self, master: int) -> None:
+        from rl.monitor import terminal
+
         def resized(number: int, frame: object) -> None:
             rows, columns = terminal.window_size(0)
             if rows and columns:

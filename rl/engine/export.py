@@ -6,17 +6,15 @@ import os
 
 from rl.engine import containers
 from rl.engine.events import emit_container
-from rl.engine.rootaccess import inside, open_root, to_container
+from rl.engine.rootaccess import inside, open_root, owner_of
 from rl.errors import RlError, UsageError, disk_hint
 from rl.runtime import userns
 from rl.storage.tarwrite import TarWriter, to_fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rl.config.model import ContainerConfig
     from rl.config.paths import Paths
     from rl.engine.context import Engine
-    from rl.storage.tarwrite import Owner
 
 
 def export(engine: Engine, name: str, output: str | int) -> None:
@@ -63,10 +61,3 @@ def _write(paths: Paths, container_id: str, fd: int) -> None:
         except OSError as error:
             what = f"export container {root.config['name']}: {error.strerror}"
             raise RlError(what + (f" ({error.filename})" if error.filename else ""), disk_hint(error)) from None
-
-
-def owner_of(config: ContainerConfig) -> Owner | None:
-    """From owners as the shared namespace sees them to the container's own numbers; None: they are the same."""
-    if not config["uid_map"]:
-        return None
-    return lambda uid, gid: (to_container(config["uid_map"], uid), to_container(config["gid_map"], gid))

@@ -201,13 +201,20 @@ def _capabilities(config: ContainerConfig) -> tuple[list[str], list[str]]:
     return sorted(bounding), sorted(bounding if root else set(added).intersection(bounding))
 
 
+def _below(engine: Engine, config: ContainerConfig, state: ContainerState) -> list[str]:
+    from rl.engine import rootfs
+
+    try:
+        return rootfs.lower_directories(engine.paths, config, state.get("driver", ""))
+    except NotFoundError:  # a layer is gone: everything else can be told all the same
+        return []
+
+
 def _graph(engine: Engine, config: ContainerConfig, state: ContainerState) -> dict[str, str]:
     directory = engine.paths.container(config["id"])
     if config.get("rootfs"):
         return {}
-    from rl.engine import rootfs
-
-    data = {"LowerDir": ":".join(rootfs.lower_directories(engine.paths, config))}
+    data = {"LowerDir": ":".join(_below(engine, config, state))}
     if state.get("status") in containers.LIVE:
         data["MergedDir"] = f"{directory}/rootfs"
     data["UpperDir"] = f"{directory}/upper"

@@ -249,7 +249,7 @@ class Launch:
         if self.config["rootfs"] and not self.config.get("rootfs_overlay"):
             self.context.rootfs = self.config["rootfs"]
             return
-        chosen = storage.choose(self.paths, self.driver)
+        chosen = rootfs.choose(self.paths, self.driver, self.config, self._note)
         self.driver = chosen.name
         if self.config["rootfs"]:
             mounted = rootfs.mount_directory(self.paths, chosen, self.config)

@@ -157,7 +157,7 @@ class Mountpoints:
         try:
             ownership.give(source, *owner)
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
+            if error.errno not in (errno.EPERM, errno.EACCES):
                 raise RlError(f"mount on {spec['destination']}: U: {error.filename}: {error.strerror}") from None
             from rl.runtime import access
 

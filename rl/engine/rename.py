@@ -32,9 +32,9 @@ def rename(engine: Engine, name: str, new: str) -> None:
         return
     try:
         containers.take_name(paths, new, container_id)
-    except ConflictError as error:
+    except ConflictError:
         what = f"renaming container {container_id}: name {new} already in use, cannot rename container {container_id}: "
-        raise ConflictError(f"{what}container already exists", error.hint) from None
+        raise ConflictError(f"{what}container already exists", f"`rl rm {new}` frees it, or choose another") from None
     try:
         config = _record(paths, container_id, new)
     except BaseException as error:

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from rl.engine import containers, rootfs, volumes
+from rl.engine.mountpoints import Mountpoints
 from rl.engine.prefork import forget_run_directory, take_lock
 from rl.errors import RlError, StateError
 from rl.kernel import mount as m
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from rl.config.model import ContainerConfig, ContainerState, IdRange
+    from rl.config.model import ContainerConfig, ContainerState, IdRange, MountSpec
     from rl.config.paths import Paths
     from rl.storage.driver import Driver
+    from rl.storage.tarwrite import Owner
 
 _PATIENCE = 30.0  # seconds for a container that is being started, removed or copied from
 _ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -88,7 +90,7 @@ def open_root(paths: Paths, container_id: str, *, plain: bool = False) -> Iterat
             stack.callback(_release, paths, container_id, lock)
             path = mount_stopped(paths, config, state, stack)
             if not plain:
-                _mount_volumes(paths, config, path)
+                _mount_volumes(paths, config, state, path, stack)
             fd = os.open(path, _ROOT)
         stack.callback(os.close, fd)
         yield Root(fd, config, state, lock < 0)
@@ -137,7 +139,8 @@ def _of_init(config: ContainerConfig, state: ContainerState) -> int:
 
 
 def _of_monitor(paths: Paths, config: ContainerConfig, state: ContainerState) -> int:
-    return os.open(config["rootfs"] or monitors_view(paths, config["id"]), _ROOT)
+    own = config["rootfs"] and not config.get("rootfs_overlay")
+    return os.open(config["rootfs"] if own else monitors_view(paths, config["id"]), _ROOT)
 
 
 def monitors_view(paths: Paths, container_id: str) -> str:
@@ -186,25 +189,52 @@ def _root_of(ranges: list[IdRange]) -> int:
     return next((outside for inside, outside, _ in ranges if inside == 0), 0)
 
 
-def _mount_volumes(paths: Paths, config: ContainerConfig, path: str) -> None:
-    """Volumes and bind mounts where the container would see them; a source that is gone stays away."""
+def _mount_volumes(
+    paths: Paths, config: ContainerConfig, state: ContainerState, path: str, stack: ExitStack
+) -> None:
+    """Volumes, bind mounts and images where the container would see them; a source that is gone stays away.
+
+    Over a bind with option O each start has a new writable layer, so here it is read-only.
+    """
     data = volumes.prepare(paths, config, path, (_root_of(config["uid_map"]), _root_of(config["gid_map"])))
     root = os.open(path, _ROOT)
     try:
         for spec in sorted(config["mounts"], key=lambda spec: spec["destination"].count("/")):
             source = data.get(spec["destination"], spec["source"] if spec["type"] == "bind" else "")
+            if spec["type"] == "image" or spec.get("subpath") or spec.get("upper"):
+                source = _made(paths, config, state, spec, source, stack)
             if source:
-                _bind(root, source, spec["destination"])
+                _bind(root, source, spec["destination"], bool(spec.get("overlay") and not spec.get("upper")))
     finally:
         os.close(root)
 
 
-def _bind(root: int, source: str, destination: str) -> None:
+def _made(
+    paths: Paths, config: ContainerConfig, state: ContainerState, spec: MountSpec, source: str, stack: ExitStack
+) -> str:
+    """What a launch mounts by itself; "" where its source is gone."""
+    undo: list[Callable[[], object]] = []
+    driver = storage.choose(paths, state.get("driver") or config["driver"])
+    plain: MountSpec = {**spec, "options": [option for option in spec["options"] if option != "U"]}
+    try:
+        return Mountpoints(paths, config, driver, undo, _quiet).source(
+            config["mounts"].index(spec), plain, source, (0, 0)
+        )
+    except RlError:
+        return ""
+    finally:
+        for action in undo:
+            stack.callback(action)
+
+
+def _bind(root: int, source: str, destination: str, readonly: bool) -> None:
     try:
         tree = m.open_tree(source, m.OPEN_TREE_CLONE | m.AT_RECURSIVE)
     except OSError:
         return
     try:
+        if readonly:
+            m.mount_setattr(tree, "", m.MOUNT_ATTR_RDONLY, recursive=True)
         ensure = rootpath.ensure_directory if os.path.isdir(source) else rootpath.ensure_file
         target = ensure(root, destination)
         try:
@@ -235,3 +265,10 @@ def to_container(ranges: list[IdRange], shared: int) -> int:
         if outside <= shared < outside + count:
             return first + shared - outside
     return 65534 if ranges else shared
+
+
+def owner_of(config: ContainerConfig) -> Owner | None:
+    """From owners as the shared namespace sees them to the container's own numbers; None: they are the same."""
+    if not config["uid_map"]:
+        return None
+    return lambda uid, gid: (to_container(config["uid_map"], uid), to_container(config["gid_map"], gid))

@@ -9,6 +9,7 @@ import time
 
 from rl.errors import RlError
 from rl.image import store
+from rl.runtime import userns
 from rl.storage import container, trash
 from rl.storage import driver as storage
 from rl.storage import layers as layer_store
@@ -17,12 +18,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rl.config.model import ContainerConfig
+    from rl.config.model import ContainerConfig, LayerInfo
     from rl.config.paths import Paths
     from rl.storage.driver import Driver, IdMaps, Mounted
 
     Note = Callable[[str], object]
 
+#: Bytes to copy, and files to make an inode for, that one would have to wait for.
+_BIG, _MANY = 256 << 20, 100_000
 #: Work that takes no longer is not spoken of; then it is, every so often.
 _QUIET_SECONDS, _REPORT_SECONDS = 1.0, 5.0
 
@@ -45,6 +48,58 @@ def mount(paths: Paths, driver: Driver, config: ContainerConfig, mode: str, note
     return driver.mount(
         made.lowers, upper, work, target, volatile=config["remove"], data=made.data, id_maps=made.id_maps
     )
+
+
+def choose(paths: Paths, wanted: str, config: ContainerConfig, note: Note) -> Driver:
+    """The storage driver of a container: *wanted*, else the best that can be used.
+
+    Where the kernel's overlay would have to be made ready for the container's id maps first, and for long (a copy of a
+    big image before Linux 6.16, an inode for each of very many files since), fuse-overlayfs takes its place, which
+    shifts ids while files are read: it starts at once.
+    """
+    chosen = storage.choose(paths, wanted)
+    key = config["id_key"]
+    if chosen.name != "overlay" or wanted or not config["uid_map"] or key in ("", "single"):
+        return chosen
+    if not _takes_long(paths, config) or storage.configured(paths)[0]:
+        return chosen
+    if not storage.usable(paths, "fuse-overlayfs"):
+        return chosen
+    image = config["image"] or config["image_id"][:12]
+    note(
+        f"--userns={config['userns']}: fuse-overlayfs is used, as the kernel's overlay, which is faster, takes long to "
+        f"be made ready for this image; `rl pull --policy=missing --userns={config['userns']} {image}` does it"
+    )
+    return storage.by_name("fuse-overlayfs")
+
+
+def _takes_long(paths: Paths, config: ContainerConfig) -> bool:
+    """Whether nobody would want to wait until the kernel's overlay has the owners that the container needs."""
+    key, layers = config["id_key"], config["layers"]
+    if storage.data_layers(paths):
+        from rl.storage import metatree
+
+        ready = metatree.exists(metatree.path_of(paths, config["image_id"], key))
+        return not ready and sum(_info(paths, diff_id).get("entries", 0) for diff_id in layers) > _MANY
+    missing = [diff_id for diff_id in layers if not layer_store.has(paths, diff_id, key)]
+    return sum(_info(paths, diff_id).get("size", 0) for diff_id in missing) > _BIG
+
+
+def _info(paths: Paths, diff_id: str) -> LayerInfo:
+    try:
+        return layer_store.info(paths, diff_id)
+    except RlError:
+        return {}  # it has to be unpacked again, whichever driver it is for
+
+
+def prepare(paths: Paths, config: ContainerConfig) -> None:
+    """Make now what the first container with these id maps would have to wait for. From anywhere. Raises RlError."""
+    if storage.choose(paths).name == "overlay" and config["uid_map"] and config["id_key"] not in ("", "single"):
+        userns.call(paths.run, _prepare, paths, config)
+
+
+def _prepare(paths: Paths, config: ContainerConfig) -> None:
+    _shifted(paths, config, config["id_key"], lambda text: None)
 
 
 class Stack:
@@ -82,17 +137,32 @@ def mount_directory(paths: Paths, driver: Driver, config: ContainerConfig) -> Mo
     return driver.mount([config["rootfs"]], upper, work, target, volatile=True)
 
 
-def lower_directories(paths: Paths, config: ContainerConfig) -> list[str]:
-    """The directories below the writable layer, top first, as far as they are there; for `rl inspect`."""
-    layers = list(reversed(config.get("layers", [])))
+def lower_directories(paths: Paths, config: ContainerConfig, driver: str) -> list[str]:
+    """The directories below the writable layer of a container of *driver*, top first.
+
+    Raises NotFoundError for a layer that is gone. Their owners: see :func:`keeps_shared_owners`.
+    """
     key = config.get("id_key", "")
-    if config.get("uid_map") and key and key != "single":
+    layers = config.get("layers", [])
+    if not config.get("uid_map") or key == "single":
+        return layer_store.lowers(paths, layers, key or storage.default_key(paths))
+    if driver in ("", "overlay") and key:
         from rl.storage import metatree
 
         tree = metatree.path_of(paths, config["image_id"], key)
         if metatree.exists(tree):
-            return [tree, *(layer_store.layer_path(paths, diff_id) for diff_id in layers)]
-    return [layer_store.layer_path(paths, diff_id, key) for diff_id in layers]
+            return [tree]
+        if all(layer_store.has(paths, diff_id, key) for diff_id in layers):
+            return layer_store.lowers(paths, layers, key)
+    return layer_store.lowers(paths, layers)
+
+
+def keeps_shared_owners(config: ContainerConfig, driver: str) -> bool:
+    """Whether files in the writable layer have their owners in ids of the shared namespace; else in the container's.
+
+    The kernel's overlay and the copy driver write what is seen; fuse-overlayfs shifts the writable layer, too.
+    """
+    return bool(config["uid_map"]) and driver != "fuse-overlayfs"
 
 
 def _shifted(paths: Paths, config: ContainerConfig, key: str, note: Note) -> tuple[list[str], list[str]]:

@@ -86,12 +86,17 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
 
 def start_needed(engine: Engine, config: ContainerConfig) -> None:
     """Start the containers that *config* needs, first those that these need. Raises the error of the one that fails."""
-    for container_id in dependencies.to_start(engine.paths, config):
-        try:
-            _start(engine, container_id, {}, False)
-        except RlError as error:
-            what = f"start container {container_id[:12]}, which container {config['name']} needs: {error.message}"
-            raise type(error)(what, error.hint) from None
+    service = os.environ.pop("NOTIFY_SOCKET", "")  # a unit of systemd is about the container itself, not about these
+    try:
+        for container_id in dependencies.to_start(engine.paths, config):
+            try:
+                _start(engine, container_id, {}, False)
+            except RlError as error:
+                what = f"start container {container_id[:12]}, which container {config['name']} needs: {error.message}"
+                raise type(error)(what, error.hint) from None
+    finally:
+        if service:
+            os.environ["NOTIFY_SOCKET"] = service
 
 
 def _start_now(engine: Engine, container_id: str, options: dict[str, Any], attached: bool) -> int:

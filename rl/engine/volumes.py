@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 
+from rl.config.jsonio import write_json
 from rl.engine.volume import records
 from rl.errors import NoSuchVolumeError, RlError
 
@@ -27,7 +28,7 @@ def claim(paths: Paths, config: ContainerConfig) -> list[str]:
     An anonymous volume of another container gets the mark that its own may not take it along any more.
     """
     made = []
-    for spec in config["mounts"]:
+    for spec in config.get("mounts", []):
         if spec["type"] != "volume":
             continue
         name = spec["source"]
@@ -46,13 +47,16 @@ def unclaim(paths: Paths, config: ContainerConfig) -> None:
     from rl.storage import trash
 
     for spec in config.get("mounts", []):
-        if spec.get("anonymous") and not spec.get("borrowed") and spec["source"]:
+        mine = spec.get("anonymous") and not spec.get("borrowed")
+        if mine and spec["source"] and not records.users_of(paths, spec["source"]):
             trash.discard(paths, records.directory(paths, spec["source"]))
 
 
 def _make(paths: Paths, spec: MountSpec) -> bool:
     name, anonymous = spec["source"], bool(spec.get("anonymous"))
     if records.exists(paths, name):
+        if not os.path.exists(f"{records.directory(paths, name)}/volume.json"):  # it was removed by hand
+            write_json(f"{records.directory(paths, name)}/volume.json", records.fresh(anonymous))
         return False
     record = records.fresh(anonymous)
     record["Labels"] = spec.get("volume_labels") or {}

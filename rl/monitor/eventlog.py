@@ -78,6 +78,8 @@ def _append(log: EventLog, data: bytes, count: int) -> None:
             except BlockingIOError:
                 time.sleep(0.0005)  # somebody renames it just now
                 continue
+            except OSError:
+                break  # a file system without locks
             size = posix.fstat(fd).st_size
             full = log["limit"] and size and size + len(data) > log["limit"]
             if _is_current(fd, path) and (not full or not _rotate(fd, path)):

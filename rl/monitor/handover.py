@@ -103,12 +103,6 @@ LINGER = 1.0
 #: -I -S: no site packages, no environment; no_debug_ranges: no column tables in memory; utf8: no locale tables.
 FLAGS = ("-I", "-S", "-X", "no_debug_ranges", "-X", "utf8")
 
-#: Beside XDG_…
-_ENVIRONMENT = frozenset(
-    "HOME USER LOGNAME PATH TMPDIR TZ DBUS_SESSION_BUS_ADDRESS INVOCATION_ID NOTIFY_SOCKET CONTAINERS_CONF "
-    "CONTAINERS_CONF_OVERRIDE CONTAINERS_STORAGE_CONF RL_DEBUG".split()
-)
-
 _FDS = ("lock_fd", "pidfd", "master_fd", "stdout_fd", "stderr_fd", "stdin_fd", "listen_fd", "slave_fd", "spare_fd")
 
 
@@ -312,6 +306,14 @@ def replace(params: Params) -> NoReturn:
         os.close(memory)
 
 
+#: What a later start of the container reads of the caller's environment, beside XDG_… and CONTAINERS_…: where things
+#: are. Nothing else is kept: it may be a secret, and is what an interpreter acts upon.
+_KEPT = frozenset(
+    "PATH HOME USER LOGNAME TZ TMPDIR DBUS_SESSION_BUS_ADDRESS INVOCATION_ID NOTIFY_SOCKET RL_DEBUG".split()
+)
+
+
 def _environment() -> dict[str, str]:
-    """What a later start of the container needs of the caller's; no more, for the rest may be secrets."""
-    return {key: value for key, value in os.environ.items() if key in _ENVIRONMENT or key.startswith("XDG_")}
+    return {
+        key: value for key, value in os.environ.items() if key in _KEPT or key.startswith(("XDG_", "CONTAINERS_"))
+    }

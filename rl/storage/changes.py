@@ -16,7 +16,9 @@ from rl.storage.tarwrite import OPAQUE_FILES, is_opaque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    Owner = Callable[[int, int], tuple[int, int]]
 
 CHANGED, ADDED, DELETED = "C", "A", "D"
 
@@ -76,12 +78,19 @@ def _same_directory(one: os.stat_result, other: os.stat_result) -> bool:
     return (one.st_size, one.st_mode, one.st_mtime_ns) == (other.st_size, other.st_mode, other.st_mtime_ns)
 
 
-def compared(old: list[str], new: list[str]) -> list[Change]:
-    """The changes from stack *old* to stack *new* (directories, top first), seen as the file systems they make."""
-    return list(_compare("", old, new))
+def compared(old: list[str], new: list[str], owner: Owner | None = None) -> list[Change]:
+    """The changes from stack *old* to stack *new* (directories, top first), seen as the file systems they make.
+
+    *owner* maps the (uid, gid) of *new* to what *old* has for the same user.
+    """
+    return list(_compare("", old, new, owner or _as_it_is))
 
 
-def _compare(path: str, old: list[str], new: list[str]) -> Iterator[Change]:
+def _as_it_is(uid: int, gid: int) -> tuple[int, int]:
+    return uid, gid
+
+
+def _compare(path: str, old: list[str], new: list[str], owner: Owner) -> Iterator[Change]:
     before, after = _entries(old), _entries(new)
     for name in sorted(before.keys() | after.keys()):
         full = f"{path}/{name}"
@@ -93,16 +102,16 @@ def _compare(path: str, old: list[str], new: list[str]) -> Iterator[Change]:
         if name not in before:
             yield ADDED, full
             if is_directory:
-                yield from _compare(full, [], _merged(name, new))
+                yield from _compare(full, [], _merged(name, new), owner)
             continue
         earlier, there = before[name]
-        differs = _differs(earlier, there, status, where)
+        differs = _differs(earlier, there, status, where, owner)
         if not is_directory:
             if differs:
                 yield CHANGED, full
             continue
         was_directory = stat.S_ISDIR(earlier.st_mode)
-        below = _compare(full, _merged(name, old) if was_directory else [], _merged(name, new))
+        below = _compare(full, _merged(name, old) if was_directory else [], _merged(name, new), owner)
         if differs:
             yield CHANGED, full
         else:
@@ -114,9 +123,9 @@ def _compare(path: str, old: list[str], new: list[str]) -> Iterator[Change]:
         yield from below
 
 
-def _differs(before: os.stat_result, there: str, after: os.stat_result, here: str) -> bool:
+def _differs(before: os.stat_result, there: str, after: os.stat_result, here: str, owner: Owner) -> bool:
     """Whether something of a file changed; not inode nor ctime, which a copy has anew."""
-    if (before.st_mode, before.st_uid, before.st_gid) != (after.st_mode, after.st_uid, after.st_gid):
+    if before.st_mode != after.st_mode or (before.st_uid, before.st_gid) != owner(after.st_uid, after.st_gid):
         return True
     if stat.S_ISDIR(after.st_mode):
         return False
@@ -135,8 +144,10 @@ def _same_time(one: int, other: int) -> bool:
 
 
 def _capability(path: str) -> bytes:
+    """The capabilities of a file, without the root user that they are for (capabilities(7), versions 2 and 3)."""
     try:
-        return os.getxattr(path, "security.capability")
+        value = os.getxattr(path, "security.capability")
+        return value[:1] + value[4:20]
     except OSError:
         return b""
 

@@ -138,6 +138,11 @@ def data_layers(paths: Paths) -> bool:
     return not _results(paths).get("data layers", "not probed")
 
 
+def usable(paths: Paths, name: str) -> bool:
+    """Whether driver *name* works here."""
+    return not _reason(_results(paths), name)
+
+
 def configured(paths: Paths) -> tuple[str, str]:
     """(driver, file that says so) of storage.conf, ("", "") when none does (containers-storage.conf(5)).
 

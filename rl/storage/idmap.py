@@ -3,7 +3,8 @@
 In the shared namespace id 0 is the caller and 1… are the subordinate ids; a layer's ordinary tree
 (``fs``, id key "") stores container id *c* as shared id *c*. A nested namespace (keep-id, nomap, auto) maps
 its ids to other shared ids, so the files must belong to others. The kernel will not shift them for
-us (idmapped overlay is closed to user namespaces), hence trees with other owners, made once:
+us (idmapped overlay is closed to user namespaces), hence trees with other owners, made once. Here they are made
+as copies, for kernels before 6.16; since then :mod:`rl.storage.metatree` makes them without the data.
 
 =====================  ==================================================================================
 id key                 contents

@@ -86,6 +86,7 @@ MOUNTS = [
     ("-v {0}/closed:/d:noexec,rslave", "/d/busybox true 2>/dev/null || echo noexec", "noexec"),
     ("-v {0}/src:/d:rw,suid,dev,rbind", "grep ' /d ' /proc/mounts | grep -c -E 'nosuid|nodev'", "0"),
     ("--mount type=volume,src=opts,dst=/d,volume-label=a=b,volume-nocopy", "touch /d/x && echo volume", "volume"),
+    ("--mount type=volume,src=tv,dst=/d,volume-opt=type=tmpfs,volume-opt=device=tmpfs,idmap=uids=0-5-10;gids=0-6-10", "stat -c %u:%g /d", "5:6"),
     ("--mount type=volume,dst=/d", "touch /d/x && echo anonymous", "anonymous"),
     ("--device /dev/fuse", "test -c /dev/fuse && echo device", "device"),
 ]
@@ -121,7 +122,7 @@ REFUSED = [
     ("-v {0}/src:/d:O,upperdir={0}/up", "both upperdir and workdir", ""),
     ("-v {0}/src:/d:O,upperdir={0}/up,workdir={0}/up/work", "no such directory", "mkdir"),
     ("-v {0}/src/file:/d:O", "O is for a directory", ""),
-    ("-v {0}/src:/d:frob", "invalid option 'frob'", "known"),
+    ("-v {0}/src:/d:frob", 'invalid option type "frob"', "known"),
     ("-v {0}/src:/d:idmap", "no user namespace of its own", "--userns=keep-id"),
     ("-v {0}/src:/d:idmap --userns=keep-id", "map ids: Operation not permitted", "only real root"),
     ("-v {0}/src:/d:idmap=uids=0-0-1;gids=0-0-1", "Operation not permitted", "only real root"),
@@ -135,7 +136,7 @@ REFUSED = [
     ("--mount type=artifact,src=a,dst=/d", "artifact", "bind-mount"),
     ("--mount type=npipe,src=a,dst=/d", "npipe", "type=bind"),
     ("--mount type=cluster,src=a,dst=/d", "cluster", "type=volume"),
-    ("--mount type=odd,dst=/d", "'odd' is not a type", "glob"),
+    ("--mount type=odd,dst=/d", 'invalid filesystem type "odd"', "glob"),
     ("--mount type=ramfs,dst=/d,size=1m", "ramfs cannot have size", "tmpfs"),
     ("--mount type=tmpfs,dst=/d,noswap", "swap", "leave noswap out"),
     ("--mount type=devpts,dst=/d,mode=9", "not an octal mode", ""),
@@ -203,6 +204,9 @@ def test_keep_id_copies_no_data_and_leaves_nothing(rl: Rl, tmp_path: Path) -> No
     mapped = rl.data / "mapped"
     if not mapped.exists():
         pytest.skip("the kernel's overlay has no data-only layers in a user namespace: Linux 6.16")
+    rl.ok("pull", "-q", "--policy=never", "--userns=nomap", "kept")
+    done = rl("pull", "-q", "--policy=never", "--userns=odd", "kept")
+    assert done.returncode == 125 and "'odd' is not a mode" in done.stderr
     image_id = rl.ok("image", "inspect", "--format", "{{.Id}}", "kept").removeprefix("sha256:")
     assert os.lstat(mapped / image_id / "shift1/bin/busybox").st_blocks <= 8
     rl.ok("rmi", "kept")

@@ -218,11 +218,11 @@ def test_check_fetches_again(rl: Rl, tmp_path: Path, busybox_archive: Path) -> N
         server.push_archive(busybox_archive, "busybox:latest")
         name = f"{server.host}/busybox:latest"
         rl.ok("pull", "-q", name)
-        blobs = {path.name: path.stat().st_ino for path in (rl.data / "content/blobs/sha256").iterdir()}
+        blobs = {path.name: path.stat().st_ctime_ns for path in (rl.data / "content/blobs/sha256").iterdir()}
         largest = max((rl.data / "content/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size).name
         unshared(rl, f"printf x | dd of=content/blobs/sha256/{largest} bs=1 seek=999 conv=notrunc 2>/dev/null; rm -r layers/*/fs")
         assert f"Repaired blob sha256:{largest}: fetched again from {server.host}" in rl.ok("system", "check", "--repair")
-        again = {path.name: path.stat().st_ino for path in (rl.data / "content/blobs/sha256").iterdir()}
+        again = {path.name: path.stat().st_ctime_ns for path in (rl.data / "content/blobs/sha256").iterdir()}
         assert blobs.keys() == again.keys()
         assert [digest for digest in blobs if blobs[digest] != again[digest]] == [largest]
         unshared(rl, "for f in content/blobs/sha256/*; do test $(stat -c %s $f) -gt 5000 || rm $f; done; for f in images/*; do echo { > $f; done")

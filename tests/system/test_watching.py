@@ -88,6 +88,19 @@ def test_events_of_images(watched: Rl, tmp_path: Path) -> None:
     assert documents[0].keys() == {"ID", "Name", "Status", "Time", "timeNano", "Type", "Attributes"}
 
 
+def test_events_of_volumes(watched: Rl) -> None:
+    """Those that a container brings along too."""
+    rl = watched
+    began = str(time.time())
+    rl.ok("run", "--rm", "--network=none", "-v", "kept:/kept", "-v", "/own", "busybox", "true")
+    rl.ok("volume", "rm", "kept")
+    lines = rl.ok("events", "--since", began, "--stream=false", "-f", "type=volume", "--format", "{{.Status}} {{.Name}}")
+    own = re.search("create ([0-9a-f]{64})", lines)
+    assert own is not None
+    assert lines.split("\n") == ["create kept", f"create {own[1]}", f"remove {own[1]}", "remove kept"]
+    assert rl.ok("events", "--since", began, "--stream=false", "-f", "volume=kept", "--format", "{{.Status}}") == "create\nremove"
+
+
 def test_events_as_they_come(watched: Rl) -> None:
     """A stream without --since shows what comes from now on, and ends at --until."""
     rl = watched

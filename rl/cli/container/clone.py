@@ -20,7 +20,6 @@ OPTIONS = (
     ("--destroy", "flag", "", "Remove the original then"),
     ("-f --force", "flag", "", "With --destroy: even if it runs"),
     ("--name", "value", "NAME", "Name of the new container (default that of the original, with -clone)"),
-    ("--pod", "value", "POD", "Put it into this pod"),
     ("--run", "flag", "", "Start the new container"),
 )
 HELP = """Make a container with the settings of another one; prints its id.

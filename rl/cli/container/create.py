@@ -24,5 +24,9 @@ Start it with `rl start`.
 def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
     from rl.engine.create import create
 
+    if "creds" in options:
+        from rl.cli.common import with_password
+
+        options["creds"] = with_password(options["creds"])
     print(create(engine, arguments[0], arguments[1:], options))
     return 0

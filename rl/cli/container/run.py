@@ -24,4 +24,8 @@ The exit code is the command's own; 125: rl failed, 126: the command cannot be i
 def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
     from rl.engine.run import run as engine_run
 
+    if "creds" in options:
+        from rl.cli.common import with_password
+
+        options["creds"] = with_password(options["creds"])
     return engine_run(engine, arguments[0], arguments[1:], options, on_detached=print)

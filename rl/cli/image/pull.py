@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from rl.cli import output
+from rl.cli import common, output
 from rl.errors import RlError
 
 TYPE_CHECKING = False
@@ -30,6 +30,7 @@ OPTIONS = (
     ("--retry", "value", "N", "How often a failing transfer is repeated (default 3)", "uint"),
     ("--retry-delay", "value", "DURATION", "Pause before the first repetition (default 1s)"),
     ("--tls-verify", "flag", "", "Require HTTPS and a valid certificate (default true)"),
+    ("--userns", "value", "MODE", "Prepare the image for containers with this --userns: keep-id, nomap, auto"),
     ("--variant", "value", "VARIANT", "Choose the image for this variant of the architecture"),
 )
 HELP = "Pull images from a registry, or from an archive (docker-archive:, oci-archive:, oci:, dir:). Prints their ids."
@@ -42,9 +43,13 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
     from rl.engine.pull import pull
     from rl.image.progress import choose as choose_progress
 
+    if options.get("userns"):
+        from rl.engine.prepare import check, prepare
+
+        check(options["userns"])
     how = {key: options[key] for key in _PASSED if key in options}
     if "creds" in options:
-        how["creds"] = _with_password(options["creds"])
+        how["creds"] = common.with_password(options["creds"])
     if "retry_delay" in options:
         from rl.engine.times import duration_ns
 
@@ -62,6 +67,8 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
             continue
         finally:
             progress.close()
+        if options.get("userns"):
+            prepare(engine, records, options["userns"])
         for image in dict.fromkeys(record["id"] for record in records):
             output.write(image + "\n")
     return code
@@ -69,14 +76,6 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
 
 def _terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def _with_password(creds: str) -> str:
-    if ":" in creds or not sys.stdin.isatty():
-        return creds
-    from getpass import getpass
-
-    return f"{creds}:{getpass('Password: ')}"
 
 
 def _choose(candidates: list[str]) -> int:

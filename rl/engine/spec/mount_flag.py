@@ -86,7 +86,7 @@ def parse_all(text: str) -> list[MountSpec]:
         raise UnsupportedError(f"{fields.flag}: type={kind}: {reason}", hint)
     maker = _MAKERS.get(kind)
     if maker is None:
-        raise UsageError(f"{fields.flag}: type {kind!r} is not a type of mount", f"use type={_TYPES}")
+        raise UsageError(f'{fields.flag}: invalid filesystem type "{kind}"', f"use type={_TYPES}")
     return maker(fields)
 
 

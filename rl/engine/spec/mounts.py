@@ -131,7 +131,7 @@ def _own_words(spec: MountSpec, flags: list[str], flag: str) -> list[str]:
             left.append(option)
         else:
             known = ", ".join(sorted((*_KNOWN, "idmap", "upperdir=", "workdir=")))
-            raise UsageError(f"{flag}: invalid option {option!r}", f"known: {known}")
+            raise UsageError(f'{flag}: invalid option type "{option}"', f"known: {known}")
     check(left, flag)
     if "O" in left:
         spec["overlay"] = True
@@ -151,9 +151,9 @@ def check(flags: list[str], flag: str) -> None:
     for group, what in _GROUPS:
         given = [option for option in flags if option in group]
         if len(given) > 1:
-            raise UsageError(f"{flag}: invalid options {','.join(given)!r}, can only specify 1 {what} option")
+            raise UsageError(f'{flag}: invalid options "{", ".join(given)}", can only specify 1 {what} option')
     if flags.count("U") > 1:
-        raise UsageError(f"{flag}: invalid options 'U,U', can only specify 1 'U' option")
+        raise UsageError(f"{flag}: invalid options \"U, U\", can only specify 1 'U' option")
 
 
 def destination(path: str, flag: str) -> str:

@@ -69,8 +69,9 @@ def octal(text: str, flag: str, highest: int) -> str:
 def devpts(destination: str, fields: dict[str, str], flag: str) -> MountSpec:
     """type=devpts: terminals of its own. *fields*: uid, gid, mode, max. Raises UsageError."""
     options = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "rprivate"]
+    values_of = {"gid": "5", **fields}  # tty, as the usual /dev/pts has it
     mode = "0620"
-    for key, value in fields.items():
+    for key, value in values_of.items():
         if key in ("uid", "gid"):
             options.append(f"{key}={values.integer(value, f'{flag}: {key}', 0, 0xFFFFFFFE)}")
         elif key == "max":

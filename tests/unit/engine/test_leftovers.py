@@ -31,7 +31,7 @@ def everything(paths: Paths) -> list[str]:
         for base in (paths.data, paths.run)
         for directory, directories, files in os.walk(base)
         for name in files + directories
-        if name not in ("content", "blobs", "sha256", "layers", "images", "containers", "names", "volumes", "trash", ".lock",
+        if name not in ("content", "blobs", "sha256", "layers", "images", "containers", "names", "volumes", "trash", "secrets", ".lock",
                         "runtime", "userns.lock")
     )
 

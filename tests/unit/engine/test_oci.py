@@ -14,7 +14,9 @@ import pytest
 from rl.config.paths import Paths
 from rl.engine import oci, trace, volumes
 from rl.engine.spec import security
+from rl.engine.volume import records
 from rl.errors import RlError
+from rl.storage import trash
 
 
 def config(**more: Any) -> Any:
@@ -194,28 +196,38 @@ def with_volume(destination: str = "/data", **more: Any) -> Any:
     return config(mounts=[{"type": "volume", "source": "v", "destination": destination, "options": [], **more}], **mine)
 
 
+def prepare(paths: Paths, rootfs: Path, destination: str = "/data", **more: Any) -> dict[str, str]:
+    return volumes.prepare(paths, with_volume(destination, **more), str(rootfs), (os.getuid(), os.getgid()))
+
+
+def made(paths: Paths) -> str:
+    """An empty volume v."""
+    assert records.make(paths, "v", records.fresh())
+    return records.data(paths, "v")
+
+
 def test_a_new_volume_is_like_the_image(paths: Paths, rootfs: Path) -> None:
-    data = Path(volumes.prepare(paths, with_volume(), str(rootfs))["/data"])
+    data = Path(prepare(paths, rootfs)["/data"])
     assert (data / "sub/file").read_text() == "from the image"
     assert os.readlink(data / "link") == "/etc/passwd"
     assert data.stat().st_mode & 0o7777 == 0o1777
     record = json.loads((data.parent / "volume.json").read_text())
-    assert (record["Name"], record["Driver"], record["Anonymous"]) == ("v", "local", False)
-    assert sorted(os.listdir(data.parent)) == ["_data", "volume.json"]
+    assert (record["Driver"], record["Anonymous"]) == ("local", False)
+    assert sorted(os.listdir(data.parent)) == ["_data", "used", "volume.json"]
 
 
 def test_what_is_in_a_volume_stays(paths: Paths, rootfs: Path) -> None:
-    data = Path(volumes.prepare(paths, with_volume(), str(rootfs))["/data"])
+    data = Path(prepare(paths, rootfs)["/data"])
     (data / "sub/file").write_text("mine")
     (data / "link").unlink()
-    volumes.prepare(paths, with_volume(), str(rootfs))
+    prepare(paths, rootfs)
     assert (data / "sub/file").read_text() == "mine"
     assert not (data / "link").is_symlink()
 
 
 @pytest.mark.parametrize(("destination", "more", "expected"), [("/none", {}, []), ("/data", {"no_copy": True}, []), ("/away", {}, ["link", "sub"]), ("/data/sub/file", {}, [])])
 def test_what_is_copied(paths: Paths, rootfs: Path, destination: str, more: dict[str, Any], expected: list[str]) -> None:
-    data = volumes.prepare(paths, with_volume(destination, **more), str(rootfs))[destination]
+    data = prepare(paths, rootfs, destination, **more)[destination]
     assert sorted(os.listdir(data)) == expected
     if more:
         assert os.stat(data).st_mode & 0o7777 == 0o1777
@@ -225,26 +237,33 @@ def test_the_image_cannot_lead_out_of_itself(paths: Paths, rootfs: Path, tmp_pat
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret/key").write_text("host")
     (rootfs / "trap").symlink_to(f"../../../..{tmp_path}/secret")
-    assert os.listdir(volumes.prepare(paths, with_volume("/trap"), str(rootfs))["/trap"]) == []
+    assert os.listdir(prepare(paths, rootfs, "/trap")["/trap"]) == []
 
 
 def test_a_killed_copy_is_begun_afresh(paths: Paths, rootfs: Path) -> None:
-    data, made = volumes.ensure(paths, "v")
-    assert made
+    data = made(paths)
     Path(data, "half").write_text("a part")
     Path(data).parent.joinpath("filling").touch()
-    volumes.prepare(paths, with_volume(), str(rootfs))
+    prepare(paths, rootfs)
     assert sorted(os.listdir(data)) == ["link", "sub"]
-    assert sorted(os.listdir(Path(data).parent)) == ["_data", "volume.json"]
+    assert sorted(os.listdir(Path(data).parent)) == ["_data", "used", "volume.json"]
 
 
 def test_a_half_made_volume_is_completed(paths: Paths, rootfs: Path) -> None:
     os.mkdir(f"{paths.volumes}/v")
-    data, made = volumes.ensure(paths, "v")
-    assert (made, os.listdir(f"{paths.volumes}/v").__len__()) == (True, 2)
+    data = prepare(paths, rootfs)["/data"]
+    assert sorted(os.listdir(data)) == ["link", "sub"]
     os.unlink(f"{paths.volumes}/v/volume.json")
-    assert volumes.ensure(paths, "v") == (data, False)
+    assert prepare(paths, rootfs)["/data"] == data
     assert os.path.exists(f"{paths.volumes}/v/volume.json")
+
+
+def test_a_volume_is_filled_once(paths: Paths, rootfs: Path) -> None:
+    """What a container has emptied stays empty; the marks tell."""
+    data = prepare(paths, rootfs)["/data"]
+    trash.remove_contents(data)
+    assert os.listdir(prepare(paths, rootfs)["/data"]) == []
+    assert records.has_mark(paths, "v", records.USED) and not records.has_mark(paths, "v", records.FILLING)
 
 
 def test_containers_that_start_together_fill_a_volume_once(paths: Paths, rootfs: Path) -> None:
@@ -255,7 +274,7 @@ def test_containers_that_start_together_fill_a_volume_once(paths: Paths, rootfs:
 
     def start() -> None:
         barrier.wait()
-        data = volumes.prepare(paths, with_volume(), str(rootfs))["/data"]
+        data = prepare(paths, rootfs)["/data"]
         os._exit(0 if len(os.listdir(data)) == 202 else 1)
 
     workers = [fork.Process(target=start) for _ in range(4)]
@@ -277,14 +296,14 @@ def test_a_copy_that_fails_leaves_an_empty_volume(paths: Paths, rootfs: Path, mo
         try:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-            volumes.prepare(paths, with_volume(), str(rootfs))
+            prepare(paths, rootfs)
         except RlError as error:
             os._exit(7 if "copy /data" in error.message else 1)
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert os.listdir(f"{paths.volumes}/v/_data") == []
-    data = volumes.prepare(paths, with_volume(), str(rootfs))["/data"]
+    data = prepare(paths, rootfs)["/data"]
     assert os.path.getsize(f"{data}/big") == 100_000
 
 

@@ -18,6 +18,7 @@ from rl.engine.inspect import inspect
 from rl.engine.ps import ps
 from rl.engine.selection import chosen, latest
 from rl.engine.top import parse_descriptors, top
+from rl.engine.volume.create import create as create_volume
 from rl.errors import NoSuchContainerError, StateError, UsageError
 from rl.image import store
 from rl.kernel import process
@@ -319,7 +320,7 @@ def test_inspect(engine: Engine, make: Make) -> None:
 
 
 def test_inspect_volume(engine: Engine, make: Make) -> None:
-    os.makedirs(f"{engine.paths.volumes}/data/_data")
+    create_volume(engine, "data")
     documents, errors = inspect(engine, ["data"])
     assert documents[0]["Mountpoint"] == f"{engine.paths.volumes}/data/_data" and not errors
     assert inspect(engine, ["../names"], "volume")[1]

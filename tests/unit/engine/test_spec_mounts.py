@@ -118,7 +118,7 @@ def test_volume_flag_refused(text: str) -> None:
         ("type=bind,src=/etc,dst=/x,idmap=false", {"type": "bind", "source": "/etc", "destination": "/x", "options": ["rbind"]}),
         ("type=image,src=busybox,dst=/x", {"type": "image", "source": "busybox", "destination": "/x", "options": ["ro"]}),
         ("type=image,src=busybox,dst=/x,rw=true,subpath=/bin/,noexec", {"type": "image", "source": "busybox", "destination": "/x", "options": ["noexec"], "subpath": "bin"}),
-        ("type=devpts,dst=/dev/pts,uid=5,gid=6,mode=0600,max=7", {"type": "devpts", "source": "devpts", "destination": "/dev/pts", "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "rprivate", "uid=5", "gid=6", "max=7", "mode=0600"]}),
+        ("type=devpts,dst=/dev/pts,uid=5,gid=6,mode=0600,max=7", {"type": "devpts", "source": "devpts", "destination": "/dev/pts", "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "rprivate", "gid=6", "uid=5", "max=7", "mode=0600"]}),
         ("type=ramfs,dst=/x,tmpfs-mode=700,U=true", {"type": "ramfs", "source": "ramfs", "destination": "/x", "options": [*TMPFS, "mode=700", "U"]}),
         ("type=tmpfs,dst=/x,noswap,rw=false,rslave", {"type": "tmpfs", "source": "tmpfs", "destination": "/x", "options": ["nosuid", "nodev", "tmpcopyup", "noswap", "ro", "rslave"]}),
         ("type=tmpfs,dst=/x", {"type": "tmpfs", "source": "tmpfs", "destination": "/x", "options": TMPFS}),
