@@ -38,6 +38,7 @@ def kill(
 
 def _kill(engine: Engine, name: str, number: int) -> None:
     container_id = containers.find(engine.paths, name)
+    config = containers.read_config(engine.paths, container_id)  # now: with --rm it may be gone right after the signal
     state = containers.read_state(engine.paths, container_id)
     status = state.get("status", "")
     if status in containers.LIVE or status == "restarting":
@@ -47,7 +48,6 @@ def _kill(engine: Engine, name: str, number: int) -> None:
         pidfd = signalling.open_init(state)
         try:
             if signalling.send(pidfd, number, name):
-                config = containers.read_config(engine.paths, container_id)
                 events.emit_container(engine.paths, config, "kill", signal=str(number))
                 return
         finally:
