@@ -43,7 +43,7 @@ def apply(fd: int, entry: dict[str, Any], options: Options, linux: dict[str, Any
 def _hint(error: OSError) -> str:
     if error.errno == errno.EPERM:
         return (
-            "only real root may map ids of the host's file systems: --userns=keep-id makes the container's user you, "
+            "only real root outside of user namespaces may map ids of the host's file systems: --userns=keep-id makes the container's user you, "
             "the mount option U gives the files to it"
         )
     if error.errno == errno.EINVAL:
