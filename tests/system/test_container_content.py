@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from support.cgroup_lane import CgroupLane
 from support.registry import Registry
 from system.conftest import Rl, eventually
 
@@ -173,6 +174,24 @@ def test_a_killed_commit_leaves_nothing(box: Rl) -> None:
     box.ok("rmi", "swept")
     assert box.ok("images", "-a", "-q", "--no-trunc") == before
     assert sorted(blobs.iterdir()) == was and not list((box.data / "content/partial").iterdir())
+
+
+def test_a_frozen_container_goes_on(box: Rl) -> None:
+    """--pause freezes it, and whoever kills the command does not leave it frozen; one that was paused stays so."""
+    box.ok("rm", "--ignore", "-f", "-t", "0", "cold")
+    script = """
+        rl run -d --name cold --network=none busybox sh -c 'dd if=/dev/zero of=/big bs=1M count=96; sleep 1000' >/dev/null
+        events=/sys/fs/cgroup$(rl inspect --format '{{.State.CgroupPath}}' cold)/cgroup.events
+        until [ "$(rl exec cold stat -c %s /big)" = 100663296 ]; do sleep 0.05; done
+        frozen() { until grep -q "frozen $1" $events; do :; done; }
+        rl commit -q --pause cold >/dev/null & frozen 1; kill -9 $!; frozen 0
+        rl cp --pause cold:/big cold.big & frozen 1; wait $!; frozen 0
+        rl pause cold; rl cp --pause cold:/etc/passwd cold.passwd; frozen 1; rl unpause cold; frozen 0; echo well
+        rl rm -f -t 0 cold; rm cold.big
+    """
+    with CgroupLane(box.user) as lane:
+        done = lane.run("timeout", "60", "sh", "-ec", script)
+    assert done.stdout.split() == ["cold", "cold", "well", "cold"], done.stderr
 
 
 def test_mount(box: Rl) -> None:

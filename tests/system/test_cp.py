@@ -321,3 +321,24 @@ def test_killed_and_beside_a_start(stage: Stage) -> None:
     process.kill()
     process.wait()
     eventually(lambda: rl("start", "still").returncode == 0)
+
+
+def test_mounts_of_a_stopped_container(stage: Stage) -> None:
+    """Parts of volumes and images lead where they would; what a start makes anew each time is read-only."""
+    rl = stage.rl
+    stage.put("host", {"bound": {"f": "1"}})
+    rl.ok("cp", f"{stage.host}/bound/.", "run:/vol/part")
+    rl.ok("create", "--name", "kinds", "--network=none", "-v", f"{stage.host}/bound:/over:O", "-v",
+          f"{stage.host}/bound:/plain", "--mount", "type=volume,src=kept,dst=/part,subpath=part", "--mount",
+          "type=image,src=busybox,dst=/image", "busybox")
+    for path, text in (("/over/f", "1"), ("/plain/f", "1"), ("/part/f", "1")):
+        rl.ok("cp", f"kinds:{path}", stage.host / "read")
+        assert (stage.host / "read").read_text() == text, path
+    rl.ok("cp", "kinds:/image/etc/passwd", stage.host / "read")
+    rl.ok("cp", "kinds:/part/f", "kinds:/part/g")
+    rl.ok("cp", "kinds:/plain/f", "kinds:/plain/g")
+    assert rl.ok("exec", "run", "ls", "/vol/part") == "f\ng" and (stage.host / "bound/g").read_text() == "1"
+    done = rl("cp", "kinds:/plain/f", "kinds:/over/new")
+    assert done.returncode == 125 and "mounted read-only" in done.stderr
+    assert not (stage.host / "bound/new").exists()
+    rl.ok("rm", "kinds")
