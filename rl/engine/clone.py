@@ -84,7 +84,8 @@ def _copy(engine: Engine, original: ContainerConfig, options: dict[str, Any]) ->
     if original["log"].get("path"):
         config["log"] = {**original["log"], "path": f"{paths.container(config['id'])}/ctr.log"}
     config["mounts"] = [
-        {**spec, "source": os.urandom(32).hex()} if spec.get("anonymous") else spec for spec in original["mounts"]
+        {**spec, "source": os.urandom(32).hex()} if spec.get("anonymous") and not spec.get("borrowed") else spec
+        for spec in original["mounts"]
     ]
     if original["userns"].startswith("auto"):
         namespaces.fill(engine, config, config["options"])  # ids of its own

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 #: What rl makes in its data directory and in its run directory; anything else there is not its own.
 DATA = ("containers", "content", "images", "layers", "mapped", "names", "networks", "pods", "secrets", "trash",
         "volumes")  # fmt: skip
-RUN = ("containers", "containers-conf.json", "events", "network.json", "networks", "runtime", "storage-conf.json",
-       "storage-probe.json", "userns.lock")
+RUN = ("containers", "containers-conf.json", "events", "mounts", "network.json", "networks", "runtime",
+       "storage-conf.json", "storage-probe.json", "told-single-id", "userns.lock")  # fmt: skip
 _RUN_PREFIXES = ("netns.", "slirp.")
 
 
@@ -32,6 +32,7 @@ def reset(engine: Engine) -> list[str]:
     paths = engine.paths
     for _ in range(20):
         _remove_containers(engine)
+        _unmount(paths)
         with records_lock(paths, exclusive=True):
             if containers.ids(paths):
                 continue  # somebody made one meanwhile
@@ -61,6 +62,21 @@ def _remove_containers(engine: Engine) -> None:
     for _, error in rm(engine, ids, force=True, ignore=True, volumes=True, time=0):
         if error is not None:
             raise error
+
+
+def _unmount(paths: Paths) -> None:
+    """What `rl mount` and `rl volume mount` of real root have mounted here; a user's mounts end with the shell."""
+    from rl.kernel import mount
+
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        points = [line.split(" ", 5)[4].encode().decode("unicode_escape") for line in file]
+    tops = tuple(os.path.realpath(top) + "/" for top in (paths.data, paths.run))
+    for point in reversed(points):
+        if point.startswith(tops):
+            try:
+                mount.umount(point, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+            except OSError as error:
+                raise RlError(f"unmount {point}: {error.strerror}", "who mounted it has to unmount it") from None
 
 
 def _is_ours(name: str, names: tuple[str, ...], prefixes: tuple[str, ...]) -> bool:

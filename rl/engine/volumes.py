@@ -47,7 +47,8 @@ def unclaim(paths: Paths, config: ContainerConfig) -> None:
     from rl.storage import trash
 
     for spec in config.get("mounts", []):
-        if spec.get("anonymous") and not spec.get("borrowed") and spec["source"]:
+        mine = spec.get("anonymous") and not spec.get("borrowed")
+        if mine and spec["source"] and not records.users_of(paths, spec["source"]):
             trash.discard(paths, records.directory(paths, spec["source"]))
 
 

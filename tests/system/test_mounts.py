@@ -86,6 +86,7 @@ MOUNTS = [
     ("-v {0}/closed:/d:noexec,rslave", "/d/busybox true 2>/dev/null || echo noexec", "noexec"),
     ("-v {0}/src:/d:rw,suid,dev,rbind", "grep ' /d ' /proc/mounts | grep -c -E 'nosuid|nodev'", "0"),
     ("--mount type=volume,src=opts,dst=/d,volume-label=a=b,volume-nocopy", "touch /d/x && echo volume", "volume"),
+    ("--mount type=volume,src=tv,dst=/d,volume-opt=type=tmpfs,volume-opt=device=tmpfs,idmap=uids=0-5-10;gids=0-6-10", "stat -c %u:%g /d", "5:6"),
     ("--mount type=volume,dst=/d", "touch /d/x && echo anonymous", "anonymous"),
     ("--device /dev/fuse", "test -c /dev/fuse && echo device", "device"),
 ]

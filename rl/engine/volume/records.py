@@ -168,7 +168,7 @@ def of_container(config: ContainerConfig) -> list[str]:
 def users_of(paths: Paths, name: str) -> list[str]:
     """The ids of the containers that use volume *name*; those with a record that does not tell count, where it has
     the name in it."""
-    wanted = name.encode()
+    wanted = f'"{name}"'.encode()
     found = []
     for container_id in containers.ids(paths):
         try:
