@@ -79,6 +79,8 @@ def test_diff(box: Rl) -> None:
     }
     assert "A /bin/busybox" in box.ok("image", "diff", "busybox").split("\n")
     assert box.ok("image", "diff", "busybox", "busybox") == ""
+    assert json.loads(box.ok("image", "diff", "--format", "json", "busybox", "busybox")) == {}
+    assert json.loads(box.ok("container", "diff", "--format=json", "--latest"))["deleted"][0] == "/bin/ls"
     box.ok("create", "--name", "fresh", "--network=none", "busybox")
     assert box.ok("diff", "--latest") == ""
     box.ok("rm", "fresh")
@@ -207,13 +209,16 @@ def test_mount(box: Rl) -> None:
         (cd $one; rl umount done || true); rl umount --force done; rl unmount -a >ids; rl mount
         image=$(rl image mount busybox); test -x $image/bin/busybox; touch $image/x 2>/dev/null || echo read-only
         rl image mount; rl image umount busybox; rl image umount busybox || true; rl image unmount --all
-        rl mount --latest >/dev/null; rl mount --all | wc -l
+        rl mount --all | wc -l
+        test "$(rl mount --latest)" = $two; rl container unmount --latest >last; test "$(rl mount | wc -l)" = 1; rl umount -a >last
+        rl image mount --all | grep -q mounts/$1; rl image mount --format json | grep -q '"mountpoint": .*'$1
+        rl image umount --force $1 >last; rl image unmount --all >last; test -z "$(rl image mount)"
     """
-    done = box.user.run("rl", "unshare", "sh", "-c", script)
+    image = box.ok("image", "inspect", "--format", "{{.Id}}", "busybox")
+    done = box.user.run("rl", "unshare", "sh", "-c", script, "sh", image)
     assert done.returncode == 0, done.stderr
     ids = {name: box.ok("inspect", "--format", "{{.Id}}", name) for name in ("done", "box")}
     places = {name: f"{box.data}/containers/{ids[name]}/rootfs" for name in ids}
-    image = box.ok("image", "inspect", "--format", "{{.Id}}", "busybox")
     lines = done.stdout.split("\n")
     assert lines[:2] == ["new", "new"]
     end = lines.index("]")
