@@ -39,6 +39,7 @@ def kill(
 
 def _kill(engine: Engine, name: str, number: int) -> None:
     container_id = containers.find(engine.paths, name)
+    config = containers.read_config(engine.paths, container_id)  # now: with --rm it may be gone right after the signal
     state = containers.read_state(engine.paths, container_id)
     status = state.get("status", "")
     if status in containers.LIVE or status == "restarting":
