@@ -225,8 +225,16 @@ def _graph(engine: Engine, config: ContainerConfig, state: ContainerState) -> di
 _PROPAGATION = ("shared", "slave", "private", "rshared", "rslave", "rprivate", "unbindable", "runbindable")
 
 
+def _own_options(spec: MountSpec) -> list[str]:
+    """What was asked for that is no option of the mount itself, in the words of -v and --mount."""
+    found = ["O"] if spec.get("overlay") else []
+    values = (("upperdir", spec.get("upper")), ("workdir", spec.get("work")), ("subpath", spec.get("subpath")))
+    found += [f"{word}={value}" for word, value in values if value]
+    return [*found, "idmap"] if "id_map" in spec else found
+
+
 def _mount(engine: Engine, spec: MountSpec) -> dict[str, Any]:
-    options = list(spec.get("options", []))
+    options = [*spec.get("options", []), *_own_options(spec)]
     volume = spec.get("type") == "volume"
     source = spec.get("source", "")
     entry: dict[str, Any] = {"Type": spec.get("type", "bind")}
@@ -449,7 +457,7 @@ def _default_capabilities() -> tuple[str, ...]:
 
 def _bind(spec: MountSpec) -> str:
     """The mount in the form of ``-v``."""
-    options = list(spec.get("options", []))
+    options = [*spec.get("options", []), *_own_options(spec)]
     mode = "ro" if "ro" in options else "rw"
     rest = [option for option in options if option not in ("ro", "rw")]
     if not any(option in _PROPAGATION for option in rest):

@@ -23,6 +23,7 @@ from rl.kernel import proc
 from rl.runtime import mountns, userns
 from rl.storage import driver as storage
 from rl.storage import layers as layer_store
+from rl.storage import trash
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _unmount_container(paths: Paths, name: str, force: bool) -> str:
 
 
 def _images_base(paths: Paths) -> str:
-    return f"{paths.run}/mounts"
+    return f"{paths.data}/mounts"
 
 
 def _mount_image(engine: Engine, name: str) -> str:
@@ -173,10 +174,8 @@ def _unmount_image(engine: Engine, name: str, force: bool) -> str:
             return record["id"]
         raise ConflictError(f"image {name} is not mounted", "`rl image mount` lists the mounted ones")
     _umount(target, force, f"image {name}")
-    try:
-        os.rmdir(target)
-    except OSError:
-        pass  # mounted elsewhere too, or the copy driver's copy
+    # The copy driver's copy. The directory stays: removing it would take the mount away from another `rl unshare`.
+    trash.remove_contents(target)
     emit(engine.paths, "image", "unmount", record["id"], record["name"])
     return record["id"]
 

@@ -11,7 +11,7 @@ import time as clock
 
 from rl.engine import containers, events, leftovers, naming
 from rl.engine.dependencies import Dependents
-from rl.engine.prefork import forget_run_directory, take_lock
+from rl.engine.prefork import PATIENCE, forget_run_directory, take_lock
 from rl.engine.selection import monitored
 from rl.errors import ConflictError, CorruptRecordError, NoSuchContainerError, RlError, StateError
 from rl.runtime import userns
@@ -132,7 +132,7 @@ def _hold(engine: Engine, container_id: str, force: bool, time: int | None) -> i
                 if error is not None:
                     raise error
         try:
-            return take_lock(engine.paths, container_id)
+            return take_lock(engine.paths, container_id, PATIENCE)
         except StateError:  # it is being started
             if not force or clock.monotonic() > deadline:
                 raise

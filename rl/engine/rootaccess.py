@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 
 from rl.engine import containers, rootfs, volumes
 from rl.engine.mountpoints import Mountpoints
-from rl.engine.prefork import forget_run_directory, take_lock
+from rl.engine.prefork import AT_THE_FILES, PATIENCE, forget_run_directory, take_lock
 from rl.errors import RlError, StateError
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
@@ -104,7 +104,7 @@ def hold(paths: Paths, container_id: str) -> tuple[int, ContainerState]:
         if state.get("status") in containers.LIVE:
             return -1, state
         try:
-            lock = take_lock(paths, container_id)
+            lock = take_lock(paths, container_id, PATIENCE)
         except StateError:
             if time.monotonic() > deadline:
                 raise
@@ -116,6 +116,7 @@ def hold(paths: Paths, container_id: str) -> tuple[int, ContainerState]:
             os.close(lock)
             raise
         if state.get("status") not in containers.LIVE:
+            os.pwrite(lock, AT_THE_FILES, 0)
             return lock, state
         os.close(lock)
 

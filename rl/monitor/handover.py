@@ -319,7 +319,9 @@ def attempt(monitor: Monitor) -> str:
 
 #: What a later start of the container reads of the caller's environment, beside XDG_… and CONTAINERS_…: where things
 #: are. Nothing else is kept: it may be a secret, and is what an interpreter acts upon.
-_KEPT = frozenset(("PATH", "HOME", "TZ", "TMPDIR", "DBUS_SESSION_BUS_ADDRESS", "INVOCATION_ID", "RL_DEBUG"))
+_KEPT = frozenset(
+    "PATH HOME USER LOGNAME TZ TMPDIR DBUS_SESSION_BUS_ADDRESS INVOCATION_ID NOTIFY_SOCKET RL_DEBUG".split()
+)
 
 
 def _environment() -> dict[str, str]:

@@ -378,7 +378,8 @@ class Monitor:
             left = DRAIN
             while left > 0 and (size := self._relay(fd, kind)) > 0:
                 left -= size
-            self._close_stream(fd)
+            self.forget(fd)  # but open: who still writes, and is killed next, is not to see a broken pipe
+        self._streams.clear()
         if self.log:
             self.log.close()
 

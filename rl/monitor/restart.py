@@ -109,7 +109,7 @@ def _let_go(monitor: Monitor) -> None:
     for fd in params["keep_fds"]:
         posix.close(fd)
     params["keep_fds"] = []
-    for key in ("pidfd", "master_fd", "slave_fd", "stdin_fd"):  # the monitor has closed the other streams
+    for key in ("pidfd", "master_fd", "slave_fd", "stdout_fd", "stderr_fd", "stdin_fd"):
         if params[key] >= 0:
             posix.close(params[key])
             params[key] = -1

@@ -6,6 +6,7 @@ mounts and devices are made. The steps at the end run in the new process.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import select
@@ -21,7 +22,6 @@ from rl.runtime.sync import PACKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     from collections.abc import Callable
     from typing import Any, NoReturn
 

@@ -1,11 +1,10 @@
 """Writing trees as tar archives: ustar headers, pax records where those do not reach; in constant memory.
 
-Names are sorted and times are whole seconds, so that equal trees give equal archives, as other engines do for layers;
-*precise* keeps what a layer leaves out: parts of seconds, access lists, holes (GNU's sparse format 1.0).
+Names are sorted and times are whole seconds, so that equal trees give equal archives, as other engines do for layers.
 Files are read through descriptors below the root, links never followed, so a container may change the tree meanwhile:
-what vanishes is left out, what shrinks is filled up with zeros. Called by export, cp, commit and volume export.
+what vanishes is left out, what shrinks is filled up with zeros. Called by the engine: export, cp, commit.
 
-Source: POSIX pax(1); OCI image specification, layer.md; star's SCHILY.xattr records; GNU tar, "Sparse Formats".
+Source: POSIX pax(1); OCI image specification, layer.md; star's SCHILY.xattr records.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 _BLOCK = 512
 _BUFFER = 1 << 20
 _SENDFILE = 1 << 18  # from this size on the kernel copies
-_HOLES = 64 << 10  # less is written as zeros
 _RESOLVE = fs.RESOLVE_BENEATH | fs.RESOLVE_NO_SYMLINKS | fs.RESOLVE_NO_XDEV
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -44,21 +42,18 @@ class TarWriter:
     """One archive. :meth:`tree` and :meth:`entry` add to it, :meth:`finish` ends it.
 
     *write* takes the archive piece by piece; *fd*, if given, is where it writes to: large files are then copied by the
-    kernel. *single*: one id only is mapped, and wanted owners are in an attribute. *precise*: see the module.
+    kernel. *single*: one id only is mapped, and wanted owners are in an attribute.
     """
 
-    __slots__ = (
-        "_buffer", "_fd", "_links", "_owner", "_precise", "_single", "_skip_unreadable", "_write", "entries",
-    )  # fmt: skip
+    __slots__ = ("_buffer", "_fd", "_links", "_owner", "_single", "_skip_unreadable", "_write", "entries")
 
     def __init__(
         self, write: Callable[[bytes | bytearray | memoryview], object], *, fd: int = -1, owner: Owner | None = None,
-        single: bool = False, skip_unreadable: bool = False, precise: bool = False,
+        single: bool = False, skip_unreadable: bool = False,
     ) -> None:
         self._write = write
         self._fd = fd
         self._owner = owner
-        self._precise = precise
         self._single = single
         self._skip_unreadable = skip_unreadable
         self._buffer = bytearray()
@@ -143,33 +138,11 @@ class TarWriter:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 return  # another file has its name by now
-            attributes = _attributes(fd, self._precise)
-            spans = _spans(fd, status) if self._precise else None
-            if spans:
-                self._sparse(fd, target, status, attributes, spans)
-            else:
-                self._plain(target, b"0", status, attributes, size=status.st_size)
-                self._data(fd, 0, status.st_size)
-                self._pad(status.st_size)
+            self._plain(target, b"0", status, attributes_of(fd))
+            if status.st_size:
+                self._data(fd, status.st_size)
         finally:
             os.close(fd)
-
-    def _sparse(
-        self, fd: int, target: bytes, status: os.stat_result, attributes: dict[str, bytes], spans: list[tuple[int, int]]
-    ) -> None:
-        """A file with holes: the map of its data stands before them, as decimal lines."""
-        numbers = (len(spans), *(number for span in spans for number in span))
-        text = b"".join(b"%d\n" % number for number in numbers)
-        text += bytes(-len(text) % _BLOCK)
-        stored = len(text) + sum(length for _, length in spans)
-        more = {"GNU.sparse.major": b"1", "GNU.sparse.minor": b"0", "GNU.sparse.name": target,
-                "GNU.sparse.realsize": b"%d" % status.st_size}  # fmt: skip
-        above, slash, last = target.rpartition(b"/")
-        self._plain(above + slash + b"GNUSparseFile.0/" + last, b"0", status, attributes, size=stored, more=more)
-        self._put(text)
-        for offset, length in spans:
-            self._data(fd, offset, length)
-        self._pad(stored)
 
     def _directory(self, directory: int, name: str, target: bytes, status: os.stat_result, marks: bool) -> None:
         attributes: dict[str, bytes] = {}
@@ -181,7 +154,7 @@ class TarWriter:
                 raise
         else:
             try:
-                attributes = _attributes(fd, self._precise)
+                attributes = attributes_of(fd)
                 opaque = marks and is_opaque(fd)
             finally:
                 os.close(fd)
@@ -220,81 +193,88 @@ class TarWriter:
     # ------------------------------------------------------------------ bytes
 
     def _plain(
-        self, target: bytes, kind: bytes, status: os.stat_result, attributes: dict[str, bytes], link: bytes = b"", *,
-        size: int = 0, more: dict[str, bytes] | None = None,
+        self, target: bytes, kind: bytes, status: os.stat_result, attributes: dict[str, bytes], link: bytes = b""
     ) -> None:
+        uid, gid = self._ids(status, attributes)
+        size = status.st_size if kind == b"0" else 0
+        device = status.st_rdev if kind in b"34" else 0
+        self._header(target, kind, size, stat.S_IMODE(status.st_mode), uid, gid, status.st_mtime_ns // 10**9, link,
+                     device, attributes)
+
+    def _ids(self, status: os.stat_result, attributes: dict[str, bytes]) -> tuple[int, int]:
+        """(uid, gid) for the archive; what is only for us is taken out of *attributes*."""
         uid, gid = status.st_uid, status.st_gid
         recorded = attributes.pop(_OWNER, b"")
+        for name in [name for name in attributes if name.startswith(_MARKS)]:
+            del attributes[name]
         if self._single and recorded:
             uid, gid = (int(number) for number in recorded.split(b":")[:2])
         elif self._owner:
             uid, gid = self._owner(uid, gid)
-        device = status.st_rdev if kind in b"34" else 0
-        seconds, rest = divmod(status.st_mtime_ns, 10**9)
-        pax = dict(more or {})
-        if rest and self._precise:
-            pax["mtime"] = _decimal(status.st_mtime_ns)
-        kept = sorted(item for item in attributes.items() if not item[0].startswith(_MARKS))
-        pax.update({f"SCHILY.xattr.{name}": value for name, value in kept})
-        self._header(target, kind, size, stat.S_IMODE(status.st_mode), uid, gid, seconds, link, device, pax)
+        return uid, gid
 
     def _header(
         self, name: bytes, kind: bytes, size: int, mode: int, uid: int, gid: int, mtime: int, link: bytes = b"",
-        device: int = 0, more: dict[str, bytes] | None = None,
+        device: int = 0, attributes: dict[str, bytes] | None = None,
     ) -> None:
-        """The header of one member; *more*: pax records of it, which come first, with those of what does not fit."""
         self.entries += 1
-        texts = (("path", name), ("linkpath", link))
-        pax = {key: text for key, text in texts if len(text) > 100 or not text.isascii()}
+        pax = b""
+        for key, text in (("path", name), ("linkpath", link)):
+            if len(text) > 100 or not text.isascii():
+                pax += record(key, text)
         for key, number, most in (("size", size, 8 << 30), ("uid", uid, 1 << 21), ("gid", gid, 1 << 21)):
             if number >= most:
-                pax[key] = b"%d" % number
+                pax += record(key, b"%d" % number)
         if not 0 <= mtime < 8 << 30:
-            pax["mtime"] = b"%d" % mtime
-        pax.update(more or {})
+            pax += record("mtime", b"%d" % mtime)
+        for key, value in sorted((attributes or {}).items()):
+            pax += record(f"SCHILY.xattr.{key}", value)
         if pax:
-            records = b"".join(record(key, value) for key, value in pax.items())
-            last = name.rstrip(b"/").rpartition(b"/")[2][:80]
-            self._buffer += block(b"PaxHeaders/" + last, b"x", len(records), 0o644)
-            self._buffer += records
-            self._pad(len(records))
+            self._buffer += block(b"PaxHeaders/" + name.rstrip(b"/").rpartition(b"/")[2][:80], b"x", len(pax), 0o644)
+            self._buffer += pax + bytes(-len(pax) % _BLOCK)
         self._buffer += block(name[:100], kind, size if size < 8 << 30 else 0, mode, uid if uid < 1 << 21 else 0,
                               gid if gid < 1 << 21 else 0, mtime if 0 <= mtime < 8 << 30 else 0, link[:100], device)
         if len(self._buffer) >= _BUFFER:
             self._flush()
 
-    def _data(self, fd: int, offset: int, size: int) -> None:
-        """*size* bytes of a file from *offset* on; zeros where it has become shorter."""
-        end = offset + size
+    def _data(self, fd: int, size: int) -> None:
+        self._bytes(fd, size)
+        self._buffer += bytes(-size % _BLOCK)
+
+    def _bytes(self, fd: int, size: int) -> None:
+        """The next *size* bytes of the file; zeros for what it does not have any more."""
+        left = size
         if self._fd >= 0 and size >= _SENDFILE:
             self._flush()
-            offset += self._sendfile(fd, offset, size)
-        while offset < end:
-            step = min(end - offset, _BUFFER)
-            piece = os.pread(fd, step, offset) or bytes(step)
-            offset += len(piece)
+            left -= self._sendfile(fd, size)
+        while left:
+            piece = os.read(fd, min(left, _BUFFER))
+            if not piece:
+                break
+            left -= len(piece)
             self._put(piece)
+        while left:  # it shrank
+            step = min(left, _BUFFER)
+            self._put(bytes(step))
+            left -= step
 
-    def _sendfile(self, fd: int, offset: int, size: int) -> int:
+    def _sendfile(self, fd: int, size: int) -> int:
         """Bytes the kernel copied; the rest, if any, is for read(2) and write(2)."""
         done = 0
         while done < size:
             try:
-                count = os.sendfile(self._fd, fd, offset + done, min(size - done, 1 << 30))
+                count = os.sendfile(self._fd, fd, None, min(size - done, 1 << 30))
             except BlockingIOError:
                 _writable(self._fd)
                 continue
             except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOVERFLOW):  # opened to append, a terminal, …
+                if error.errno not in (errno.EINVAL, errno.ENOSYS):  # opened to append, a terminal, …
                     raise
                 break
             if not count:
                 break
             done += count
         return done
-
-    def _pad(self, size: int) -> None:
-        self._buffer += bytes(-size % _BLOCK)
 
     def _put(self, piece: bytes) -> None:
         if len(piece) >= 1 << 16:
@@ -368,15 +348,15 @@ def _status(name: str, directory: int) -> os.stat_result | None:
         return None
 
 
-def _attributes(fd: int, acls: bool) -> dict[str, bytes]:
-    """Extended attributes that mean something elsewhere: user.*, file capabilities for any root (v2), *acls*."""
+def attributes_of(fd: int) -> dict[str, bytes]:
+    """Extended attributes that mean something elsewhere: user.*, and file capabilities as those of any root (v2)."""
     found = {}
     try:
         names = os.listxattr(fd)
     except OSError:
         return {}
     for name in names:
-        if name.startswith("user.") or name == "security.capability" or (acls and name.startswith("system.posix_acl_")):
+        if name.startswith("user.") or name == "security.capability":
             try:
                 value = os.getxattr(fd, name)
             except OSError:
@@ -391,33 +371,3 @@ def _capability(value: bytes) -> bytes:
         return value
     first = int.from_bytes(value[:4], "little")
     return (0x02000000 | (first & 0x00FFFFFF)).to_bytes(4, "little") + value[4:20]
-
-
-def _spans(fd: int, status: os.stat_result) -> list[tuple[int, int]] | None:
-    """(offset, length) of the data of a file whose holes are worth it; None for any other."""
-    size = status.st_size
-    if size <= _HOLES or status.st_blocks * 512 >= size - _HOLES:
-        return None
-    spans: list[tuple[int, int]] = []
-    position = 0
-    while position < size:
-        try:
-            start = os.lseek(fd, position, os.SEEK_DATA)
-            end = os.lseek(fd, start, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # a hole to the end
-                break
-            return None  # the file system does not tell
-        if start >= size:
-            break
-        spans.append((start, min(end, size) - start))
-        position = end
-    if not spans or sum(spans[-1]) < size:
-        spans.append((size, 0))  # GNU tar's mark for a hole at the end
-    return spans
-
-
-def _decimal(ns: int) -> bytes:
-    """Nanoseconds as a decimal number of seconds."""
-    sign, ns = ("-", -ns) if ns < 0 else ("", ns)
-    return f"{sign}{ns // 10**9}.{ns % 10**9:09d}".rstrip("0").encode()

@@ -132,7 +132,7 @@ class Stage:
 def stage(_user_rl: Rl) -> Iterator[Stage]:
     rl = _user_rl
     rl.ok("run", "-d", "--name", "run", "--network=none", "-u", "1234:99", "-v", "kept:/vol", "busybox", "sleep", "1000")
-    rl.ok("create", "--name", "still", "--network=none", "-v", "kept:/vol", "-w", "/etc", "busybox")
+    rl.ok("create", "--name", "still", "--network=none", "-v", "kept:/vol", "-w", "/etc", "busybox", "true")
     made = Stage(rl)
     subprocess.run(["rm", "-rf", made.host], check=True)
     for side in ("run", "still"):
@@ -312,15 +312,21 @@ def test_overwrite(stage: Stage) -> None:
 
 
 def test_killed_and_beside_a_start(stage: Stage) -> None:
-    """A killed copy frees the container; a start waits for none that is at work for longer than it takes."""
+    """A killed copy frees the container; a start waits for one that is at work, then has all of it."""
     rl = stage.rl
     stage.host.mkdir(exist_ok=True)
     (stage.host / "large").write_bytes(bytes(1 << 20) * 64)
-    process = rl.user.popen("rl", "cp", str(stage.host / "large"), "still:/large")
-    eventually(lambda: list((rl.run_dir / "containers").glob("*/lock")), every=0.01)
-    process.kill()
-    process.wait()
-    eventually(lambda: rl("start", "still").returncode == 0)
+    for kill in (True, False):
+        process = rl.user.popen("rl", "cp", str(stage.host / "large"), "still:/large")
+        eventually(lambda: [p for p in (rl.run_dir / "containers").glob("*/lock") if p.read_text() == "files"], every=0.005)
+        if kill:
+            process.kill()
+            process.wait()
+        assert "still" in rl.ok("ps", "-a", "--format", "{{.Names}}")  # which waits for nobody
+        rl.ok("start", "-a", "still")
+        assert process.wait() == (-9 if kill else 0)
+    rl.ok("cp", "still:/large", stage.host / "back")
+    assert (stage.host / "back").stat().st_size == 64 << 20
 
 
 def test_mounts_of_a_stopped_container(stage: Stage) -> None:

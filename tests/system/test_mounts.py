@@ -53,6 +53,7 @@ def test_an_overlay_leaves_its_source_alone(rl: Rl, place: Path, flags: str, com
 
 def test_an_overlay_forgets_or_keeps(rl: Rl, place: Path) -> None:
     rl.ok("create", "--name", "o", "--network=none", "-v", f"{place}/src:/d:O", "busybox", "sh", "-c", "ls /d; echo x >/d/new")
+    assert rl.ok("inspect", "--format", "{{.HostConfig.Binds}}", "o") == f"[{place}/src:/d:rw,rprivate,rbind,O]"
     assert rl.ok("start", "-a", "o").split() == ["file", "link", "sub"]
     assert rl.ok("start", "-a", "o").split() == ["file", "link", "sub"]
     own = f"{place}/src:/d:O,upperdir={place}/up,workdir={place}/work"
