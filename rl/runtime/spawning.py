@@ -256,7 +256,7 @@ def oom_score(setup: Setup) -> None:
     try:
         ns.write_proc("/proc/self/oom_score_adj", str(wanted))
     except PermissionError:
-        with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        with open("/proc/self/oom_score_adj", encoding="utf-8") as file:
             if file.read().strip() == str(wanted):
                 return  # by the parent: in a user namespace that we have just entered the file is not ours
         if not setup.sync.wait:

@@ -125,7 +125,7 @@ def _commit(box: Rl, registry: Registry) -> None:
     assert not [name for name in blob if name in ("etc/hosts", "etc/hostname", "etc/resolv.conf", "run/.containerenv",
                                                    "vol/secret")]
     # Others read it: unpacked by nobody but by what the archive says.
-    box.ok("save", "--format", "oci-archive", "-o", "made.tar", "made:1")
+    box.ok("save", "-q", "--format", "oci-archive", "-o", "made.tar", "made:1")
     told = json.loads(box.user.run("skopeo", "inspect", "oci-archive:made.tar", check=True).stdout)
     assert len(told["Layers"]) == len(document["RootFS"]["Layers"])
     box.user.run("skopeo", "copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false", "oci-archive:made.tar",
