@@ -86,6 +86,7 @@ class Launch:
         self.mounted_by: list[int] = []  # helpers that serve the root file system
         self.net_fd = -1
         self.user_fd = -1
+        self.namespace_fds: list[int] = []  # of other containers, while they are joined
         self.pending: Pending | None = None
         self.network: dict[str, Any] = {}
         self.helpers: list[int] = []  # pids to end with the container

@@ -45,10 +45,18 @@ def _other_namespace(work: Launch, kind: str, mode: str) -> str:
         return rest
     state = containers.read_state(work.paths, rest)
     if state.get("status") not in containers.LIVE:
-        raise RlError(
-            f"join the {kind} namespace of container {rest[:12]}: it is not running", f"rl start {rest[:12]}"
-        )
-    return f"/proc/{state['pid']}/ns/{kind}"
+        raise _not_running(kind, rest)
+    try:
+        fd = os.open(f"/proc/{state['pid']}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise _not_running(kind, rest) from None
+    work.namespace_fds.append(fd)  # the namespace stays, whatever becomes of the other container while we start
+    return f"/proc/{os.getpid()}/fd/{fd}"
+
+
+def _not_running(kind: str, container_id: str) -> RlError:
+    short = container_id[:12]
+    return RlError(f"join the {kind} namespace of container {short}: it is not running", f"rl start {short}")
 
 
 def _other_users(work: Launch) -> int:

@@ -45,7 +45,7 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
         with content.records_lock(paths, exclusive=False):  # `rl rmi` must not take the image away just now
             if config["image_id"] and not os.path.exists(f"{paths.blobs}/{config['image_id']}"):
                 raise NoSuchImageError(f"image {config['image']} was removed meanwhile", f"rl pull {config['image']}")
-            made = _claim_volumes(engine, config)
+            made = _claim_volumes(engine, config, own=False)
             if not sync:
                 os.close(os.open(f"{staging}/{containers.PASSING}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             if config.get("secrets"):
@@ -55,7 +55,9 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
             write_json(f"{staging}/config.json", config, sync=sync)
             write_json(f"{staging}/state.json", state, sync=sync)
             os.rename(staging, paths.container(container_id))
+            made += _claim_volumes(engine, config, own=True)
     except BaseException as error:
+        discard(engine, config)
         _undo(engine, config, staging, options.get("cidfile", ""))
         if isinstance(error, OSError):
             what = f"write the record of container {container_id[:12]}: {error.strerror}"
@@ -120,13 +122,13 @@ def _replace(engine: Engine, config: ContainerConfig) -> bool:
     return False
 
 
-def _claim_volumes(engine: Engine, config: ContainerConfig) -> list[str]:
+def _claim_volumes(engine: Engine, config: ContainerConfig, *, own: bool) -> list[str]:
     """The names of the volumes that were made for it."""
     if not any(spec["type"] == "volume" for spec in config.get("mounts", [])):
         return []
     from rl.engine import volumes
 
-    return volumes.claim(engine.paths, config)
+    return volumes.claim(engine.paths, config, own=own)
 
 
 def _undo(engine: Engine, config: ContainerConfig, staging: str, cidfile: str) -> None:

@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 # when the container is made
 
 
-def claim(paths: Paths, config: ContainerConfig) -> list[str]:
-    """Make the volumes that do not exist; their names. Under the records lock, until the container is on disk.
+def claim(paths: Paths, config: ContainerConfig, *, own: bool) -> list[str]:
+    """Make the volumes that do not exist; their names. Under the records lock.
 
+    First those that have names, before the container is on disk, so that nobody removes them; then its *own*, anonymous
+    ones, after it: nothing but its record tells that somebody wants them, should we be killed in between.
     An anonymous volume of another container gets the mark that its own may not take it along any more.
     """
     made = []
     for spec in config.get("mounts", []):
-        if spec["type"] != "volume":
+        if spec["type"] != "volume" or own is not is_own(spec):
             continue
         name = spec["source"]
         if not spec.get("borrowed") and _make(paths, spec):
@@ -47,9 +49,13 @@ def unclaim(paths: Paths, config: ContainerConfig) -> None:
     from rl.storage import trash
 
     for spec in config.get("mounts", []):
-        mine = spec.get("anonymous") and not spec.get("borrowed")
-        if mine and spec["source"] and not records.users_of(paths, spec["source"]):
+        if is_own(spec) and spec["source"] and not records.users_of(paths, spec["source"]):
             trash.discard(paths, records.directory(paths, spec["source"]))
+
+
+def is_own(spec: MountSpec) -> bool:
+    """Whether it is an anonymous volume made for this very container."""
+    return bool(spec.get("anonymous") and not spec.get("borrowed"))
 
 
 def _make(paths: Paths, spec: MountSpec) -> bool:
