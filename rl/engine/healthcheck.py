@@ -6,7 +6,7 @@ without a health check pay nothing: it is the key ``health`` of their config tha
 
 from __future__ import annotations
 
-from rl.config.jsonio import loads, read_json, write_json
+from rl.config.jsonio import read_json, write_json
 from rl.engine import containers
 from rl.errors import NoSuchContainerError, RlError, StateError
 
@@ -179,7 +179,7 @@ def healthcheck_run(engine: Engine, container: str) -> tuple[int, str]:
     if state != "running":
         hint = f"rl unpause {name}" if state == "paused" else f"rl start {name}"
         raise StateError(f"container {container_id} is not running: it is {state}", hint)
-    answer = _ask(engine.paths.container_run(container_id))
+    answer = _ask(engine.paths, container_id)
     if answer is None:
         raise StateError(f"container {container_id} is not running: it has just ended", "`rl ps -a` shows its state")
     if answer["probe"] is None:
@@ -189,25 +189,18 @@ def healthcheck_run(engine: Engine, container: str) -> tuple[int, str]:
     return answer["probe"], answer["status"]
 
 
-def _ask(run_dir: str) -> dict[str, Any] | None:
-    """The monitor's answer, None when it is gone."""
-    import _socket
-
-    from rl.monitor import client
+def _ask(paths: Paths, container_id: str) -> dict[str, Any] | None:
+    """The monitor's answer, None when it is gone, or goes."""
+    from rl.engine.monitors import Connection
 
     try:
-        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, client.connect(run_dir))
+        connection = Connection(paths, container_id)
     except OSError:
         return None
     try:
-        sock.send(b'\x08{"probe": {}}')
-        while packet := sock.recv(1 << 16):
-            if packet[:1] == b"\6":
-                answer: dict[str, Any] = loads(packet[1:].decode())
-                if "probe" in answer:
-                    return answer
-    except OSError:
-        pass  # reset: it ended with our packet unread
+        connection.tell("probe", {})
+        return connection.answer("probe")
+    except (OSError, RlError):
+        return None
     finally:
-        sock.close()
-    return None
+        connection.close()

@@ -1,6 +1,7 @@
 """Talking to the monitors of containers: the other end of rl.monitor.control, for what is answered.
 
-Called by start and restart.
+Called by whoever has something done to a container that has a monitor: start, restart, pause, rename, update, health
+checks, upgrade.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Connection:
             if "error" in message:
                 raise from_wire(message["error"])
 
-    def answer(self, key: str, seconds: float = 0) -> Any:
-        """Wait for the answer with *key*: its value. Raises the error that came instead, RlError after *seconds*."""
+    def answer(self, key: str, seconds: float = 0) -> dict[str, Any]:
+        """Wait for the answer that has *key*. Raises the error that came instead, RlError after *seconds*."""
         if seconds:
             self._sock.settimeout(seconds)
         message: dict[str, Any] = {}
@@ -62,7 +63,7 @@ class Connection:
                 raise StateError(f"container {self._id[:12]} has ended meanwhile", f"rl start {self._id[:12]}")
             if "error" in message:
                 raise from_wire(message["error"])
-        return message[key]
+        return message
 
     def _receive(self) -> bytes:
         try:

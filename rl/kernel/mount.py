@@ -78,15 +78,6 @@ def umount(target: str, flags: int = 0) -> None:
     k.check(k.libc.umount2(_encode(target), flags), target)
 
 
-def umount_all(target: str) -> None:
-    """Take down whatever is mounted at *target* itself; nothing is fine."""
-    try:
-        for _ in range(64):
-            umount(target, MNT_DETACH | UMOUNT_NOFOLLOW)
-    except OSError:
-        pass
-
-
 def pivot_root(new_root: str, put_old: str) -> None:
     """pivot_root(2); ``pivot_root(".", ".")`` stacks the old root under the new one."""
     k.syscall(k.number_of("pivot_root"), _encode(new_root), _encode(put_old), path=new_root)
@@ -111,11 +102,6 @@ def fsconfig_flag(fd: int, key: str) -> None:
         k.syscall(k.NR_FSCONFIG, fd, FSCONFIG_SET_FLAG, key.encode(), None, 0, path=key)
     except OSError as error:
         raise _with_log(fd, error) from None
-
-
-def fsconfig_fd(fd: int, key: str, value: int) -> None:
-    """Set option *key* to an open file (overlay's layers: Linux 6.13)."""
-    k.syscall(k.NR_FSCONFIG, fd, FSCONFIG_SET_FD, key.encode(), None, value, path=key)
 
 
 def fsconfig_create(fd: int) -> None:

@@ -49,12 +49,6 @@ def prctl(option: int, a2: int = 0, a3: int = 0, a4: int = 0, a5: int = 0) -> in
     return k.check(k.libc.prctl(option, word(a2), word(a3), word(a4), word(a5)))
 
 
-def set_process_name(name: str) -> None:
-    """The name ``ps`` shows for this thread (15 bytes at most)."""
-    buffer = ctypes.create_string_buffer(name.encode()[:15])
-    prctl(PR_SET_NAME, ctypes.addressof(buffer))
-
-
 def capget() -> tuple[int, int, int]:
     """This process's (effective, permitted, inheritable) capability sets as bit masks."""
     header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)

@@ -12,7 +12,6 @@ import errno
 import os
 import select
 import sys
-import time
 
 from rl.config.jsonio import dumps, loads
 from rl.errors import RlError
@@ -24,7 +23,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rl.config.paths import Paths
 
 _CHUNK = 32768
 #: Left alone: what cannot be caught, says something about ourselves (faults, broken pipes, children), or is job control
@@ -385,26 +383,3 @@ class ExitWatch:
         elif self.fd >= 0:
             os.close(self.fd)
         self.fd = -1
-
-
-def wait_exit(paths: Paths, container_id: str, timeout: float | None = None) -> dict[str, Any] | None:
-    """Wait until the container has ended and is cleaned up: ``{"exit_code", "oom_killed", "error"}``.
-
-    None when no monitor lives, or it was killed: then the container's record tells. Raises TimeoutError after
-    *timeout* seconds.
-    """
-    watch = ExitWatch(paths.container_run(container_id))
-    deadline = None if timeout is None else time.monotonic() + timeout
-    poll = select.poll()
-    if watch.fd < 0:
-        return None
-    poll.register(watch.fd, select.POLLIN)
-    try:
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-            if not poll.poll(left):
-                raise TimeoutError
-            if watch.ended():
-                return watch.info
-    finally:
-        watch.close()

@@ -17,9 +17,8 @@ import os
 import sys
 import time
 
-from rl.errors import RlError, UsageError
+from rl.errors import RlError
 from rl.kernel import process
-from rl.monitor import logs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,15 +125,6 @@ def listen(run_dir: str) -> int:
     finally:
         sock.close()
         os.close(directory)
-
-
-def check_log(config: LogConfig) -> None:
-    """Raises UsageError unless the monitor can write this log; for `create`, before anything runs."""
-    driver = config.get("driver", "")
-    if driver not in logs.DRIVERS:
-        raise UsageError(f"unknown log driver {driver!r}", f"use one of: {', '.join(logs.DRIVERS)}")
-    if config.get("max_size", 0) < 0 or config.get("max_file", 1) < 1:
-        raise UsageError("log options: max-size may not be negative, max-file at least 1")
 
 
 def helper_program() -> str:

@@ -59,12 +59,6 @@ def selinux_enabled() -> bool:
         os.close(fd)
 
 
-def mount_label(linux: dict[str, Any]) -> str:
-    """``linux.mountLabel`` where it means something, else ""."""
-    label = str(linux.get("mountLabel") or "")
-    return label if label and selinux_enabled() else ""
-
-
 def wanted(process: dict[str, Any], warnings: list[str]) -> Labels | None:
     """The labels of *process* that this host knows, None without any; what it does not know becomes a warning."""
     profile, label = str(process.get("apparmorProfile") or ""), str(process.get("selinuxLabel") or "")

@@ -25,7 +25,7 @@ NO_LOOK = {"rl/runtime/launch.py": [("        _refuse_ourselves(candidate)\n", "
 NO_LAUNCHER = {"rl/runtime/process.py": [("    if setup.exposed:\n        setup.launcher", "    if False:\n        setup.launcher")]}
 DUMPABLE = {
     "rl/runtime/process.py": [("    kp.prctl(kp.PR_SET_DUMPABLE, 0)\n", "    kp.prctl(kp.PR_SET_DUMPABLE, 1)\n")],
-    "rl/runtime/child.py": [("    kp.prctl(kp.PR_SET_DUMPABLE, 0)\n", "    kp.prctl(kp.PR_SET_DUMPABLE, 1)\n")],
+    "rl/runtime/spawning.py": [("    kp.prctl(kp.PR_SET_DUMPABLE, 0)\n", "    kp.prctl(kp.PR_SET_DUMPABLE, 1)\n")],
 }
 EVIL = ["/evil/script", "/evil/link", "/evil/by-link", "/evil/by-script", "/evil/loaded", "/evil/thread", "/proc/self/exe"]
 

@@ -58,8 +58,10 @@ class Rl:
         return self.user.runtime_dir / "rl"
 
     def clean(self) -> None:
-        """Remove every container; the images stay."""
+        """Remove every container and volume; the images stay."""
         self("rm", "--all", "--force", "--time", "0")
+        if any((self.data / "volumes").glob("*")):
+            self("volume", "rm", "--all")
 
     def containers(self) -> list[str]:
         return self.ok("ps", "-a", "-q", "--no-trunc").split()

@@ -72,11 +72,6 @@ class _Fields:
             raise UsageError(f"{self.flag}: volume-opt and volume-label are for type=volume")
 
 
-def parse_mount(text: str) -> MountSpec:
-    """The one mount of a --mount that is no glob."""
-    return parse_all(text)[0]
-
-
 def parse_all(text: str) -> list[MountSpec]:
     """The mounts of one --mount. Raises UsageError, UnsupportedError."""
     fields = _Fields(text)

@@ -312,14 +312,6 @@ def collect(directory: str) -> None:
         pass  # an empty cgroup is left, which costs nothing and which the next start takes over
 
 
-def unit_of(path: str) -> str:
-    """The scope whose cgroup *path* is, or is the leaf of; "" when it is none."""
-    for name in (os.path.basename(path), os.path.basename(os.path.dirname(path))):
-        if name.endswith(".scope"):
-            return name
-    return ""
-
-
 def parse_path(cgroups_path: str, container_id: str, uid: int) -> tuple[str, str]:
     """(slice, unit) of an OCI ``cgroupsPath``, which for systemd is ``slice:prefix:name`` (runc). Raises UsageError."""
     default = "system.slice" if uid == 0 else "user.slice"

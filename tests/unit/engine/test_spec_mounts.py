@@ -127,12 +127,12 @@ def test_volume_flag_refused(text: str) -> None:
     ],
 )
 def test_mount_flag(text: str, expected: dict[str, Any]) -> None:
-    assert mount_flag.parse_mount(text) == expected
+    assert mount_flag.parse_all(text) == [expected]
 
 
 def test_mount_flag_with_a_comma_in_a_path(tmp_path: Path) -> None:
     (tmp_path / "a,b").mkdir()
-    assert mount_flag.parse_mount(f'type=bind,"src={tmp_path}/a,b",dst=/x')["source"] == f"{tmp_path}/a,b"
+    assert mount_flag.parse_all(f'type=bind,"src={tmp_path}/a,b",dst=/x')[0]["source"] == f"{tmp_path}/a,b"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_mount_flag_with_a_comma_in_a_path(tmp_path: Path) -> None:
 )
 def test_mount_flag_refused(text: str) -> None:
     with pytest.raises(UsageError):
-        mount_flag.parse_mount(text)
+        mount_flag.parse_all(text)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import sys
 import termios
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rl.config.paths import Paths
 from rl.errors import RlError
 from rl.monitor import client, terminal
 from unit.monitor.harness import Monitored, eventually, read_until
@@ -173,18 +173,26 @@ def _see(fd: int, text: bytes) -> bool:
     return True
 
 
-def test_wait_exit(tmp_path: Path) -> None:
-    paths = Paths(str(tmp_path / "data"), str(tmp_path / "run"), "", "")
+def end_of(run_dir: str) -> dict[str, Any] | None:
+    """What an ExitWatch tells at the end."""
+    watch = client.ExitWatch(run_dir)
+    while watch.fd >= 0:
+        assert select.select([watch.fd], [], [], 10)[0]
+        watch.ended()
+    return watch.info
+
+
+def test_exit_watch(tmp_path: Path) -> None:
     m = Monitored(str(tmp_path), sh("sleep 0.3; exit 8"))
-    with pytest.raises(TimeoutError):
-        client.wait_exit(paths, m.id, 0.05)
-    assert client.wait_exit(paths, m.id) == {"exit_code": 8, "oom_killed": False, "error": ""}
+    watch = client.ExitWatch(m.run)
+    assert not select.select([watch.fd], [], [], 0.05)[0]
+    watch.close()
+    assert end_of(m.run) == {"exit_code": 8, "oom_killed": False, "error": ""}
     m.wait()
-    assert client.wait_exit(paths, m.id) is None
+    assert end_of(m.run) is None
 
 
-def test_wait_exit_of_killed_monitor(tmp_path: Path) -> None:
-    paths = Paths(str(tmp_path / "data"), str(tmp_path / "run"), "", "")
+def test_exit_watch_of_a_killed_monitor(tmp_path: Path) -> None:
     for break_socket in (False, True):
         m = Monitored(str(tmp_path), sh("sleep 60"))
         if break_socket:
@@ -194,7 +202,7 @@ def test_wait_exit_of_killed_monitor(tmp_path: Path) -> None:
             time.sleep(0.2)
             os.kill(m.pid, signal.SIGKILL)
             os._exit(0)
-        assert client.wait_exit(paths, m.id, 10) is None
+        assert end_of(m.run) is None
         os.waitpid(child, 0)
         os.waitpid(m.pid, 0)
         _gone(m.init)

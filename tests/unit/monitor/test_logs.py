@@ -15,7 +15,6 @@ import pytest
 
 from rl.config.signals import parse_signal, signal_name
 from rl.errors import UsageError
-from rl.monitor.handover import check_log
 from rl.monitor.logread import LogReader
 from rl.monitor.logs import open_log
 from rl.monitor.logs_json import incomplete
@@ -177,13 +176,6 @@ def test_tail(tmp_path: Path, driver: str, count: int) -> None:
     # A line in two records may come with its second one only: compare the ends.
     expected = b"".join(lines[len(lines) - count :] if count < len(lines) else lines) if count else b""
     assert expected.endswith(got) and len(expected) - len(got) <= 3
-
-
-def test_check_log() -> None:
-    check_log({"driver": "none"})
-    for bad in ({"driver": "syslog"}, {"driver": "k8s-file", "max_size": -1}, {"driver": "k8s-file", "max_file": 0}):
-        with pytest.raises(UsageError):
-            check_log(bad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -233,11 +233,6 @@ def test_slices() -> None:
             systemd.check_slice(bad)
 
 
-def test_units_of_paths() -> None:
-    for path, unit in (("/c/rl-x.scope", "rl-x.scope"), ("/c/rl-x.scope/container", "rl-x.scope"), ("/c/rl-x", ""), ("", "")):
-        assert systemd.unit_of(path) == unit
-
-
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
