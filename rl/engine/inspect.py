@@ -363,9 +363,7 @@ def _device_limits(entries: list[dict[str, int]] | None, key: str) -> list[dict[
 
 def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState) -> dict[str, Any]:
     options, log = config.get("options", {}), config.get("log", {})
-    request, limits = config.get("network", {}), config.get("limits", {})
-    memory, cpu = limits.get("memory") or {}, limits.get("cpu") or {}
-    block = limits.get("blockIO") or {}
+    request = config.get("network", {})
     restart = config.get("restart") or containers.NO_RESTART
     return {
         "Binds": [_bind(spec) for spec in config.get("mounts", []) if spec.get("type") in ("bind", "volume")],
@@ -409,10 +407,19 @@ def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState
         "Runtime": "oci",
         "ConsoleSize": [0, 0],
         "Isolation": "",
+        **_resources(config),
+    }
+
+
+def _resources(config: ContainerConfig) -> dict[str, Any]:
+    """The second half of HostConfig: what the container may use."""
+    limits = config.get("limits", {})
+    memory, cpu, block = limits.get("memory") or {}, limits.get("cpu") or {}, limits.get("blockIO") or {}
+    return {
         "CpuShares": cpu.get("shares", 0),
         "Memory": memory.get("limit", 0),
         "NanoCpus": _nano_cpus(cpu),
-        "CgroupParent": options.get("cgroup_parent", ""),
+        "CgroupParent": config.get("options", {}).get("cgroup_parent", ""),
         "BlkioWeight": block.get("weight", 0),
         **{name: _device_limits(block.get(key), rate) for name, key, rate in _BLOCK_LIMITS},
         "CpuPeriod": cpu.get("period", 0),

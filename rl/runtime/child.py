@@ -13,7 +13,8 @@ from rl.errors import RlError, UnsupportedError
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
 from rl.kernel import proc
-from rl.runtime import devices, hooks, mounts, outside, process, spawning, terminal
+from rl.runtime import detached, devices, hooks, mounts, outside, process, spawning, terminal
+from rl.runtime.mountoptions import PROPAGATION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def names(setup: Setup) -> None:
 def root_file_system(setup: Setup) -> None:
     """Detach from the host's mounts and make the root, our working directory, a mount of its own."""
     slave = setup.linux.get("rootfsPropagation") in ("slave", "rslave")
-    receives = slave or mounts.wants_propagation(setup.spec)
+    receives = slave or detached.wants_propagation(setup.spec)
     m.mount(None, "/", None, m.MS_REC | (m.MS_SLAVE if receives else m.MS_PRIVATE))
     # By an empty path: nothing is looked up, so it may be below directories closed to our present ids.
     root = m.open_tree("", m.OPEN_TREE_CLONE | m.AT_RECURSIVE | m.AT_EMPTY_PATH)
@@ -213,9 +214,9 @@ def pivot(setup: Setup) -> None:
     os.close(setup.root)
     propagation = setup.linux.get("rootfsPropagation")
     if propagation:
-        if propagation not in mounts.PROPAGATION:
+        if propagation not in PROPAGATION:
             raise RlError(f"rootfsPropagation {propagation!r} is not known")
-        m.mount(None, "/", None, mounts.PROPAGATION[propagation])
+        m.mount(None, "/", None, PROPAGATION[propagation])
 
 
 def _move_root() -> None:

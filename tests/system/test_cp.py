@@ -350,6 +350,17 @@ def test_killed_and_beside_a_start(stage: Stage) -> None:
     assert (stage.host / "back").stat().st_size == 64 << 20
 
 
+def test_there_and_back_at_once(stage: Stage) -> None:
+    """Both copies need both containers' locks; neither waits for the other for ever."""
+    rl = stage.rl
+    rl.ok("create", "--name", "other", "--network=none", "busybox", "true")
+    for round_ in range(4):
+        lines = ((f"{a}:/bin", f"{b}:/copy{round_}") for a, b in (("still", "other"), ("other", "still")))
+        copies = [rl.user.popen("rl", "cp", *line) for line in lines]
+        assert [copy.wait(30) for copy in copies] == [0, 0]
+    rl.ok("rm", "other")
+
+
 def test_mounts_of_a_stopped_container(stage: Stage) -> None:
     """Parts of volumes and images lead where they would; what a start makes anew each time is read-only."""
     rl = stage.rl
