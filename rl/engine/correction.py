@@ -111,7 +111,8 @@ def after_power_cut(paths: Paths, container_id: str, name: str) -> None:
 
 
 def _end_of(paths: Paths, container_id: str, state: ContainerState) -> None:
-    """Write the end that the monitor could not write."""
+    """Write the end that the monitor could not write. One that waited to run again has ended before: that stays."""
+    ended = state["status"] == "restarting"
     same_boot = state.get("boot_id") == proc.boot_id()
     if same_boot:
         end_process(state.get("pid", 0), state.get("pid_start", 0))
@@ -122,13 +123,16 @@ def _end_of(paths: Paths, container_id: str, state: ContainerState) -> None:
         sessions.end_all(paths.container_run(container_id))
     state["status"] = "exited"
     state["pid"] = 0
-    state["finished"] = containers.now()
-    state["exit_code"] = 137 if same_boot else 255
+    if not ended:
+        state["finished"] = containers.now()
+        state["exit_code"] = 137 if same_boot else 255
     state["error"] = "the monitor was killed" if same_boot else "the host was restarted"
     try:
         containers.write_state(paths, container_id, state)
     except OSError:
         pass  # a full disk: the truth is told all the same
+    if ended:
+        return  # its monitor has told it
     try:
         config = containers.read_config(paths, container_id)
     except RlError:

@@ -4,7 +4,8 @@
 namespace of its own, so that nothing it mounts outlives it. There :func:`open_root` gives the root:
 
 - of a running container what the container itself sees, through /proc/PID/root of its init, or, ``plain``, the root
-  file system alone, through its monitor, in whose mount namespace nothing lies above it;
+  file system alone, through its monitor, in whose mount namespace nothing lies above it. One that waits to be started
+  again has no init: what its monitor has mounted is brought here, and the volumes above it;
 - of another one its layers, mounted by its storage driver under the container's lock, so that no start comes between;
   volumes and bind mounts from the record above them, unless ``plain``.
 
@@ -26,7 +27,7 @@ from rl.errors import RlError, StateError
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
 from rl.kernel import proc, process
-from rl.runtime import rootpath, userns
+from rl.runtime import mountns, rootpath, userns
 from rl.storage import driver as storage
 from rl.storage.fuse_overlayfs import FuseOverlayfs
 
@@ -84,11 +85,14 @@ def open_root(paths: Paths, container_id: str, *, plain: bool = False) -> Iterat
     config = containers.read_config(paths, container_id)
     with ExitStack() as stack:
         lock, state = hold(paths, container_id)
-        if lock < 0:
-            fd = _of_monitor(paths, config, state) if plain else _of_init(config, state)
-        else:
+        if lock >= 0:
             stack.callback(_release, paths, container_id, lock)
-            path = mount_stopped(paths, config, state, stack)
+        if lock < 0 and plain:
+            fd = _of_monitor(paths, config)
+        elif lock < 0 and state["status"] in containers.LIVE:
+            fd = _of_init(config, state)
+        else:
+            path = mount_stopped(paths, config, state, stack) if lock >= 0 else _bring(paths, config, stack)
             if not plain:
                 _mount_volumes(paths, config, state, path, stack)
             fd = os.open(path, _ROOT)
@@ -97,11 +101,11 @@ def open_root(paths: Paths, container_id: str, *, plain: bool = False) -> Iterat
 
 
 def hold(paths: Paths, container_id: str) -> tuple[int, ContainerState]:
-    """(the container's lock, held; its state). The lock is -1 for one that runs: its monitor has it."""
+    """(the container's lock, held; its state). The lock is -1 for one whose monitor has it, and its files mounted."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         state = containers.read_state(paths, container_id)
-        if state.get("status") in containers.LIVE:
+        if _is_mounted(paths, container_id, state):
             return -1, state
         try:
             lock = take_lock(paths, container_id, PATIENCE)
@@ -115,10 +119,21 @@ def hold(paths: Paths, container_id: str) -> tuple[int, ContainerState]:
         except RlError:
             os.close(lock)
             raise
-        if state.get("status") not in containers.LIVE:
+        if state.get("status") not in containers.MONITORED:
             os.pwrite(lock, AT_THE_FILES, 0)
             return lock, state
         os.close(lock)
+
+
+def _is_mounted(paths: Paths, container_id: str, state: ContainerState) -> bool:
+    """Whether its monitor has its files mounted: not for a moment while it starts the container again."""
+    if state.get("status") != "restarting":
+        return state.get("status") in containers.MONITORED
+    try:
+        os.close(_of_monitor(paths, containers.read_config(paths, container_id)))
+    except (StateError, OSError):
+        return False
+    return True
 
 
 def _release(paths: Paths, container_id: str, lock: int) -> None:
@@ -139,9 +154,36 @@ def _of_init(config: ContainerConfig, state: ContainerState) -> int:
         os.close(directory)
 
 
-def _of_monitor(paths: Paths, config: ContainerConfig, state: ContainerState) -> int:
-    own = config["rootfs"] and not config.get("rootfs_overlay")
-    return os.open(config["rootfs"] if own else monitors_view(paths, config["id"]), _ROOT)
+def _of_monitor(paths: Paths, config: ContainerConfig) -> int:
+    """Raises StateError when nothing is mounted there: an empty directory is not the container's root."""
+    if config["rootfs"] and not config.get("rootfs_overlay"):
+        return os.open(config["rootfs"], _ROOT)
+    path = monitors_view(paths, config["id"])
+    fd = os.open(path, _ROOT)
+    above = os.open(os.path.dirname(path), _ROOT)
+    try:
+        if _mount_id(fd) == _mount_id(above):
+            os.close(fd)
+            raise StateError(f"container {config['name']} is being started this moment", "try again")
+    finally:
+        os.close(above)
+    return fd
+
+
+def _mount_id(fd: int) -> str:
+    """Which mount *fd* is on (proc(5), fdinfo)."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+        return file.read().partition("mnt_id:")[2].split(None, 1)[0]
+
+
+def _bring(paths: Paths, config: ContainerConfig, stack: ExitStack) -> str:
+    """Show here, where volumes can be mounted above it, what the monitor of a container has mounted; where."""
+    if config["rootfs"] and not config.get("rootfs_overlay"):
+        return config["rootfs"]
+    target = f"{paths.container(config['id'])}/rootfs"
+    mountns.attach_from(userns.monitor_pid(f"{paths.container_run(config['id'])}/lock"), target, target)
+    stack.callback(m.umount, target, m.MNT_DETACH)
+    return target
 
 
 def monitors_view(paths: Paths, container_id: str) -> str:

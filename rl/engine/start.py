@@ -74,7 +74,10 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
     try:
         pid = handle.launch(launch_message(engine, streams), progress)
     except StateError:
-        if _by_another(paths, container_id, before):
+        now = _by_another(paths, container_id, before)
+        if now == "initialized":
+            return _start_now(engine, container_id, options, attached)
+        if now:
             return _already(engine, name, options, attached)
         raise
     progress.done()
@@ -138,8 +141,8 @@ def _already(engine: Engine, name: str, options: dict[str, Any], attached: bool)
                   detach_keys=options.get("detach_keys"))
 
 
-def _by_another(paths: Paths, container_id: str, before: ContainerState) -> bool:
-    """Whether another `rl start`, which was faster, brings the container to run: as good as ours.
+def _by_another(paths: Paths, container_id: str, before: ContainerState) -> str:
+    """The state to which another `rl start` or `rl init`, which was faster, has brought the container; "": none has.
 
     Rare, and over in a moment: this one polls.
     """
@@ -147,9 +150,10 @@ def _by_another(paths: Paths, container_id: str, before: ContainerState) -> bool
     while time.monotonic() < end:
         alive = userns.monitor_pid(f"{paths.container_run(container_id)}/lock")
         state = containers.read_state(paths, container_id)
-        if state.get("status") in containers.LIVE or state.get("started") != before.get("started"):
-            return True  # it runs, or has run meanwhile
+        status = state.get("status", "")
+        if status in containers.LIVE or status == "initialized" or state.get("started") != before.get("started"):
+            return status  # it runs, has run meanwhile, or waits for us
         if not alive:
-            return False
+            return ""
         time.sleep(0.005)
-    return False
+    return ""

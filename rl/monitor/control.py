@@ -51,6 +51,8 @@ def _signal(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
     number, ours = int(value["number"]), int(value["pid"]) == params["pid"] != 0
     if value["stop"] or number in (*_ENDING, params["stop_signal"]):
         params["stopped_by_user"] = True
+        if value["stop"] and params.get("after") == "restart":
+            params["after"] = "stop"  # the later request counts
     else:
         params["user_signals"] = [*params.get("user_signals", []), number][-100:]
     if not ours:

@@ -224,6 +224,27 @@ def test_volumes_and_mounted_files(stage: Stage) -> None:
     assert "PPid" in (stage.host / "status").read_text()
 
 
+@pytest.mark.parametrize("status", ["initialized", "restarting"])
+def test_with_a_monitor_that_waits(stage: Stage, status: str) -> None:
+    """Its files are mounted and its lock is taken, but no process of it can be asked."""
+    rl, words = stage.rl, ["--name=waits", "--network=none", "-v", "kept:/vol", "busybox", "sh", "-c"]
+    stage.put("host", {"wait": {"f": "1"}})
+    if status == "initialized":
+        rl.ok("create", *words, "cat /f /vol/w")
+        rl.ok("init", "waits")
+    else:
+        rl.ok("run", "-d", "--restart=always", *words, "cat /f /vol/w && exec sleep 1000")
+    eventually(lambda: rl.ok("inspect", "-f", "{{.State.Status}}", "waits") == status)
+    rl.ok("cp", stage.host / "wait/f", "waits:/f")
+    rl.ok("cp", stage.host / "wait/f", "waits:/vol/w")
+    assert b"bin/busybox" in stage.raw("export", "waits").stdout
+    assert "A /f\n" in rl.ok("diff", rl.ok("commit", "-q", "--squash", "waits")) + "\n"
+    rl.ok("start", "waits")
+    eventually(lambda: rl.ok("logs", "waits").endswith("11"))
+    rl.ok("cp", "waits:/vol/w", stage.host / "wait/g")
+    rl.ok("rm", "-f", "-t", "0", "waits")
+
+
 def test_what_files_are_made_of(stage: Stage) -> None:
     """Holes, modes, times, attributes and hard links there and back; with many bytes in constant memory."""
     rl = stage.rl

@@ -89,6 +89,30 @@ def test_forced_rm_and_start(rl: Rl) -> None:
     clean(rl)
 
 
+def test_init_and_start(rl: Rl) -> None:
+    """It runs in the end, whoever was first."""
+    for _ in range(6):
+        rl.ok("create", "--name", "one", "--network=none", "busybox", "sleep", "1000")
+        results = together(rl, ["init", "one"], ["start", "one"])
+        assert results[1][0] == 0, results
+        assert rl.ok("ps", "--format", "{{.Names}} {{.State}}") == "one running", results
+        rl.ok("rm", "-f", "-t", "0", "one")
+    clean(rl)
+
+
+def test_restart_and_stop(rl: Rl) -> None:
+    """One after the other: it has stopped, or runs again; nobody waits for the other's end."""
+    rl.ok("create", "--name", "one", "--network=none", "busybox", "sleep", "1000")
+    for _ in range(6):
+        rl.ok("start", "one")
+        began = time.monotonic()
+        results = together(rl, ["restart", "-t", "0", "one"], ["stop", "-t", "0", "one"])
+        assert time.monotonic() - began < 20
+        assert results[1][0] == 0 and (results[0][0] == 0 or "stopped meanwhile" in results[0][2]), results
+    rl.ok("rm", "-f", "-t", "0", "one")
+    clean(rl)
+
+
 def test_one_name(rl: Rl) -> None:
     """Ten times at once: one gets it, the others are told, and leave nothing."""
     for _ in range(3):

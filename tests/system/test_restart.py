@@ -144,7 +144,7 @@ def test_a_monitor_killed_between_two_runs(rl: Rl) -> None:
     rl.ok(*RUN, "--name=c", "--restart=always", "busybox", "false")
     os.kill(until(rl, "c", "restarting", 2)["ConmonPid"], signal.SIGKILL)
     found = until(rl, "c", "exited")
-    assert found["Error"] == "the monitor was killed"
+    assert (found["Error"], found["ExitCode"]) == ("the monitor was killed", 1)
     assert rl("rm", "c").returncode == 0
 
 
