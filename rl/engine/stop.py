@@ -17,6 +17,7 @@ from rl.monitor.client import ExitWatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from rl.config.paths import Paths
     from rl.engine.context import Engine
 
 #: Seconds a process may survive SIGKILL (writing to a slow disk, say) and its clean-up may take.
@@ -71,6 +72,14 @@ class _Stopping:
         self.deadline = clock.monotonic() + self.timeout
         signalling.send(self.pidfd, self.signal, self.name)
 
+    def begin_again(self, paths: Paths) -> None:
+        """It was started again while we waited: a `rl restart` came in between."""
+        self.close_process()
+        state = containers.read_state(paths, self.config["id"])
+        self.pid, self.pidfd = state.get("pid", 0), signalling.open_init(state)
+        self.watch.started, self.killed = 0, False
+        self.begin()
+
     def kill(self) -> None:
         """Its time is over."""
         if self.killed:
@@ -89,6 +98,9 @@ class _Stopping:
 
     def close(self) -> None:
         self.watch.close()
+        self.close_process()
+
+    def close_process(self) -> None:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
@@ -153,11 +165,12 @@ def _wait(engine: Engine, going: dict[int, _Stopping], results: dict[int, RlErro
                 results[index] = None
         now = clock.monotonic()
         for index, stopping in tuple(going.items()):
-            if now < stopping.deadline:
-                continue
             try:
-                stopping.kill()
-                engine.warn(stopping.survived())
+                if stopping.watch.started not in (0, stopping.pid):
+                    stopping.begin_again(engine.paths)
+                elif now >= stopping.deadline:
+                    stopping.kill()
+                    engine.warn(stopping.survived())
             except RlError as error:
                 poll.unregister(stopping.watch.fd)
                 going.pop(index).close()

@@ -327,14 +327,16 @@ class ExitWatch:
     """Tells when a running container has ended and is cleaned up, without polling: wait for ``fd`` to be readable.
 
     ``fd`` is -1 when there is no monitor now. ``info`` is the exit packet's content at the end, or None when the
-    monitor ended without a word (it was killed): the container's record tells, once corrected.
+    monitor ended without a word (it was killed): the container's record tells, once corrected. ``started`` is the pid
+    of its process when the container was started again meanwhile, else 0.
     """
 
-    __slots__ = ("_sock", "fd", "info")
+    __slots__ = ("_sock", "fd", "info", "started")
 
     def __init__(self, run_dir: str) -> None:
         self.fd = -1
         self.info: dict[str, Any] | None = None
+        self.started = 0
         self._sock: _socket.socket | None = None
         try:
             self._sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, connect(run_dir))
@@ -370,6 +372,8 @@ class ExitWatch:
             if packet[:1] == b"\4":
                 self.info = loads(packet[1:].decode())
             elif packet:
+                if packet[:1] == b"\6":
+                    self.started = int(loads(packet[1:].decode()).get("started", 0))
                 continue
             break
         self.close()
