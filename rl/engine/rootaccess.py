@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from rl.engine import containers, rootfs, volumes
 from rl.engine.mountpoints import Mountpoints
 from rl.engine.prefork import forget_run_directory, take_lock
-from rl.errors import RlError, StateError
+from rl.errors import RlError, StateError, disk_hint
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
 from rl.kernel import proc, process
@@ -211,7 +211,11 @@ def mount_stopped(
     if not state.get("driver"):
         # What is written now is of this driver: the first start must take it too.
         state["driver"] = chosen.name
-        containers.write_state(paths, config["id"], state)
+        try:
+            containers.write_state(paths, config["id"], state)
+        except OSError as error:
+            what = f"write the record of container {config['name']}: {error.strerror}"
+            raise RlError(what, disk_hint(error)) from None
     return mounted["target"]
 
 
