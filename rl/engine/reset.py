@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 #: What rl makes in its data directory and in its run directory; anything else there is not its own.
 DATA = ("containers", "content", "images", "layers", "mapped", "names", "networks", "pods", "secrets", "trash",
         "volumes")  # fmt: skip
-RUN = ("containers", "containers-conf.json", "events", "mounts", "network.json", "networks", "runtime", "storage-conf.json",
-       "storage-probe.json", "told-single-id", "userns.lock")
+RUN = ("containers", "containers-conf.json", "events", "mounts", "network.json", "networks", "runtime",
+       "storage-conf.json", "storage-probe.json", "told-single-id", "userns.lock")
 _RUN_PREFIXES = ("netns.", "slirp.")
 
 
