@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from rl.engine import containers, namespaces
+from rl.engine import containers, namespaces, naming, recording
 from rl.engine import create as creation
 from rl.engine.dependencies import Dependents
 from rl.engine.spec import limits
@@ -84,7 +84,8 @@ def _copy(engine: Engine, original: ContainerConfig, options: dict[str, Any]) ->
     if original["log"].get("path"):
         config["log"] = {**original["log"], "path": f"{paths.container(config['id'])}/ctr.log"}
     config["mounts"] = [
-        {**spec, "source": os.urandom(32).hex()} if spec.get("anonymous") else spec for spec in original["mounts"]
+        {**spec, "source": os.urandom(32).hex()} if spec.get("anonymous") and not spec.get("borrowed") else spec
+        for spec in original["mounts"]
     ]
     if original["userns"].startswith("auto"):
         namespaces.fill(engine, config, config["options"])  # ids of its own
@@ -102,13 +103,13 @@ def _record(engine: Engine, config: ContainerConfig, name: str, original: Contai
     """Make it a container; without a *name* it is called as its original, with -clone, -clone1, … after that."""
     given = {"_original": original["id"]}  # whose copies of secrets it gets
     if name:
-        containers.check_name(name)
+        naming.check_name(name)
         config["name"] = config["options"]["name"] = name
-        return creation.record(engine, config, given)
+        return recording.record(engine, config, given)
     for number in range(1000):
         config["name"] = config["options"]["name"] = f"{original['name']}-clone{number or ''}"
         try:
-            return creation.record(engine, config, given)
+            return recording.record(engine, config, given)
         except ConflictError:
             continue
     raise ConflictError(f"no free name was found for a clone of {original['name']}", "name it with --name")

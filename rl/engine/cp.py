@@ -155,9 +155,10 @@ def _copy(
     """In the user namespace: open both roots and copy. Warnings for the caller."""
     with ExitStack() as stack:
         roots: dict[str, Root | None] = {"": None}
-        for container_id, _, _ in (source, destination):
-            if container_id not in roots:  # within one container both are the same root, and the same lock
-                roots[container_id] = stack.enter_context(open_root(paths, container_id))
+        # Within one container both are the same root, and the same lock. Sorted: two copies between two containers,
+        # there and back, would else wait for each other.
+        for container_id in sorted({source[0], destination[0]} - {""}):
+            roots[container_id] = stack.enter_context(open_root(paths, container_id))
         start, end = (Side(roots[i], name, path) for i, name, path in (source, destination))
         typed = source[2], destination[2]
         try:

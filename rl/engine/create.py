@@ -1,7 +1,7 @@
 """rl create: from flags and an image to a container's record; nothing runs yet.
 
 `rl run` walks the same functions: :func:`plan` decides everything that can be decided without touching
-the container's files, :func:`record` makes it a container, which takes its name.
+the container's files, :func:`rl.engine.recording.record` makes it a container, which takes its name.
 """
 
 from __future__ import annotations
@@ -10,19 +10,9 @@ import os
 import sys
 
 from rl.config import containersconf
-from rl.config.jsonio import write_json
-from rl.engine import cgroups, containers, dependencies, events, namespaces, volumes
+from rl.engine import cgroups, containers, namespaces, naming, recording
 from rl.engine.spec import accounts, environment, limits, logs, mounts, restart, security, systemd, values
-from rl.errors import (
-    ConflictError,
-    NoSuchImageError,
-    NotFoundError,
-    RlError,
-    UnsupportedError,
-    UsageError,
-    disk_hint,
-)
-from rl.image import content
+from rl.errors import NotFoundError, RlError, UnsupportedError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,19 +22,11 @@ if TYPE_CHECKING:
     from rl.config.paths import Paths
     from rl.engine.context import Engine
 
-_LEFT = ("amber", "brave", "calm", "clever", "daring", "eager", "fair", "gentle", "happy", "jolly", "keen", "kind",
-         "lively", "lucky", "merry", "mild", "noble", "patient", "proud", "quick", "quiet", "rapid", "sharp", "shy",
-         "silent", "sunny", "swift", "tidy", "vivid", "warm", "wise", "witty")
-_RIGHT = ("badger", "beaver", "bison", "crane", "curlew", "dolphin", "eagle", "egret", "falcon", "ferret", "finch",
-          "gecko", "heron", "ibis", "jackal", "kestrel", "lemur", "lynx", "marten", "newt", "orca", "otter", "owl",
-          "petrel", "plover", "puffin", "raven", "robin", "seal", "stoat", "swan", "wren")
-
-
 def create(engine: Engine, image: str, command: list[str], options: dict[str, Any]) -> str:
     """Make a container and return its id. Pulls the image if it is missing and --pull allows."""
     container_id = os.urandom(32).hex()
     config = plan(engine, container_id, image, command, options)
-    record(engine, config, options)
+    recording.record(engine, config, options)
     return container_id
 
 
@@ -209,13 +191,15 @@ def _check_timezone(name: str) -> None:
 def _identity(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
     """Name, labels, annotations."""
     if config["name"]:
-        containers.check_name(config["name"])
+        naming.check_name(config["name"])
     labels = dict(config["image_config"].get("Labels") or {})
     labels.update(values.pairs(values.label_files(options.get("label_file", []), "--label-file"), "--label-file"))
     labels.update(values.pairs(options.get("label", []), "--label"))
     config["labels"] = labels
     config["annotations"] = values.pairs(options.get("annotation", []), "--annotation", strict=True)
     if options.get("requires"):
+        from rl.engine import dependencies
+
         config["requires"] = dependencies.requires(engine.paths, options["requires"])
 
 
@@ -388,125 +372,3 @@ def detach_keys(paths: Paths) -> str:
     """The keys that detach where no flag says: as containers.conf has them."""
     found: str = containersconf.load(paths.run).get("engine.detach_keys", "ctrl-p,ctrl-q")
     return found
-
-
-def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> None:
-    """Make *config* a container: directory, name, records, cidfile; all of it or nothing.
-
-    The directory appears by rename(2) when its records are complete; the name is taken before, since
-    that may fail. Records of `--rm` containers are not fsynced: they end with this boot.
-    """
-    paths, container_id = engine.paths, config["id"]
-    sync = not config["remove"]
-    if options.get("cidfile"):
-        _write_cidfile(options["cidfile"], container_id)
-    staging = f"{paths.containers}/.{container_id}.new"
-    held = -1
-    try:
-        held = containers.hold_staging(staging)
-        _take_name(engine, config, bool(options.get("replace")))
-        logs.render(engine, config)
-        state = {"status": "created", "pid": 0, "started": "", "finished": "", "exit_code": 0}
-        with content.records_lock(paths, exclusive=False):  # `rl rmi` must not take the image away just now
-            if config["image_id"] and not os.path.exists(f"{paths.blobs}/{config['image_id']}"):
-                raise NoSuchImageError(f"image {config['image']} was removed meanwhile", f"rl pull {config['image']}")
-            made = volumes.claim(paths, config)
-            if not sync:
-                os.close(os.open(f"{staging}/{containers.PASSING}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            if config.get("secrets"):
-                from rl.engine import container_secrets
-
-                container_secrets.copy(paths, config, staging, sync, options.get("_original", ""))
-            write_json(f"{staging}/config.json", config, sync=sync)
-            write_json(f"{staging}/state.json", state, sync=sync)
-            os.rename(staging, paths.container(container_id))
-    except BaseException as error:
-        _undo(engine, config, staging, options.get("cidfile", ""))
-        if isinstance(error, OSError):
-            what = f"write the record of container {container_id[:12]}: {error.strerror}"
-            raise RlError(what, disk_hint(error)) from None
-        raise
-    finally:
-        if held >= 0:
-            os.close(held)
-    for name in made:
-        events.emit(paths, "volume", "create", name, name)
-    events.emit_container(paths, config, "create")
-
-
-def _write_cidfile(path: str, container_id: str) -> None:
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    except FileExistsError:
-        raise ConflictError(
-            f"--cidfile {path}: the file exists", "remove it, if its container is gone, or name another file"
-        ) from None
-    except OSError as error:
-        raise RlError(f"--cidfile {path}: {error.strerror}") from None
-    os.write(fd, container_id.encode())
-    os.close(fd)
-
-
-def _take_name(engine: Engine, config: ContainerConfig, replace: bool) -> None:
-    if config["name"]:
-        if replace and _replace(engine, config):
-            return
-        containers.take_name(engine.paths, config["name"], config["id"])
-        return
-    for attempt in range(40):
-        words = os.urandom(2)
-        name = f"{_LEFT[words[0] % len(_LEFT)]}_{_RIGHT[words[1] % len(_RIGHT)]}"
-        if attempt >= 4:
-            name += str(int.from_bytes(os.urandom(2), "little"))
-        try:
-            containers.take_name(engine.paths, name, config["id"])
-        except ConflictError:
-            continue
-        config["name"] = name
-        return
-    raise ConflictError("no free container name was found", "name the container with --name")
-
-
-def _replace(engine: Engine, config: ContainerConfig) -> bool:
-    """Remove who has the name and take it; several that replace each other at once take turns."""
-    import time
-
-    from rl.engine.rm import rm
-
-    for _ in range(20):
-        for _, error in rm(engine, [config["name"]], force=True, ignore=True):
-            if error is not None:
-                raise error
-        try:
-            containers.take_name(engine.paths, config["name"], config["id"])
-            return True
-        except ConflictError:
-            time.sleep(0.01)  # another was faster; it may still be writing its record
-    return False
-
-
-def _undo(engine: Engine, config: ContainerConfig, staging: str, cidfile: str) -> None:
-    volumes.unclaim(engine.paths, config)
-    copies = [f"secret.{use['id']}" for use in config.get("secrets", [])]
-    for name in ("config.json", "state.json", containers.PASSING, *copies):
-        try:
-            os.unlink(f"{staging}/{name}")
-        except OSError:
-            pass
-    try:
-        os.rmdir(staging)
-    except OSError:
-        pass
-    containers.release_name(engine.paths, config["name"], config["id"])
-    if cidfile:
-        try:
-            os.unlink(cidfile)
-        except OSError:
-            pass
-
-
-def discard(engine: Engine, config: ContainerConfig) -> None:
-    """Take back the container of a `rl run` that did not start: nothing of it may be left."""
-    from rl.engine.rm import rm
-
-    rm(engine, [config["id"]], force=True, ignore=True, volumes=True)

@@ -10,6 +10,7 @@ import os
 import stat
 
 from rl.errors import CommandNotExecutableError
+from rl.kernel import proc
 from rl.runtime import access, rootpath
 
 TYPE_CHECKING = False
@@ -140,9 +141,4 @@ def _inside(ranges: list[tuple[int, int, int]], number: int) -> int:
     """The container's id for shared id *number*, -1 without one."""
     if access.is_unknown(number):
         return -1
-    if not ranges:
-        return number
-    for first, outside, count in ranges:
-        if outside <= number < outside + count:
-            return first + number - outside
-    return -1
+    return proc.inside(ranges, number) if ranges else number

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from rl.config.model import ContainerConfig
     from rl.config.paths import Paths
 
-_MODES = ("pid_mode", "ipc_mode", "uts_mode", "cgroupns_mode")
-
 
 def requires(paths: Paths, names: list[str]) -> list[str]:
     """The ids of the containers that ``--requires`` names. Raises NoSuchContainerError, AmbiguousNameError."""
@@ -31,13 +29,6 @@ def requires(paths: Paths, names: list[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def of(config: ContainerConfig) -> list[str]:
-    """The ids of the containers it needs."""
-    modes = [config.get("network", {}).get("mode", ""), *(str(config.get(key, "")) for key in _MODES)]
-    joined = [mode.partition(":")[2] for mode in modes if mode.startswith("container:")]
-    return list(dict.fromkeys([*config.get("requires", []), *joined]))
-
-
 def to_start(paths: Paths, config: ContainerConfig) -> list[str]:
     """The ids of the containers that have to be started before it, in the order in which they must be."""
     order: list[str] = []
@@ -49,7 +40,7 @@ def _add(paths: Paths, config: ContainerConfig, order: list[str], way: list[str]
     if config["id"] in way:
         circle = " -> ".join(each[:12] for each in [*way[way.index(config["id"]) :], config["id"]])
         raise StateError(f"containers need each other: {circle}", "remove one of them")
-    for other in of(config):
+    for other in containers.needs(config):
         if other in order:
             continue
         try:
@@ -134,6 +125,6 @@ def _needs(paths: Paths, container_id: str) -> list[str]:
     if b'"container:' not in raw and b'"requires":' not in raw:
         return []
     try:
-        return of(loads(raw.decode()))
+        return containers.needs(loads(raw.decode()))
     except (ValueError, RlError, AttributeError):
         return []  # a damaged record: its own removal tells

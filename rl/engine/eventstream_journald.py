@@ -13,6 +13,7 @@ import time
 from rl.config.jsonio import loads
 from rl.engine.times import epoch_ns
 from rl.errors import UnsupportedError
+from rl.kernel.proc import outer_uid
 from rl.monitor import eventlog_journald, logread_journal, logs_journald
 
 TYPE_CHECKING = False
@@ -39,7 +40,7 @@ def read(follow: bool, since: int, until: int) -> Iterator[Event]:
         options.append(f"--until=@{until // 10**9 + 2}")
     if follow:
         options += ["--follow", "--lines=all"]
-    match = (f"SYSLOG_IDENTIFIER={eventlog_journald.IDENTIFIER}", f"_UID={logread_journal.own_uid()}")
+    match = (f"SYSLOG_IDENTIFIER={eventlog_journald.IDENTIFIER}", f"_UID={outer_uid()}")
     process = logread_journal.start(match, *options)
     assert process.stdout is not None and process.stderr is not None
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 
+from rl.kernel import proc
 from rl.runtime.userns import find_program
 
 
@@ -62,12 +63,10 @@ def file_system(path: str) -> str:
     """The type of the file system *path* is on: ext4, btrfs, …"""
     path = os.path.realpath(path) + "/"
     best, kind = "", "unknown"
-    for line in read("/proc/self/mountinfo").splitlines():
-        left, _, right = line.partition(" - ")
-        fields = left.split()
-        point = fields[4].encode().decode("unicode_escape").rstrip("/") + "/"  # a blank is written \\040
+    for mounted, type in proc.mounts():
+        point = mounted.rstrip("/") + "/"
         if path.startswith(point) and len(point) >= len(best):  # of several on one point the last one shows
-            best, kind = point, right.split()[0]
+            best, kind = point, type
     return kind
 
 

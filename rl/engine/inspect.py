@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from rl.config.signals import signal_name
-from rl.engine import containers, dependencies
+from rl.engine import containers
 from rl.engine.times import NEVER_TEXT, human_size
 from rl.errors import NotFoundError, RlError, UsageError
 from rl.runtime import sessions
@@ -121,7 +121,7 @@ def document(engine: Engine, config: ContainerConfig, state: ContainerState) -> 
         "ExecIDs": [found[0] for found in sessions.living(run)],
         "GraphDriver": {"Name": _driver(config, state), "Data": _graph(engine, config, state)},
         "Mounts": [_mount(engine, spec) for spec in config.get("mounts", []) if spec.get("type") != "tmpfs"],
-        "Dependencies": dependencies.of(config),
+        "Dependencies": containers.needs(config),
         "NetworkSettings": _network(config, state),
         "Namespace": "",
         "IsInfra": False,
@@ -225,8 +225,16 @@ def _graph(engine: Engine, config: ContainerConfig, state: ContainerState) -> di
 _PROPAGATION = ("shared", "slave", "private", "rshared", "rslave", "rprivate", "unbindable", "runbindable")
 
 
+def _own_options(spec: MountSpec) -> list[str]:
+    """What was asked for that is no option of the mount itself, in the words of -v and --mount."""
+    found = ["O"] if spec.get("overlay") else []
+    values = (("upperdir", spec.get("upper")), ("workdir", spec.get("work")), ("subpath", spec.get("subpath")))
+    found += [f"{word}={value}" for word, value in values if value]
+    return [*found, "idmap"] if "id_map" in spec else found
+
+
 def _mount(engine: Engine, spec: MountSpec) -> dict[str, Any]:
-    options = list(spec.get("options", []))
+    options = [*spec.get("options", []), *_own_options(spec)]
     volume = spec.get("type") == "volume"
     source = spec.get("source", "")
     entry: dict[str, Any] = {"Type": spec.get("type", "bind")}
@@ -355,9 +363,7 @@ def _device_limits(entries: list[dict[str, int]] | None, key: str) -> list[dict[
 
 def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState) -> dict[str, Any]:
     options, log = config.get("options", {}), config.get("log", {})
-    request, limits = config.get("network", {}), config.get("limits", {})
-    memory, cpu = limits.get("memory") or {}, limits.get("cpu") or {}
-    block = limits.get("blockIO") or {}
+    request = config.get("network", {})
     restart = config.get("restart") or containers.NO_RESTART
     return {
         "Binds": [_bind(spec) for spec in config.get("mounts", []) if spec.get("type") in ("bind", "volume")],
@@ -401,10 +407,19 @@ def _host_config(config: ContainerConfig, caps: list[str], state: ContainerState
         "Runtime": "oci",
         "ConsoleSize": [0, 0],
         "Isolation": "",
+        **_resources(config),
+    }
+
+
+def _resources(config: ContainerConfig) -> dict[str, Any]:
+    """The second half of HostConfig: what the container may use."""
+    limits = config.get("limits", {})
+    memory, cpu, block = limits.get("memory") or {}, limits.get("cpu") or {}, limits.get("blockIO") or {}
+    return {
         "CpuShares": cpu.get("shares", 0),
         "Memory": memory.get("limit", 0),
         "NanoCpus": _nano_cpus(cpu),
-        "CgroupParent": options.get("cgroup_parent", ""),
+        "CgroupParent": config.get("options", {}).get("cgroup_parent", ""),
         "BlkioWeight": block.get("weight", 0),
         **{name: _device_limits(block.get(key), rate) for name, key, rate in _BLOCK_LIMITS},
         "CpuPeriod": cpu.get("period", 0),
@@ -449,7 +464,7 @@ def _default_capabilities() -> tuple[str, ...]:
 
 def _bind(spec: MountSpec) -> str:
     """The mount in the form of ``-v``."""
-    options = list(spec.get("options", []))
+    options = [*spec.get("options", []), *_own_options(spec)]
     mode = "ro" if "ro" in options else "rw"
     rest = [option for option in options if option not in ("ro", "rw")]
     if not any(option in _PROPAGATION for option in rest):

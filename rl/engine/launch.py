@@ -1,8 +1,8 @@
 """The monitor's half of `rl run`: from a container's record to its running process.
 
 Runs in the forked monitor, inside the shared user namespace. The steps are the list :data:`STEPS`; each
-is one method of :class:`Launch`. What a step acquires it registers in ``undo``, so that a failure of
-a later one leaves nothing behind. At the end the process becomes the lean monitor.
+is one method of :class:`Launch`, or one function of rl.engine.launch_network. What a step acquires it registers
+in ``undo``, so that a failure of a later one leaves nothing behind. At the end the process becomes the lean monitor.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ import os
 import time
 
 from rl.config.jsonio import write_json
-from rl.engine import cgroups, confinement, containers, events, identity, oci, prefork, volumes
+from rl.engine import cgroups, confinement, containers, events, identity, launch_network, oci, prefork
 from rl.errors import RlError, UnsupportedError, UsageError, disk_hint, limit_hint, to_wire
-from rl.kernel import mount, process
+from rl.kernel import proc, process
 from rl.monitor import handover
-from rl.network import namespace
-from rl.network import setup as network_setup
 from rl.runtime import container as runtime
-from rl.runtime import mountns, rootpath
 from rl.storage import driver as storage
 
 TYPE_CHECKING = False
@@ -30,6 +27,7 @@ if TYPE_CHECKING:
     from rl.config.model import ContainerConfig, ContainerState, MountSpec
     from rl.config.paths import Paths
     from rl.monitor.health import Health
+    from rl.network.setup import Pending
     from rl.runtime.cgroup.systemd import Scope
 
     class Created(Protocol):
@@ -88,7 +86,8 @@ class Launch:
         self.mounted_by: list[int] = []  # helpers that serve the root file system
         self.net_fd = -1
         self.user_fd = -1
-        self.pending: network_setup.Pending | None = None
+        self.namespace_fds: list[int] = []  # of other containers, while they are joined
+        self.pending: Pending | None = None
         self.network: dict[str, Any] = {}
         self.helpers: list[int] = []  # pids to end with the container
         self.scope: Scope | None = None  # the systemd scope, if it is on its way already
@@ -131,116 +130,6 @@ class Launch:
         self.undo.append(self.placement.undo)
         self.placement.begin()
 
-    # network ------------------------------------------------------------------------------------
-    def begin_network(self) -> None:
-        """Make the namespaces that exist before the container, and let the network helper start."""
-        config = self.config
-        mode = network_setup.effective_mode(config["network"], self.paths.run)
-        nested = (config["uid_map"], config["gid_map"]) if config["uid_map"] else None
-        joined = mode.startswith(("container:", "ns:"))
-        if joined:
-            self.context.namespaces["network"] = self._other_namespace("net", mode)
-        own = not joined and mode != "host"
-        if own or nested is not None:
-            other = self._other_users() if nested else -1
-            self.user_fd, self.net_fd = namespace.create(nested, network=own, join=other)
-        self.pending = network_setup.start(config["network"], self.net_fd, run_dir=self.paths.run)
-        self.undo.append(self.pending.cancel)
-        if self.user_fd >= 0:
-            self.context.namespaces["user"] = f"/proc/{os.getpid()}/fd/{self.user_fd}"
-        if self.net_fd >= 0:
-            self.context.namespaces["network"] = f"/proc/{os.getpid()}/fd/{self.net_fd}"
-
-    def _other_namespace(self, kind: str, mode: str) -> str:
-        """The namespace file that ``container:ID`` or ``ns:PATH`` means."""
-        how, _, rest = mode.partition(":")
-        if how == "ns":
-            return rest
-        state = containers.read_state(self.paths, rest)
-        if state.get("status") not in containers.LIVE:
-            raise RlError(
-                f"join the {kind} namespace of container {rest[:12]}: it is not running", f"rl start {rest[:12]}"
-            )
-        return f"/proc/{state['pid']}/ns/{kind}"
-
-    def _other_users(self) -> int:
-        """A descriptor of the user namespace to join with --userns=container:ID; -1 if it is not that."""
-        mode = self.config["userns"]
-        if not mode.startswith("container:"):
-            return -1
-        return os.open(self._other_namespace("user", mode), os.O_RDONLY | os.O_CLOEXEC)
-
-    def join_namespaces(self) -> None:
-        """--pid, --ipc, --uts, --cgroupns of another container or of a file."""
-        for kind, file, key in (("pid", "pid", "pid_mode"), ("ipc", "ipc", "ipc_mode"), ("uts", "uts", "uts_mode"),
-                                ("cgroup", "cgroup", "cgroupns_mode")):
-            mode: str = self.config[key]  # type: ignore[literal-required]
-            if mode.startswith(("container:", "ns:")):
-                self.context.namespaces[kind] = self._other_namespace(file, mode)
-                if kind == "ipc" and mode.startswith("container:"):
-                    self._share_memory(mode.partition(":")[2])
-
-    def _share_memory(self, other: str) -> None:
-        """The other container's /dev/shm: POSIX shared memory is a file system, not part of the IPC namespace."""
-        target = f"{self.directory}/shm"
-        os.makedirs(target, 0o700, exist_ok=True)
-        mountns.attach_from(containers.read_state(self.paths, other)["pid"], "/dev/shm", target)
-        self.undo.append(lambda: mount.umount(target, mount.MNT_DETACH))
-        self.context.shared_memory = target
-
-    def network_files(self) -> None:
-        """hosts, resolv.conf and hostname, for the network as it will most likely be: its helper still starts."""
-        assert self.pending is not None
-        self.network = dict(self.pending.expected)
-        mode = self.config["network"].get("mode", "default")
-        if mode.startswith("container:"):
-            other = self.paths.container(mode.partition(":")[2])
-            for name in ("resolv.conf", "hosts", "hostname"):
-                if os.path.exists(f"{other}/{name}"):
-                    self.context.binds.append((f"{other}/{name}", f"/etc/{name}"))
-            return
-        owner = self._owner(0, 0)
-        for name, text in self._render_network().items():
-            path = f"{self.directory}/{name}"
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(path, 0o644)
-            os.chown(path, *owner)
-            self.context.binds.append((path, f"/etc/{name}"))
-
-    def _render_network(self) -> dict[str, str]:
-        from rl.network import files, settings
-
-        memory = settings.remembered(self.paths.run)
-        request, config = self.config["network"], memory.config()
-        own = self._image_file("/etc/hosts") if files.base_file(request, config) == "image" else ""
-        contents = files.render(request, self.network, self.config["hostname"], self.config["name"], config, own)
-        memory.save()
-        return contents
-
-    def _image_file(self, path: str) -> str:
-        """A text file of the image; "" where it has none."""
-        root = os.open(self.context.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return rootpath.read_limited(root, path, 8 << 20).decode(errors="surrogateescape")
-        finally:
-            os.close(root)
-
-    def finish_network(self) -> None:
-        """Wait for the helper; if another rung of the ladder was taken, the files are corrected in place."""
-        assert self.pending is not None
-        expected, self.network = self.network, self.pending.ready()
-        self.helpers += self.network["pids"]
-        self.placement.adopt(self.helpers)
-        self.warnings += self.network.pop("warnings", [])
-        if any(expected.get(key) != value for key, value in self.network.items() if key != "pids"):
-            bound = {source for source, _ in self.context.binds}
-            for name, text in self._render_network().items():
-                path = f"{self.directory}/{name}"
-                if path in bound:  # the container has this very inode mounted
-                    with open(path, "w", encoding="utf-8") as file:
-                        file.write(text)
-
     # root file system ---------------------------------------------------------------------------
     def mount_rootfs(self) -> None:
         """The image's layers with the container's own writable layer on top, at containers/<id>/rootfs."""
@@ -267,8 +156,11 @@ class Launch:
         """Volumes, the user's numbers, and the files that tell a container what it is."""
         config, context = self.config, self.context
         identity.lookup(config, context)
-        owner = self._owner(context.uid, context.gid)
-        context.volumes = volumes.prepare(self.paths, config, context.rootfs, owner)
+        owner = self.owner(context.uid, context.gid)
+        if any(spec["type"] == "volume" for spec in config["mounts"]):
+            from rl.engine import volumes
+
+            context.volumes = volumes.prepare(self.paths, config, context.rootfs, owner)
         self._prepare_sources(owner)
         containerenv = f"{self.directory}/containerenv"
         with open(containerenv, "w", encoding="utf-8") as file:
@@ -278,7 +170,7 @@ class Launch:
         if config["timezone"]:
             zone = "/etc/localtime" if config["timezone"] == "local" else f"/usr/share/zoneinfo/{config['timezone']}"
             context.binds.append((os.path.realpath(zone), "/etc/localtime"))
-        identity.write_entries(config, context, self.directory, self._owner(0, 0), self.message.get("uid"))
+        identity.write_entries(config, context, self.directory, self.owner(0, 0), self.message.get("uid"))
         if config.get("secrets"):
             self._show_secrets()
 
@@ -304,11 +196,11 @@ class Launch:
 
         container_secrets.hide(self.directory)
         self.undo.append(lambda: container_secrets.hide(self.directory))
-        self.context.secrets = container_secrets.show(self.directory, self.config, self._owner)
+        self.context.secrets = container_secrets.show(self.directory, self.config, self.owner)
 
-    def _owner(self, uid: int, gid: int) -> tuple[int, int]:
+    def owner(self, uid: int, gid: int) -> tuple[int, int]:
         """Ids of the container, as they are outside of a user namespace of its own."""
-        return _outside(self.config["uid_map"], uid), _outside(self.config["gid_map"], gid)
+        return proc.outside(self.config["uid_map"], uid, uid), proc.outside(self.config["gid_map"], gid, gid)
 
     # runtime ------------------------------------------------------------------------------------
     def prepare_runtime(self) -> None:
@@ -365,7 +257,7 @@ class Launch:
         else:
             self.io.stdin = null
         # A container that runs as another user must be able to reopen them: /dev/stdout, /dev/stderr.
-        uid, gid = self._owner(self.context.uid, self.context.gid)
+        uid, gid = self.owner(self.context.uid, self.context.gid)
         for fd in (self.io.stdout, self.io.stderr, self.io.stdin):
             if fd != null:
                 os.fchown(fd, uid, gid)
@@ -390,7 +282,7 @@ class Launch:
                 cgroup_procs=procs, place=place,
             )
             self.created, self.start = other, lambda: external.start(other)
-        self.undo.append(lambda: containers.end_process(self.created.pid, process.start_time(self.created.pid)))  # type: ignore[union-attr]
+        self.undo.append(lambda: _end(self.created.pid))  # type: ignore[union-attr]
         for fd in {self.io.stdin, self.io.stdout, self.io.stderr} - {0, 1, 2, -1}:
             os.close(fd)
 
@@ -537,15 +429,13 @@ class Launch:
             except (OSError, RlError):
                 continue
         for pid in self.helpers:
-            containers.end_process(pid, process.start_time(pid))
+            _end(pid)
 
 
-def _outside(ranges: list[tuple[int, int, int]], inside: int) -> int:
-    """The shared id of the container's id *inside*; without a nested namespace they are the same."""
-    for first, outside, count in ranges:
-        if first <= inside < first + count:
-            return outside + inside - first
-    return inside
+def _end(pid: int) -> None:
+    from rl.engine.correction import end_process
+
+    end_process(pid, process.start_time(pid))
 
 
 def _needs_source(spec: MountSpec) -> bool:
@@ -559,13 +449,13 @@ def _needs_source(spec: MountSpec) -> bool:
 #: first and gets ready while the root file system is mounted and the container made.
 STEPS: Steps = (
     ("hand over to the monitor", Launch.read_record),
-    ("set up the network", Launch.begin_network),
-    ("join namespaces", Launch.join_namespaces),
+    ("set up the network", launch_network.begin),
+    ("join namespaces", launch_network.join),
     ("assemble the root file system", Launch.mount_rootfs),
     ("volumes and user", Launch.fill_volumes),
-    ("hosts, resolv.conf, hostname", Launch.network_files),
+    ("hosts, resolv.conf, hostname", launch_network.write_files),
     ("prepare the runtime", Launch.prepare_runtime),
     ("create the container", Launch.create_process),
-    ("network ready", Launch.finish_network),
+    ("network ready", launch_network.finish),
     ("start the command", Launch.start_process),
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from rl.engine import containers
+from rl.engine import containers, naming
 from rl.engine.prefork import forget_run_directory, take_lock
 from rl.engine.volume import records
 from rl.errors import RlError
@@ -29,7 +29,7 @@ BY_PID = ("netns.", "slirp.")
 
 def sweep(paths: Paths) -> None:
     """Remove all of it; what cannot be removed now is left for the next time."""
-    for step in (_run_directories, containers.sweep, _run_files, _unpacking, _image_records, _probes, records.sweep):
+    for step in (_run_directories, naming.sweep, _run_files, _unpacking, _image_records, _probes, records.sweep):
         try:
             step(paths)
         except (OSError, RlError):

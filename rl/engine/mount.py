@@ -19,9 +19,11 @@ from rl.errors import ConflictError, RlError, UnsupportedError
 from rl.image import store
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
+from rl.kernel import proc
 from rl.runtime import mountns, userns
 from rl.storage import driver as storage
 from rl.storage import layers as layer_store
+from rl.storage import trash
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,7 +149,7 @@ def _unmount_container(paths: Paths, name: str, force: bool) -> str:
 
 
 def _images_base(paths: Paths) -> str:
-    return f"{paths.run}/mounts"
+    return f"{paths.data}/mounts"
 
 
 def _mount_image(engine: Engine, name: str) -> str:
@@ -172,10 +174,8 @@ def _unmount_image(engine: Engine, name: str, force: bool) -> str:
             return record["id"]
         raise ConflictError(f"image {name} is not mounted", "`rl image mount` lists the mounted ones")
     _umount(target, force, f"image {name}")
-    try:
-        os.rmdir(target)
-    except OSError:
-        pass  # mounted elsewhere too, or the copy driver's copy
+    # The copy driver's copy. The directory stays: removing it would take the mount away from another `rl unshare`.
+    trash.remove_contents(target)
     emit(engine.paths, "image", "unmount", record["id"], record["name"])
     return record["id"]
 
@@ -195,14 +195,5 @@ def _umount(target: str, force: bool, what: str) -> None:
 
 
 def _mountpoints(prefix: str) -> set[str]:
-    """Where something is mounted, of the paths that begin with *prefix* (proc(5), mountinfo)."""
-    found = set()
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            path = line.split(" ", 5)[4]
-            if "\\" in path:
-                for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-                    path = path.replace(code, character)
-            if path.startswith(prefix):
-                found.add(path)
-    return found
+    """Where something is mounted, of the paths that begin with *prefix*."""
+    return {path for path, _ in proc.mounts() if path.startswith(prefix)}

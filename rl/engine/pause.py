@@ -36,19 +36,9 @@ class _NotNowError(StateError):
 
 
 def _each(engine: Engine, names: list[str], all: bool, frozen: bool) -> list[tuple[str, RlError | None]]:
-    results: list[tuple[str, RlError | None]] = []
-    for name in selection.monitored(engine.paths) if all else names:
-        try:
-            _set_frozen(engine, name, frozen)
-        except (_NotNowError, NoSuchContainerError) as error:
-            if not all:
-                results.append((name, error))
-            continue
-        except RlError as error:
-            results.append((name, error))
-            continue
-        results.append((name, None))
-    return results
+    chosen = selection.monitored(engine.paths) if all else names
+    passed_over = (_NotNowError, NoSuchContainerError) if all else ()
+    return selection.each(chosen, lambda name: _set_frozen(engine, name, frozen), passed_over)
 
 
 def _set_frozen(engine: Engine, name: str, frozen: bool) -> None:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 #: Packet type of launch progress, see docs/architecture.md, "Attach protocol".
 PROGRESS = b"\x06"
 _PACKET = 1 << 17
+#: In the lock file of a container that does not run: a command is at its files (rl.engine.rootaccess.hold).
+AT_THE_FILES = b"files"
+#: Seconds that start, rm and other such commands wait for it.
+PATIENCE = 600.0
 
 
 class Handle:
@@ -154,7 +158,7 @@ def _monitor(
     scope = None
     began = time.monotonic_ns()
     try:
-        lock = take_lock(paths, container_id)
+        lock = take_lock(paths, container_id, PATIENCE)
         scope = _early_scope(paths, container_id, argv) if argv else None
         mode = userns.enter(paths.run, lock, _import_launch)
     except BaseException as failure:
@@ -212,14 +216,19 @@ def send_progress(sock: _socket.socket, progress: dict[str, Any]) -> None:
         pass
 
 
-def take_lock(paths: Paths, container_id: str) -> int:
+def take_lock(paths: Paths, container_id: str, patience: float = 0.0) -> int:
     """Hold the container's lock file, which says that its monitor lives.
 
     Raises StateError when another process holds it. Whoever only asks holds a shared lock for
-    microseconds, so a refusal is believed only when it lasts.
+    microseconds, so a refusal is believed only when it lasts. *patience*: seconds to wait for a command that reads or
+    writes the files of a container that does not run (:data:`AT_THE_FILES`).
     """
     directory = paths.container_run(container_id)
-    for _ in range(50):
+    end = time.monotonic() + patience
+    attempts = 50
+    busy = False
+    while attempts > 0:
+        attempts -= 1
         try:
             os.makedirs(directory, 0o700, exist_ok=True)
             fd = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -231,6 +240,10 @@ def take_lock(paths: Paths, container_id: str) -> int:
                 os.ftruncate(fd, 0)
                 return fd
         except BlockingIOError:
+            busy = os.pread(fd, 8, 0) == AT_THE_FILES
+            if busy and time.monotonic() < end:
+                attempts = 50
+                time.sleep(0.02)
             time.sleep(0.002)
         except FileNotFoundError:
             pass
@@ -240,6 +253,9 @@ def take_lock(paths: Paths, container_id: str) -> int:
             hint = "put XDG_RUNTIME_DIR on a local file system"
             raise RlError(f"lock {directory}/lock: {error.strerror}", hint) from None
         os.close(fd)
+    if busy:
+        what = f"the files of container {container_id[:12]} are being copied, exported or committed"
+        raise StateError(what, "try again when that command has ended")
     raise StateError(f"container {container_id[:12]} is already running or being started")
 
 

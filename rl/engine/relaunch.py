@@ -61,7 +61,7 @@ def _prepare(params: Params) -> Launch:
         os.set_inheritable(fd, False)
     for target, fd in enumerate(stdio):
         os.dup2(fd, target)
-    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+    with open("/proc/self/oom_score_adj", "w", encoding="utf-8") as file:
         file.write(params.get("oom_score_adj", "0"))
     for path, _ in reversed(ending.mounts_below(params["container_dir"])):
         ending.unmount(path)

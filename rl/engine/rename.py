@@ -2,7 +2,7 @@
 
 The name is three things: the link below names/, the record, and what the monitor frees with --rm. All happens under the
 lock of names/; whoever is killed in the middle leaves two links, of which the one that the record does not name is
-removed by the next sweep (:func:`rl.engine.containers.sweep`).
+removed by the next sweep (:func:`rl.engine.naming.sweep`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import fcntl
 import os
 
 from rl.config.jsonio import write_json
-from rl.engine import containers, events
+from rl.engine import containers, events, naming
 from rl.errors import ConflictError, RlError, disk_hint
 
 TYPE_CHECKING = False
@@ -26,19 +26,19 @@ def rename(engine: Engine, name: str, new: str) -> None:
     paths = engine.paths
     container_id = containers.find(paths, name)
     config = containers.read_config(paths, container_id)
-    containers.check_name(new)
+    naming.check_name(new)
     old = config["name"]
     if new == old:
         return
     try:
-        containers.take_name(paths, new, container_id)
+        naming.take_name(paths, new, container_id)
     except ConflictError:
         what = f"renaming container {container_id}: name {new} already in use, cannot rename container {container_id}: "
         raise ConflictError(f"{what}container already exists", f"`rl rm {new}` frees it, or choose another") from None
     try:
         config = _record(paths, container_id, new)
     except BaseException as error:
-        containers.release_name(paths, new, container_id)
+        naming.release_name(paths, new, container_id)
         if isinstance(error, OSError):
             raise RlError(f"rename container {old}: {error.strerror}", disk_hint(error)) from None
         raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from rl.engine import containers
+from rl.engine import containers, naming
 from rl.engine.check import Damage
 from rl.engine.collect import collect
 from rl.engine.volume import records as volumes
@@ -200,11 +200,11 @@ def _container(engine: Engine, damage: Damage, force: bool, removed: set[str]) -
 def _name(engine: Engine, damage: Damage, force: bool, removed: set[str]) -> str:
     container_id = damage.details.get("container", "")
     if not container_id:
-        containers.sweep(engine.paths)
+        naming.sweep(engine.paths)
         return "removed"
     if not os.path.isdir(engine.paths.container(container_id)):
         return "gone with its container"
-    containers.take_name(engine.paths, damage.what, container_id)
+    naming.take_name(engine.paths, damage.what, container_id)
     return "given back"
 
 

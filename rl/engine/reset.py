@@ -11,6 +11,7 @@ import os
 from rl.engine import containers
 from rl.errors import RlError, StateError
 from rl.image.content import records_lock
+from rl.kernel import proc
 from rl.runtime import userns
 from rl.storage import trash
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 DATA = ("containers", "content", "images", "layers", "mapped", "names", "networks", "pods", "secrets", "trash",
         "volumes")  # fmt: skip
 RUN = ("containers", "containers-conf.json", "events", "mounts", "network.json", "networks", "runtime",
-       "storage-conf.json", "storage-probe.json", "told-single-id", "userns.lock")
+       "storage-conf.json", "storage-probe.json", "told-single-id", "userns.lock")  # fmt: skip
 _RUN_PREFIXES = ("netns.", "slirp.")
 
 
@@ -32,6 +33,7 @@ def reset(engine: Engine) -> list[str]:
     paths = engine.paths
     for _ in range(20):
         _remove_containers(engine)
+        _unmount(paths)
         with records_lock(paths, exclusive=True):
             if containers.ids(paths):
                 continue  # somebody made one meanwhile
@@ -61,6 +63,19 @@ def _remove_containers(engine: Engine) -> None:
     for _, error in rm(engine, ids, force=True, ignore=True, volumes=True, time=0):
         if error is not None:
             raise error
+
+
+def _unmount(paths: Paths) -> None:
+    """What `rl mount` and `rl volume mount` of real root have mounted here; a user's mounts end with the shell."""
+    from rl.kernel import mount
+
+    tops = tuple(os.path.realpath(top) + "/" for top in (paths.data, paths.run))
+    for point, _ in reversed(proc.mounts()):
+        if point.startswith(tops):
+            try:
+                mount.umount(point, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+            except OSError as error:
+                raise RlError(f"unmount {point}: {error.strerror}", "who mounted it has to unmount it") from None
 
 
 def _is_ours(name: str, names: tuple[str, ...], prefixes: tuple[str, ...]) -> bool:

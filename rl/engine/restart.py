@@ -6,7 +6,7 @@ attached, and --rm does not remove it. What does not run is started.
 
 from __future__ import annotations
 
-from rl.engine import containers, dependencies
+from rl.engine import containers
 from rl.engine.monitors import Connection
 from rl.engine.start import start, start_needed
 from rl.errors import NoSuchContainerError, RlError, StateError
@@ -32,7 +32,7 @@ def restart(
     for index, name in enumerate(names):
         try:
             container_id = containers.find(engine.paths, name)
-            needs[index] = container_id, dependencies.of(containers.read_config(engine.paths, container_id))
+            needs[index] = container_id, containers.needs(containers.read_config(engine.paths, container_id))
         except RlError as error:
             results[index] = error
     while needs:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import time as clock
 
-from rl.engine import containers, events, leftovers
+from rl.engine import containers, events, leftovers, naming
 from rl.engine.dependencies import Dependents
-from rl.engine.prefork import forget_run_directory, take_lock
+from rl.engine.prefork import PATIENCE, forget_run_directory, take_lock
 from rl.engine.selection import monitored
 from rl.errors import ConflictError, CorruptRecordError, NoSuchContainerError, RlError, StateError
 from rl.runtime import userns
@@ -132,7 +132,7 @@ def _hold(engine: Engine, container_id: str, force: bool, time: int | None) -> i
                 if error is not None:
                     raise error
         try:
-            return take_lock(engine.paths, container_id)
+            return take_lock(engine.paths, container_id, PATIENCE)
         except StateError:  # it is being started
             if not force or clock.monotonic() > deadline:
                 raise
@@ -174,7 +174,7 @@ def forget(paths: Paths, container_id: str, config: ContainerConfig, with_volume
             trash.discard(paths, paths.container(container_id))
     else:
         trash.discard(paths, paths.container(container_id))
-    containers.release_name(paths, name, container_id)
+    naming.release_name(paths, name, container_id)
     image, labels = config.get("image", ""), config.get("labels", {})
     events.emit_container(paths, {"id": container_id, "name": name, "image": image, "labels": labels}, "remove")
 

@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 
 from rl.engine import containers, rootfs, volumes
 from rl.engine.mountpoints import Mountpoints
-from rl.engine.prefork import forget_run_directory, take_lock
+from rl.engine.prefork import AT_THE_FILES, PATIENCE, forget_run_directory, take_lock
 from rl.errors import RlError, StateError, disk_hint
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
@@ -121,7 +121,7 @@ def hold(paths: Paths, container_id: str) -> tuple[int, ContainerState]:
         if _is_mounted(paths, container_id, state):
             return -1, state
         try:
-            lock = take_lock(paths, container_id)
+            lock = take_lock(paths, container_id, PATIENCE)
         except StateError:
             if time.monotonic() > deadline:
                 raise
@@ -133,6 +133,7 @@ def hold(paths: Paths, container_id: str) -> tuple[int, ContainerState]:
             os.close(lock)
             raise
         if state.get("status") not in containers.MONITORED:
+            os.pwrite(lock, AT_THE_FILES, 0)
             return lock, state
         os.close(lock)
 
@@ -245,11 +246,6 @@ def _quiet(text: str) -> None:
     """Progress of long work: these verbs have nobody to tell it to."""
 
 
-def _root_of(ranges: list[IdRange]) -> int:
-    """The shared id of the container's id 0."""
-    return next((outside for inside, outside, _ in ranges if inside == 0), 0)
-
-
 def _mount_volumes(
     paths: Paths, config: ContainerConfig, state: ContainerState, path: str, stack: ExitStack
 ) -> None:
@@ -257,7 +253,8 @@ def _mount_volumes(
 
     Over a bind with option O each start has a new writable layer, so here it is read-only.
     """
-    data = volumes.prepare(paths, config, path, (_root_of(config["uid_map"]), _root_of(config["gid_map"])))
+    owner = proc.outside(config["uid_map"], 0, 0), proc.outside(config["gid_map"], 0, 0)
+    data = volumes.prepare(paths, config, path, owner)
     root = os.open(path, _ROOT)
     try:
         for spec in sorted(config["mounts"], key=lambda spec: spec["destination"].count("/")):
@@ -311,21 +308,18 @@ def _bind(root: int, source: str, destination: str, readonly: bool) -> None:
 
 def to_shared(ranges: list[IdRange], inside_id: int) -> int:
     """The shared namespace's id of the container's id; the same without a user namespace of its own."""
-    for first, outside, count in ranges:
-        if first <= inside_id < first + count:
-            return outside + inside_id - first
-    if ranges:
+    if not ranges:
+        return inside_id
+    shared = proc.outside(ranges, inside_id)
+    if shared < 0:
         hint = "use --archive: files get its user's ids"
         raise RlError(f"the container's user namespace has no id {inside_id}", hint)
-    return inside_id
+    return shared
 
 
 def to_container(ranges: list[IdRange], shared: int) -> int:
     """The container's id of a shared one; the overflow id 65534 where it has none, as the kernel shows it."""
-    for first, outside, count in ranges:
-        if outside <= shared < outside + count:
-            return first + shared - outside
-    return 65534 if ranges else shared
+    return proc.inside(ranges, shared, 65534) if ranges else shared
 
 
 def owner_of(config: ContainerConfig) -> Owner | None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import time
 
+from rl.engine import containers, recording
 from rl.engine import create as creation
-from rl.engine import dependencies
 from rl.engine.launching import Progress, Streams, attach_streams, launch_message
 from rl.engine.prefork import prefork
 from rl.engine.spec.values import integer
@@ -51,12 +51,12 @@ def run(
         config = creation.plan(engine, handle.container_id, image, command, options)
         streams = Streams.of_run(config, options)
         began = trace.step("validate, resolve the image", began)
-        creation.record(engine, config, options)
+        recording.record(engine, config, options)
         began = trace.step("write the record", began)
     except BaseException:
         handle.abandon()
         raise
-    if dependencies.of(config):
+    if containers.needs(config):
         _start_needed(engine, handle, config)
     message = launch_message(engine, streams)
     message["preserve"] = preserve
@@ -68,7 +68,7 @@ def run(
     try:
         pid = handle.launch(message, progress)
     except BaseException:
-        creation.discard(engine, config)
+        recording.discard(engine, config)
         raise
     progress.done()
     report(trace, options)
@@ -90,7 +90,7 @@ def _start_needed(engine: Engine, handle: Handle, config: ContainerConfig) -> No
         start_needed(engine, config)
     except BaseException:
         handle.abandon()
-        creation.discard(engine, config)
+        recording.discard(engine, config)
         raise
 
 

@@ -80,12 +80,7 @@ class File:
 
     def delete(self, secret_id: str) -> None:
         """See Driver."""
-        try:
-            os.unlink(self._path(secret_id))
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise RlError(f"remove {self._path(secret_id)}: {error.strerror}") from None
+        _remove(self._path(secret_id))
 
 
 class Shell:
@@ -173,12 +168,16 @@ class Pass:
 
     def delete(self, secret_id: str) -> None:
         """See Driver."""
-        try:
-            os.unlink(self._path(secret_id))
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise RlError(f"remove {self._path(secret_id)}: {error.strerror}") from None
+        _remove(self._path(secret_id))
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise RlError(f"remove {path}: {error.strerror}") from None
 
 
 def _run(command: list[str], data: bytes, what: str, environment: dict[str, str]) -> bytes:

@@ -12,8 +12,9 @@ import os
 
 from rl.config.jsonio import read_json, write_json
 from rl.engine import secret_drivers as drivers
-from rl.engine.containers import hold_staging, now
+from rl.engine.containers import now
 from rl.engine.events import emit
+from rl.engine.naming import hold_staging
 from rl.errors import (
     AmbiguousNameError,
     ConflictError,

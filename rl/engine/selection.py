@@ -11,14 +11,14 @@ from __future__ import annotations
 import os
 
 from rl.engine import containers
-from rl.engine.container_filters import MONITORED, Candidate, Filters
-from rl.errors import CorruptRecordError, NoSuchContainerError
+from rl.errors import CorruptRecordError, NoSuchContainerError, RlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rl.config.paths import Paths
+    from rl.engine.container_filters import Candidate, Filters
     from rl.engine.context import Engine
 
 #: Of a config.json: its first keys are id, name and created.
@@ -34,6 +34,23 @@ def monitored(paths: Paths) -> list[str]:
         return []
 
 
+def each(
+    names: Iterable[str], action: Callable[[str], object], passed_over: tuple[type[RlError], ...] = ()
+) -> list[tuple[str, RlError | None]]:
+    """*action* on each of *names*: (name, error or None); those that fail with one of *passed_over* are left out."""
+    results: list[tuple[str, RlError | None]] = []
+    for name in names:
+        try:
+            action(name)
+        except passed_over:
+            continue
+        except RlError as error:
+            results.append((name, error))
+        else:
+            results.append((name, None))
+    return results
+
+
 def candidates(
     engine: Engine, filters: Filters, *, states: frozenset[str] | None = None, everywhere: bool = False, last: int = -1
 ) -> Iterator[Candidate]:
@@ -42,6 +59,8 @@ def candidates(
     *last*: only so many, the newest first. *everywhere*: read the records of all, even if no other can be in *states*.
     A damaged record is told through ``engine.warn`` and left out.
     """
+    from rl.engine.container_filters import MONITORED, Candidate  # not for `rl stop C`, which filters nothing
+
     paths = engine.paths
     if filters.any_state:
         states = None
@@ -68,6 +87,8 @@ def candidates(
 
 def chosen(engine: Engine, filters: Sequence[str], states: frozenset[str] | None = None) -> list[str]:
     """The ids of the containers that pass *filters*, the oldest first."""
+    from rl.engine.container_filters import Filters
+
     found = list(candidates(engine, Filters(engine, filters), states=states))
     found.sort(key=lambda candidate: candidate.config["created"])
     return [candidate.id for candidate in found]

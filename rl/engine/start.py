@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from rl.engine import containers, dependencies
+from rl.engine import containers
 from rl.engine.launching import Progress, Streams, attach_streams, launch_message
 from rl.engine.prefork import prefork
 from rl.errors import RlError, StateError, UsageError
@@ -89,6 +89,10 @@ def _start(engine: Engine, name: str, options: dict[str, Any], attached: bool) -
 
 def start_needed(engine: Engine, config: ContainerConfig) -> None:
     """Start the containers that *config* needs, first those that these need. Raises the error of the one that fails."""
+    if not containers.needs(config):
+        return
+    from rl.engine import dependencies
+
     service = os.environ.pop("NOTIFY_SOCKET", "")  # a unit of systemd is about the container itself, not about these
     try:
         for container_id in dependencies.to_start(engine.paths, config):

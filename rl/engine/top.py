@@ -10,6 +10,7 @@ import time
 
 from rl.engine import containers
 from rl.errors import RlError, StateError, UsageError
+from rl.kernel import proc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,10 +53,7 @@ class Container:
 
     def inside(self, kind: str, number: int) -> int:
         """A host id as the container sees it; 65534 for one it cannot see."""
-        for first, outside, count in self.maps[kind]:
-            if outside <= number < outside + count:
-                return first + number - outside
-        return 65534
+        return proc.inside(self.maps[kind], number, 65534)
 
     def name(self, kind: str, number: int) -> str:
         inside = self.inside(kind, number)

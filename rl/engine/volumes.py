@@ -1,6 +1,6 @@
 """The volumes of a container: claimed when it is made, mounted and filled when it starts.
 
-Called by :func:`rl.engine.create.record` in the command line, and by the monitor, inside the user namespace, when it
+Called by :func:`rl.engine.recording.record` in the command line, and by the monitor, inside the user namespace, when it
 launches. What a volume is on disk: rl.engine.volume.records.
 """
 
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 # when the container is made
 
 
-def claim(paths: Paths, config: ContainerConfig) -> list[str]:
-    """Make the volumes that do not exist; their names. Under the records lock, until the container is on disk.
+def claim(paths: Paths, config: ContainerConfig, *, own: bool) -> list[str]:
+    """Make the volumes that do not exist; their names. Under the records lock.
 
+    First those that have names, before the container is on disk, so that nobody removes them; then its *own*, anonymous
+    ones, after it: nothing but its record tells that somebody wants them, should we be killed in between.
     An anonymous volume of another container gets the mark that its own may not take it along any more.
     """
     made = []
     for spec in config.get("mounts", []):
-        if spec["type"] != "volume":
+        if spec["type"] != "volume" or own is not is_own(spec):
             continue
         name = spec["source"]
         if not spec.get("borrowed") and _make(paths, spec):
@@ -47,8 +49,13 @@ def unclaim(paths: Paths, config: ContainerConfig) -> None:
     from rl.storage import trash
 
     for spec in config.get("mounts", []):
-        if spec.get("anonymous") and not spec.get("borrowed") and spec["source"]:
+        if is_own(spec) and spec["source"] and not records.users_of(paths, spec["source"]):
             trash.discard(paths, records.directory(paths, spec["source"]))
+
+
+def is_own(spec: MountSpec) -> bool:
+    """Whether it is an anonymous volume made for this very container."""
+    return bool(spec.get("anonymous") and not spec.get("borrowed"))
 
 
 def _make(paths: Paths, spec: MountSpec) -> bool:

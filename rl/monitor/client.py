@@ -162,6 +162,8 @@ class _Session:
             if self._pidfd >= 0:
                 tell_signal(self._sock, number, self._pid)
                 process.pidfd_send_signal(self._pidfd, number)
+            elif self._pid:  # between two runs, or the last one was over before we looked: the monitor knows
+                tell_signal(self._sock, number, 0)
             else:
                 self._sock.send(b"\7" + bytes([number]))
         except OSError as error:
@@ -230,8 +232,9 @@ class _Session:
 
     def _follow(self, pid: int) -> None:
         """The container was started again: signals go to its new process."""
-        if self._pidfd >= 0 and pid:
-            os.close(self._pidfd)
+        if self._pid and pid:
+            if self._pidfd >= 0:
+                os.close(self._pidfd)
             self._pid = pid
             try:
                 self._pidfd = os.pidfd_open(pid)

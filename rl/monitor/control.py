@@ -47,16 +47,18 @@ def obey(monitor: Monitor, client: Client, payload: bytes) -> None:
 
 def _signal(monitor: Monitor, client: Client, value: dict[str, Any]) -> None:
     params = monitor.params
+    params.setdefault("stopped_by_user", False)
     number, ours = int(value["number"]), int(value["pid"]) == params["pid"] != 0
     if value["stop"] or number in (*_ENDING, params["stop_signal"]):
         params["stopped_by_user"] = True
         if value["stop"] and params.get("after") == "restart":
             params["after"] = "stop"  # the later request counts
-        if not ours:
-            monitor.request_stop(timeout=value["time"] if value["stop"] else 0 if number == 9 else None)
     else:
         params["user_signals"] = [*params.get("user_signals", []), number][-100:]
-        if not ours:
+    if not ours:
+        if value["stop"] or (params["stopped_by_user"] and not params["pid"]):
+            monitor.request_stop(timeout=value["time"])
+        else:
             monitor.kill(number)
 
 

@@ -298,7 +298,7 @@ def finish(monitor: Monitor, first: Callable[[Ending], None] = Ending.drain) -> 
 
 
 def _release_name(link: str, container_id: str) -> None:
-    """As rl.engine.containers.release_name: whoever removes a name holds the directory's lock."""
+    """As rl.engine.naming.release_name: whoever removes a name holds the directory's lock."""
     import fcntl
 
     try:
@@ -317,7 +317,7 @@ def _lent(params: Params) -> tuple[list[str], int]:
     """(the anonymous volumes that stay, for other containers use them; the records lock, held, or -1).
 
     As rl.engine.volume.rm.forget_anonymous. The lock is taken wherever there are volumes: who lends one meanwhile
-    holds it shared (rl.engine.create.record).
+    holds it shared (rl.engine.recording.record).
     """
     volumes = [path for path in params.get("delete", []) if "/volumes/" in path]
     if not volumes:
@@ -430,16 +430,14 @@ def _remove_cgroup(path: str) -> bool:
 
 
 def mounts_below(directory: str) -> list[tuple[str, str]]:
-    """(mount point, type) of the mounts in *directory*, in mount order (proc(5), mountinfo)."""
-    found = []
-    for line in _read("/proc/self/mountinfo").decode(errors="surrogateescape").splitlines():
-        left, _, right = line.partition(" - ")
-        point = left.split(" ")[4]
-        for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-            point = point.replace(code, character)
-        if point.startswith(directory + "/"):
-            found.append((point, right.split(" ")[0]))
-    return found
+    """(mount point, type) of the mounts in *directory*, in mount order."""
+    from rl.kernel import proc
+
+    try:
+        mounts = proc.mounts()
+    except OSError:
+        return []
+    return [mounted for mounted in mounts if mounted[0].startswith(directory + "/")]
 
 
 def unmount(path: str) -> None:

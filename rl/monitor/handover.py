@@ -180,11 +180,8 @@ def become_monitor(params: Params, begin: Callable[[Monitor, Client], object] | 
         else:
             monitor.begin = lambda client: begin(monitor, client)
         if not monitor.run():
-            try:
-                replace(monitor.export())
-            except (OSError, RlError):
-                monitor.unblock_signals()
-                monitor.run()  # no memory, no helper: the container is worth more than 9 MB
+            attempt(monitor)
+            monitor.run()  # no memory, no helper: the container is worth more than 9 MB
         finish(monitor)
     except BaseException:
         if os.environ.get("RL_DEBUG"):
@@ -267,7 +264,7 @@ def _reserve(params: Params) -> int:
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="ascii") as file:
+    with open(path, encoding="utf-8") as file:
         return file.read()
 
 
@@ -304,11 +301,27 @@ def replace(params: Params) -> NoReturn:
         os.execve(program, [program, *FLAGS, helper, params["id"], str(memory)], _environment())
     finally:
         os.close(memory)
+        for fd in kept(params):
+            os.set_inheritable(fd, False)  # this process goes on, and it starts health checks
+
+
+def attempt(monitor: Monitor) -> str:
+    """As :func:`replace`, with all that *monitor* has; returns only when that fails: why. Then it can go on."""
+    try:
+        replace(monitor.export())
+    except OSError as error:
+        why = str(error.strerror)
+    except RlError as error:
+        why = error.message
+    monitor.unblock_signals()
+    return why
 
 
 #: What a later start of the container reads of the caller's environment, beside XDG_… and CONTAINERS_…: where things
 #: are. Nothing else is kept: it may be a secret, and is what an interpreter acts upon.
-_KEPT = frozenset(("PATH", "HOME", "TZ", "TMPDIR", "DBUS_SESSION_BUS_ADDRESS", "INVOCATION_ID", "RL_DEBUG"))
+_KEPT = frozenset(
+    "PATH HOME USER LOGNAME TZ TMPDIR DBUS_SESSION_BUS_ADDRESS INVOCATION_ID NOTIFY_SOCKET RL_DEBUG".split()
+)
 
 
 def _environment() -> dict[str, str]:

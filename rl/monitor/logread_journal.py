@@ -14,6 +14,7 @@ import time
 
 from rl.errors import RlError, UnsupportedError
 from rl.kernel import process
+from rl.kernel.proc import outer_uid
 from rl.monitor.logread import texts_of
 
 TYPE_CHECKING = False
@@ -57,7 +58,7 @@ class JournalReader:
 
     def __init__(self, container_id: str, follow: bool = False) -> None:
         # Anybody may write an entry with any field, but for those that the journal adds.
-        self._match = (f"CONTAINER_ID_FULL={container_id}", f"_UID={own_uid()}")
+        self._match = (f"CONTAINER_ID_FULL={container_id}", f"_UID={outer_uid()}")
         self._cursor = ""
         self._first: list[Record] | None = None  # what tail() has read
         self.changes = -1  # readable when something was added, if *follow*
@@ -139,15 +140,6 @@ class JournalReader:
 def _end_with_parent() -> None:
     """A follower of a container that writes nothing would never notice that its reader was killed."""
     process.prctl(process.PR_SET_PDEATHSIG, 15)
-
-
-def own_uid() -> int:
-    """The caller's uid as the journal, outside of every user namespace, sees it."""
-    uid = os.getuid()
-    for inside, outside, count in process.id_map("uid"):
-        if inside <= uid < inside + count:
-            return outside + uid - inside
-    return uid
 
 
 def _entry(stream: IO[bytes]) -> dict[str, bytes]:

@@ -378,7 +378,8 @@ class Monitor:
             left = DRAIN
             while left > 0 and (size := self._relay(fd, kind)) > 0:
                 left -= size
-            self._close_stream(fd)
+            self.forget(fd)  # but open: who still writes, and is killed next, is not to see a broken pipe
+        self._streams.clear()
         if self.log:
             self.log.close()
 
@@ -462,6 +463,7 @@ class Monitor:
             if self.code_has_changed():
                 self.params["packets"] = [(client.fd, packet)]
                 self.renew()
+                del self.params["packets"]  # it is obeyed here, and not once more by a later one
             from rl.monitor import control
 
             control.obey(self, client, payload)
@@ -533,6 +535,7 @@ class Monitor:
             pass
         params["clients"] = [client.export() for client in self.clients]
         params["input"] = self.stdin.queue
+        params.pop("kill_at", None)  # of an export that did not come to anything
         if _KILL in self._timers:
             params["kill_at"] = self._timers[_KILL][0]
         if self.log:

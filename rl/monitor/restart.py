@@ -71,7 +71,7 @@ def wait(monitor: Monitor) -> None:
         monitor.at("restart", left, lambda: setattr(monitor, "ended", True))
         monitor.until = 0.0
         if left > _SOON and not monitor.lean:
-            _replace(monitor)
+            _attempt(monitor)
         monitor.run()
     monitor.hear()
     if params.get("after") == "stop":
@@ -81,22 +81,13 @@ def wait(monitor: Monitor) -> None:
     params["after"] = ""
     del params["restart_at"]
     params["relaunch"] = True
-    params["state"]["error"] = f"start it again: {_replace(monitor)}"
+    params["state"]["error"] = f"start it again: {_attempt(monitor)}"
 
 
-def _replace(monitor: Monitor) -> str:
-    """Become another interpreter; returns only when that fails: why."""
-    from rl.errors import RlError
+def _attempt(monitor: Monitor) -> str:
     from rl.monitor import handover
 
-    try:
-        handover.replace(monitor.export())
-    except OSError as error:
-        why = str(error.strerror)
-    except RlError as error:
-        why = error.message
-    monitor.unblock_signals()
-    return why
+    return handover.attempt(monitor)
 
 
 def _let_go(monitor: Monitor) -> None:
@@ -118,7 +109,7 @@ def _let_go(monitor: Monitor) -> None:
     for fd in params["keep_fds"]:
         posix.close(fd)
     params["keep_fds"] = []
-    for key in ("pidfd", "master_fd", "slave_fd", "stdin_fd"):  # the monitor has closed the other streams
+    for key in ("pidfd", "master_fd", "slave_fd", "stdout_fd", "stderr_fd", "stdin_fd"):
         if params[key] >= 0:
             posix.close(params[key])
             params[key] = -1

@@ -32,26 +32,13 @@ def upgrade(monitor: Monitor, client: Client, wish: dict[str, Any]) -> None:
         before = {key: params.get(key, "") for key in keys}
         params["interpreter"], params["helper"], params["package_root"] = (wish[key] for key in _WISH)
         params["answer"] = client.fd
-        why = _become(monitor)
+        from rl.monitor import handover
+
+        why = handover.attempt(monitor)
         del params["answer"]
         params["interpreter"], params["helper"], params["package_root"] = (str(before[key]) for key in keys)
     wire = {"class": "RlError", "message": why, "hint": "its old monitor goes on"}
     monitor.send(client, _packet(error=wire))
-
-
-def _become(monitor: Monitor) -> str:
-    """Returns only when it cannot be done: why."""
-    from rl.errors import RlError
-    from rl.monitor import handover
-
-    try:
-        handover.replace(monitor.export())
-    except OSError as error:
-        why = str(error.strerror)
-    except RlError as error:
-        why = error.message
-    monitor.unblock_signals()
-    return why
 
 
 def _refusal(monitor: Monitor, client: Client, wish: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from rl.kernel import process
+from rl.kernel import proc, process
 
 _OVERFLOW = 65534  # what an id without a counterpart looks like (/proc/sys/kernel/overflowuid)
 
@@ -40,10 +40,7 @@ def is_unknown(number: int) -> bool:
 
 def outside(number: int, kind: str = "uid") -> int:
     """The id outside of this user namespace, -1 where there is none."""
-    for first, out, count in process.id_map(kind):
-        if first <= number < first + count:
-            return out + number - first
-    return -1
+    return proc.outside(process.id_map(kind), number)
 
 
 def owner_of(path: str) -> str:

@@ -12,7 +12,9 @@ import os
 from rl.errors import RlError, UnsupportedError
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
-from rl.runtime import devices, hooks, mounts, outside, process, spawning, terminal
+from rl.kernel import proc
+from rl.runtime import detached, devices, hooks, mounts, outside, process, spawning, terminal
+from rl.runtime.mountoptions import PROPAGATION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,7 +141,7 @@ def names(setup: Setup) -> None:
 def root_file_system(setup: Setup) -> None:
     """Detach from the host's mounts and make the root, our working directory, a mount of its own."""
     slave = setup.linux.get("rootfsPropagation") in ("slave", "rslave")
-    receives = slave or mounts.wants_propagation(setup.spec)
+    receives = slave or detached.wants_propagation(setup.spec)
     m.mount(None, "/", None, m.MS_REC | (m.MS_SLAVE if receives else m.MS_PRIVATE))
     # By an empty path: nothing is looked up, so it may be below directories closed to our present ids.
     root = m.open_tree("", m.OPEN_TREE_CLONE | m.AT_RECURSIVE | m.AT_EMPTY_PATH)
@@ -212,9 +214,9 @@ def pivot(setup: Setup) -> None:
     os.close(setup.root)
     propagation = setup.linux.get("rootfsPropagation")
     if propagation:
-        if propagation not in mounts.PROPAGATION:
+        if propagation not in PROPAGATION:
             raise RlError(f"rootfsPropagation {propagation!r} is not known")
-        m.mount(None, "/", None, mounts.PROPAGATION[propagation])
+        m.mount(None, "/", None, PROPAGATION[propagation])
 
 
 def _move_root() -> None:
@@ -224,11 +226,8 @@ def _move_root() -> None:
     container could undo what is masked in its own (CVE-2019-19921 and its like).
     """
     here = os.readlink("/proc/self/cwd")
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        lines = [line.split(" - ") for line in file]
-    for left, right in lines:
-        path = left.split(" ")[4]
-        if right.split(" ")[0] in ("proc", "sysfs") and path != here and not path.startswith(here + "/"):
+    for path, kind in proc.mounts():
+        if kind in ("proc", "sysfs") and path != here and not path.startswith(here + "/"):
             try:
                 m.umount(path, m.MNT_DETACH)
             except OSError as error:

@@ -18,7 +18,8 @@ from rl.errors import RlError
 from rl.kernel import fs
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
-from rl.runtime import mounts, rootpath
+from rl.runtime import detached, mounts, rootpath
+from rl.runtime.mountoptions import Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _FORMATS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S
 def has_own_dev(spec: dict[str, Any]) -> bool:
     """Whether /dev is the container's own: with the host's /dev bound there, nothing is to be made in it."""
     entries = spec.get("mounts") or []
-    return not any(entry.get("destination", "").rstrip("/") == "/dev" and mounts.is_bind(entry) for entry in entries)
+    return not any(entry.get("destination", "").rstrip("/") == "/dev" and detached.is_bind(entry) for entry in entries)
 
 
 def wanted(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -88,8 +89,8 @@ def _open_host_node(path: str, device: dict[str, Any]) -> int:
 
 
 def _open_node(path: str, major: int, minor: int) -> int:
-    # The copy is a peer of the host's mount where that is shared: whoever attaches it makes it private (mounts.attach),
-    # else what the container mounts over its /dev/null would lie over the host's too.
+    # The copy is a peer of the host's mount where that is shared: whoever attaches it makes it private, else what the
+    # container mounts over its /dev/null would lie over the host's too.
     try:
         fd = m.open_tree(path, m.OPEN_TREE_CLONE)
     except OSError as error:
@@ -168,7 +169,7 @@ def _put(setup: Setup, parent: int, name: str, path: str, device: dict[str, Any]
         _is_it(parent, name, path, device)  # covered all the same: it may lie on a mount where nodes have no meaning
     target = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        mounts.attach(node, target, mounts.Options([]))
+        detached.attach(node, target, Options([]))
     finally:
         os.close(target)
         os.close(node)
@@ -248,7 +249,7 @@ class _Cover:
 
     def put(self, target: int) -> None:
         if not self.attached:
-            mounts.attach(self.fd, target, mounts.Options([]))
+            detached.attach(self.fd, target, Options([]))
             self.attached = True
             return
         copy = m.open_tree("", m.OPEN_TREE_CLONE | m.AT_EMPTY_PATH, self.fd)
@@ -289,7 +290,7 @@ def make_readonly(root: int, paths: list[str]) -> None:
         try:
             copy = m.open_tree("", m.OPEN_TREE_CLONE | m.AT_RECURSIVE | m.AT_EMPTY_PATH, target)
             try:
-                mounts.attach(copy, target, mounts.Options(["rbind", "ro"]))
+                detached.attach(copy, target, Options(["rbind", "ro"]))
             finally:
                 os.close(copy)
         except OSError as error:

@@ -43,8 +43,8 @@ def apply(fd: int, entry: dict[str, Any], options: Options, linux: dict[str, Any
 def _hint(error: OSError) -> str:
     if error.errno == errno.EPERM:
         return (
-            "only real root may map ids of the host's file systems: --userns=keep-id makes the container's user you, "
-            "the mount option U gives the files to it"
+            "only real root outside of user namespaces may map ids of the host's file systems: --userns=keep-id makes "
+            "the container's user you, the mount option U gives the files to it"
         )
     if error.errno == errno.EINVAL:
         return "this kind of file system cannot be id-mapped on this kernel, or it is mapped already"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 
 from rl.errors import RlError, UnsupportedError
-from rl.runtime import devices, mounts
+from rl.runtime import detached, devices
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,5 +40,5 @@ def open_inside(setup: Setup) -> None:
 
 def _open(setup: Setup) -> None:
     setup.nodes = devices.open_nodes(setup)
-    setup.sources = mounts.open_sources(setup)
+    setup.sources = detached.open_sources(setup)
     setup.opened = True

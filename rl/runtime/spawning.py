@@ -6,6 +6,7 @@ mounts and devices are made. The steps at the end run in the new process.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import select
@@ -21,7 +22,6 @@ from rl.runtime.sync import PACKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     from collections.abc import Callable
     from typing import Any, NoReturn
 
@@ -256,7 +256,7 @@ def oom_score(setup: Setup) -> None:
     try:
         ns.write_proc("/proc/self/oom_score_adj", str(wanted))
     except PermissionError:
-        with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        with open("/proc/self/oom_score_adj", encoding="utf-8") as file:
             if file.read().strip() == str(wanted):
                 return  # by the parent: in a user namespace that we have just entered the file is not ours
         if not setup.sync.wait:

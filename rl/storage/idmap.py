@@ -31,6 +31,7 @@ import os
 
 from rl.config.jsonio import dumps, loads
 from rl.errors import NotFoundError, RlError, UnsupportedError, from_wire, to_wire
+from rl.kernel import proc
 from rl.runtime import userns
 from rl.storage.layers import PATCH_SEPARATOR, has, layer_path
 
@@ -249,9 +250,9 @@ def owner_function(uid_map: list[IdRange], gid_map: list[IdRange]) -> Callable[[
 
 
 def _map(ranges: list[IdRange], number: int, kind: str) -> int:
-    for inside, shared, count in ranges:
-        if inside <= number < inside + count:
-            return shared + number - inside
+    shared = proc.outside(ranges, number)
+    if shared >= 0:
+        return shared
     last = max(inside + count for inside, _, count in ranges) - 1
     if number < last:
         raise UnsupportedError(

@@ -138,7 +138,7 @@ class TarWriter:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 return  # another file has its name by now
-            self._plain(target, b"0", status, _attributes(fd))
+            self._plain(target, b"0", status, attributes_of(fd))
             if status.st_size:
                 self._data(fd, status.st_size)
         finally:
@@ -154,7 +154,7 @@ class TarWriter:
                 raise
         else:
             try:
-                attributes = _attributes(fd)
+                attributes = attributes_of(fd)
                 opaque = marks and is_opaque(fd)
             finally:
                 os.close(fd)
@@ -195,17 +195,23 @@ class TarWriter:
     def _plain(
         self, target: bytes, kind: bytes, status: os.stat_result, attributes: dict[str, bytes], link: bytes = b""
     ) -> None:
+        uid, gid = self._ids(status, attributes)
+        size = status.st_size if kind == b"0" else 0
+        device = status.st_rdev if kind in b"34" else 0
+        self._header(target, kind, size, stat.S_IMODE(status.st_mode), uid, gid, status.st_mtime_ns // 10**9, link,
+                     device, attributes)
+
+    def _ids(self, status: os.stat_result, attributes: dict[str, bytes]) -> tuple[int, int]:
+        """(uid, gid) for the archive; what is only for us is taken out of *attributes*."""
         uid, gid = status.st_uid, status.st_gid
         recorded = attributes.pop(_OWNER, b"")
+        for name in [name for name in attributes if name.startswith(_MARKS)]:
+            del attributes[name]
         if self._single and recorded:
             uid, gid = (int(number) for number in recorded.split(b":")[:2])
         elif self._owner:
             uid, gid = self._owner(uid, gid)
-        size = status.st_size if kind == b"0" else 0
-        device = status.st_rdev if kind in b"34" else 0
-        attributes = {name: value for name, value in attributes.items() if not name.startswith(_MARKS)}
-        self._header(target, kind, size, stat.S_IMODE(status.st_mode), uid, gid, status.st_mtime_ns // 10**9, link,
-                     device, attributes)
+        return uid, gid
 
     def _header(
         self, name: bytes, kind: bytes, size: int, mode: int, uid: int, gid: int, mtime: int, link: bytes = b"",
@@ -232,6 +238,11 @@ class TarWriter:
             self._flush()
 
     def _data(self, fd: int, size: int) -> None:
+        self._bytes(fd, size)
+        self._buffer += bytes(-size % _BLOCK)
+
+    def _bytes(self, fd: int, size: int) -> None:
+        """The next *size* bytes of the file; zeros for what it does not have any more."""
         left = size
         if self._fd >= 0 and size >= _SENDFILE:
             self._flush()
@@ -246,7 +257,6 @@ class TarWriter:
             step = min(left, _BUFFER)
             self._put(bytes(step))
             left -= step
-        self._buffer += bytes(-size % _BLOCK)
 
     def _sendfile(self, fd: int, size: int) -> int:
         """Bytes the kernel copied; the rest, if any, is for read(2) and write(2)."""
@@ -338,7 +348,7 @@ def _status(name: str, directory: int) -> os.stat_result | None:
         return None
 
 
-def _attributes(fd: int) -> dict[str, bytes]:
+def attributes_of(fd: int) -> dict[str, bytes]:
     """Extended attributes that mean something elsewhere: user.*, and file capabilities as those of any root (v2)."""
     found = {}
     try:

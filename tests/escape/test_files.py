@@ -149,6 +149,64 @@ def test_control_mount_target_race_by_string(install: Install) -> None:
     assert _race_targets(install("string", BY_STRING), 60)
 
 
+# CVE-2018-15664, CVE-2019-14271: a copy that follows the container's links on the host
+
+def _race_copies(rl: Rl, rounds: int) -> bool:
+    """Copies into and out of a directory that the container exchanges with a link; did one read or write the host's?"""
+    bait = rl.user.home / "bait"
+    bait.mkdir(exist_ok=True)
+    (bait / "mark").write_text(HOST_MARK)
+    subprocess.run(["chown", "-R", f"{rl.user.uid}:{rl.user.gid}", bait], check=True)
+    rl.ok("run", "-d", "--name", "swapper", "--network=none", "attack", "sh", "-c",
+          f"mkdir -p /srv/dir; echo own >/srv/dir/mark; ln -s {bait} /srv/link; exec attack flip /srv/dir /srv/link 40")
+    (rl.user.home / "sent").write_text("sent")
+    out = rl.user.home / "out"
+    escaped = False
+    for number in range(rounds):
+        done = rl("cp", rl.user.home / "sent", f"swapper:/srv/dir/made{number}")
+        assert done.returncode in (0, 125) and "Traceback" not in done.stderr, done.stderr
+        done = rl("cp", "swapper:/srv/dir/mark", out)
+        assert done.returncode in (0, 125) and "Traceback" not in done.stderr, done.stderr
+        escaped = os.listdir(bait) != ["mark"] or (out.exists() and out.read_text() == HOST_MARK)
+        if escaped:
+            break
+    rl.clean()
+    subprocess.run(["rm", "-rf", bait, out], check=True)
+    return escaped
+
+
+def test_copy_race(rl: Rl) -> None:
+    assert not _race_copies(rl, 15)
+
+
+def test_control_copy_race_by_string(install: Install) -> None:
+    assert _race_copies(install("string", BY_STRING), 60)
+
+
+@pytest.mark.parametrize("link", ["/", "/etc", "../../../../../../../../etc", "/proc/self/root/etc", "/proc/1/root/etc"])
+def test_copy_through_a_link(rl: Rl, mark: str, link: str) -> None:
+    """Links that the container made lead inside of it: into it, out of it, running and not, and in a tar stream."""
+    name = f"rl-escape-{os.getpid()}"
+    rl.ok("run", "-d", "--name", "links", "--network=none", "attack", "sh", "-c",
+          f"ln -s {link} /srv/out; ln -s {mark} /srv/mark; sleep 60")
+    (rl.user.home / name).write_text("sent")
+    tar = rl.user.home / "linked.tar"
+    with tarfile.open(tar, "w") as out:
+        images.add(out, "l", kind=tarfile.SYMTYPE, link=link)
+        images.add(out, f"l/{name}", b"sent")
+    tar.chmod(0o644)
+    for _ in range(2):
+        for words in (f"cp {name} links:/srv/out/{name}", f"cp {name} links:/srv/out", f"cp links:/srv/mark {name}.read"):
+            done = rl(*words.split())
+            assert done.returncode in (0, 125) and HOST_MARK not in done.stdout + done.stderr, done.stderr
+        done = rl.user.run("sh", "-c", "rl cp - links:/srv <linked.tar; rl cp links:/srv - | grep -c 'of the host'")
+        assert done.stdout == "0\n", done.stderr
+        for place in ("/", "/etc"):
+            assert not os.path.lexists(f"{place}/{name}"), place
+        assert not (rl.user.home / f"{name}.read").exists()
+        rl.ok("stop", "-t", "0", "links")
+
+
 # CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: what hides parts of /proc and /sys
 
 def test_masks_do_not_depend_on_the_image(rl: Rl, tmp_path: Path) -> None:

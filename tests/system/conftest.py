@@ -151,7 +151,7 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
         return port
 
 
-def eventually(check: Callable[[], object], seconds: float = 15.0, every: float = 0.1) -> object:
+def eventually(check: Callable[[], object], seconds: float = 30.0, every: float = 0.1) -> object:
     """The first true value of *check*; fails after *seconds*."""
     end = time.monotonic() + seconds
     while True:

@@ -98,7 +98,7 @@ def test_wrong_credentials_and_certificates(rl: Rl, secured: Registry) -> None:
     done = rl("login", "--tls-verify=false", "-u", "someone", "-p", "wrong", secured.host)
     assert done.returncode == 125
     assert "Login Succeeded" in rl.ok("login", "--tls-verify=false", "-u", "someone", "-p", "secret", secured.host)
-    rl.ok("pull", "-q", "--tls-verify=false", image)
+    rl.ok("pull", "-q", "--disable-content-trust", "--tls-verify=false", image)
     rl.ok("logout", secured.host)
     rl.ok("rmi", image)
 

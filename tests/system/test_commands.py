@@ -168,8 +168,8 @@ def test_terminal_without_a_terminal(rl: Rl) -> None:
 
 
 def test_wait_for_containers_that_remove_themselves(rl: Rl) -> None:
-    rl.ok("run", "-d", "--rm", "--name", "short", "busybox", "sh", "-c", "sleep 0.3; exit 5")
-    rl.ok("run", "-d", "--name", "long", "busybox", "sh", "-c", "sleep 1; exit 4")
+    rl.ok("run", "-d", "--name", "long", "--network=none", "busybox", "sh", "-c", "sleep 1.8; exit 4")
+    rl.ok("run", "-d", "--rm", "--name", "short", "--network=none", "busybox", "sh", "-c", "sleep 1; exit 5")
     assert rl.ok("wait", "long", "short", "short") == "4\n5\n5"
     assert rl.ok("wait", "long") == "4"
 

@@ -321,6 +321,7 @@ def test_clone(box: Rl) -> None:
     assert box.ok("wait", "runs") == "0" and "A=b" in box.ok("logs", last)
     assert box("container", "exists", "origin").returncode == 1
     box.ok("rm", "-v", first, "renamed", "runs", "limited")
+    assert len(box.ok("volume", "prune", "-f").split()) == 1  # that of the original, which may hold something
 
 
 def test_cleanup_removes_what_is_asked(box: Rl) -> None:

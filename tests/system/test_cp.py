@@ -132,7 +132,7 @@ class Stage:
 def stage(_user_rl: Rl) -> Iterator[Stage]:
     rl = _user_rl
     rl.ok("run", "-d", "--name", "run", "--network=none", "-u", "1234:99", "-v", "kept:/vol", "busybox", "sleep", "1000")
-    rl.ok("create", "--name", "still", "--network=none", "-v", "kept:/vol", "-w", "/etc", "busybox")
+    rl.ok("create", "--name", "still", "--network=none", "-v", "kept:/vol", "-w", "/etc", "busybox", "true")
     made = Stage(rl)
     subprocess.run(["rm", "-rf", made.host], check=True)
     for side in ("run", "still"):
@@ -333,12 +333,50 @@ def test_overwrite(stage: Stage) -> None:
 
 
 def test_killed_and_beside_a_start(stage: Stage) -> None:
-    """A killed copy frees the container; a start waits for none that is at work for longer than it takes."""
+    """A killed copy frees the container; a start waits for one that is at work, then has all of it."""
     rl = stage.rl
     stage.host.mkdir(exist_ok=True)
     (stage.host / "large").write_bytes(bytes(1 << 20) * 64)
-    process = rl.user.popen("rl", "cp", str(stage.host / "large"), "still:/large")
-    eventually(lambda: list((rl.run_dir / "containers").glob("*/lock")), every=0.01)
-    process.kill()
-    process.wait()
-    eventually(lambda: rl("start", "still").returncode == 0)
+    for kill in (True, False):
+        process = rl.user.popen("rl", "cp", str(stage.host / "large"), "still:/large")
+        eventually(lambda: [p for p in (rl.run_dir / "containers").glob("*/lock") if p.read_text() == "files"], every=0.005)
+        if kill:
+            process.kill()
+            process.wait()
+        assert "still" in rl.ok("ps", "-a", "--format", "{{.Names}}")  # which waits for nobody
+        rl.ok("start", "-a", "still")
+        assert process.wait() == (-9 if kill else 0)
+    rl.ok("cp", "still:/large", stage.host / "back")
+    assert (stage.host / "back").stat().st_size == 64 << 20
+
+
+def test_there_and_back_at_once(stage: Stage) -> None:
+    """Both copies need both containers' locks; neither waits for the other for ever."""
+    rl = stage.rl
+    rl.ok("create", "--name", "other", "--network=none", "busybox", "true")
+    for round_ in range(4):
+        lines = ((f"{a}:/bin", f"{b}:/copy{round_}") for a, b in (("still", "other"), ("other", "still")))
+        copies = [rl.user.popen("rl", "cp", *line) for line in lines]
+        assert [copy.wait(30) for copy in copies] == [0, 0]
+    rl.ok("rm", "other")
+
+
+def test_mounts_of_a_stopped_container(stage: Stage) -> None:
+    """Parts of volumes and images lead where they would; what a start makes anew each time is read-only."""
+    rl = stage.rl
+    stage.put("host", {"bound": {"f": "1"}})
+    rl.ok("cp", f"{stage.host}/bound/.", "run:/vol/part")
+    rl.ok("create", "--name", "kinds", "--network=none", "-v", f"{stage.host}/bound:/over:O", "-v",
+          f"{stage.host}/bound:/plain", "--mount", "type=volume,src=kept,dst=/part,subpath=part", "--mount",
+          "type=image,src=busybox,dst=/image", "busybox")
+    for path, text in (("/over/f", "1"), ("/plain/f", "1"), ("/part/f", "1")):
+        rl.ok("cp", f"kinds:{path}", stage.host / "read")
+        assert (stage.host / "read").read_text() == text, path
+    rl.ok("cp", "kinds:/image/etc/passwd", stage.host / "read")
+    rl.ok("cp", "kinds:/part/f", "kinds:/part/g")
+    rl.ok("cp", "kinds:/plain/f", "kinds:/plain/g")
+    assert rl.ok("exec", "run", "ls", "/vol/part") == "f\ng" and (stage.host / "bound/g").read_text() == "1"
+    done = rl("cp", "kinds:/plain/f", "kinds:/over/new")
+    assert done.returncode == 125 and "mounted read-only" in done.stderr
+    assert not (stage.host / "bound/new").exists()
+    rl.ok("rm", "kinds")

@@ -107,14 +107,15 @@ def test_the_launching_monitor_is_killed(rl: Rl, which: str) -> None:
     """Of a container that is being started, alone or with its command line: it runs, or is gone with all of it."""
     seed = random.Random(4)
     for number in range(ROUNDS // 2):
-        process = quiet(rl, "run", "-d", "--name", f"c{number}", "-v", "/v", "busybox", "sleep", "1000")
+        # Not a name of hexadecimal digits: it might begin the id of another container.
+        process = quiet(rl, "run", "-d", "--name", f"run{number}", "-v", "/v", "busybox", "sleep", "1000")
         time.sleep(seed.uniform(0.02, 0.15))
         others = [pid for pid in processes_of(rl, " run -d ") if pid != process.pid]
         kill(*others, *([process.pid] if which == "both" else []))
         process.wait(timeout=20)
         assert rl("ps", "-a").returncode == 0
         if which == "monitor" and process.returncode:
-            assert rl("inspect", f"c{number}").returncode == 125
+            assert rl("inspect", f"run{number}").returncode == 125
     eventually(lambda: all(state["status"] != "running" or not gone(state["pid"]) for state in records(rl).values()))
     rl.ok("rm", "-a", "-f", "-v", "-t", "0")
     nothing_left(rl)

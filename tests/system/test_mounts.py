@@ -53,6 +53,7 @@ def test_an_overlay_leaves_its_source_alone(rl: Rl, place: Path, flags: str, com
 
 def test_an_overlay_forgets_or_keeps(rl: Rl, place: Path) -> None:
     rl.ok("create", "--name", "o", "--network=none", "-v", f"{place}/src:/d:O", "busybox", "sh", "-c", "ls /d; echo x >/d/new")
+    assert rl.ok("inspect", "--format", "{{.HostConfig.Binds}}", "o") == f"[{place}/src:/d:rw,rprivate,rbind,O]"
     assert rl.ok("start", "-a", "o").split() == ["file", "link", "sub"]
     assert rl.ok("start", "-a", "o").split() == ["file", "link", "sub"]
     own = f"{place}/src:/d:O,upperdir={place}/up,workdir={place}/work"
@@ -86,6 +87,7 @@ MOUNTS = [
     ("-v {0}/closed:/d:noexec,rslave", "/d/busybox true 2>/dev/null || echo noexec", "noexec"),
     ("-v {0}/src:/d:rw,suid,dev,rbind", "grep ' /d ' /proc/mounts | grep -c -E 'nosuid|nodev'", "0"),
     ("--mount type=volume,src=opts,dst=/d,volume-label=a=b,volume-nocopy", "touch /d/x && echo volume", "volume"),
+    ("--mount type=volume,src=tv,dst=/d,volume-opt=type=tmpfs,volume-opt=device=tmpfs,idmap=uids=0-5-10;gids=0-6-10", "stat -c %u:%g /d", "5:6"),
     ("--mount type=volume,dst=/d", "touch /d/x && echo anonymous", "anonymous"),
     ("--device /dev/fuse", "test -c /dev/fuse && echo device", "device"),
 ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from support import users
 from support.bundles import Lab
 from support.cgroup_lane import CgroupLane
+from system.conftest import eventually
 
 #: /dev/net/tun: opening it takes no capability.
 TUN = {"path": "/dev/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o666}
@@ -63,20 +64,16 @@ def test_rules_can_be_changed() -> None:
         update.write_text(json.dumps({"devices": [{"allow": True, "access": "rwm"}]}))
         lab.ok("run", "--detach", "one")
         answers = lab.bundle / "rootfs/tmp"
-        wait_for(answers / "1")
+        eventually(partial(filled, answers / "1"), every=0.02)
         lab.ok("update", "--resources", update, "one")
         (answers / "go").write_text("")
-        wait_for(answers / "2")
+        eventually(partial(filled, answers / "2"), every=0.02)
         lab("delete", "--force", "one")
         assert [(answers / name).read_text() for name in "12"] == ["refused\n", "readable\n"]
 
 
-def wait_for(file: Path) -> None:
-    """Until there is something in *file*."""
-    end = time.monotonic() + 10
-    while not file.exists() or not file.stat().st_size:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+def filled(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
 
 
 @pytest.mark.parametrize("with_cgroup", [True, False])

@@ -15,6 +15,7 @@ import pytest
 
 from support import users
 from support.bundles import PROGRAM, Lab
+from system.conftest import eventually
 from unit.runtime.test_seccomp_listener import Agent
 
 # notify TEXT: one datagram to $NOTIFY_SOCKET, as sd_notify(3)
@@ -70,14 +71,14 @@ def test_a_seccomp_agent(lab: Lab, locked: bool) -> None:
     try:
         assert bool(agent.told) is not locked, "with no_new_privs the filter is loaded after the start"
         lab.ok("start", "one")
-        wait_for(lambda: bool(agent.calls))
+        eventually(lambda: bool(agent.calls), every=0.02)
         pid = lab.state("one")["pid"]
         (told,) = agent.told
         assert (told["pid"], told["state"]["id"], told["state"]["pid"], told["metadata"]) == (pid, "one", pid, "meta: data")
         assert told["state"]["bundle"] == str(lab.bundle)
         done = lab("exec", "one", "mkdir", "/tmp/y")
         assert done.returncode == 1 and "non-socket" in done.stderr, done.stderr
-        wait_for(lambda: len(agent.told) == 2)
+        eventually(lambda: len(agent.told) == 2, every=0.02)
         told = agent.told[1]
         assert told["pid"] != pid and told["state"]["pid"] == pid and told["state"]["status"] == "running"
         agent.sock.close()
@@ -151,10 +152,3 @@ def test_sockets_of_the_service_manager(lab: Lab) -> None:
     assert done.stdout.splitlines()[:2] == ["a", ""], (done.stdout, done.stderr)
     done = run("LISTEN_FDS=5 LISTEN_PID=$$")
     assert done.returncode and "LISTEN_FDS=5: descriptor 5" in done.stderr
-
-
-def wait_for(condition: Any, seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)

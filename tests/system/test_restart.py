@@ -24,6 +24,7 @@ def state(rl: Rl, name: str) -> dict[str, Any]:
 
 def until(rl: Rl, name: str, status: str, restarts: int = 0) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    eventually(lambda: rl("container", "exists", name).returncode == 0, every=0.03)
 
     def check() -> bool:
         found.update(state(rl, name))
@@ -90,6 +91,18 @@ def test_what_its_user_ends_stays_so(rl: Rl, end: tuple[str, ...]) -> None:
             time.sleep(0.15)
             assert state(rl, "c")["Status"] == "exited"
         rl("rm", "-f", "c")
+
+
+def test_ctrl_c_ends_it_at_any_time(rl: Rl) -> None:
+    """In the foreground: while it runs, with its exit code, and while it waits."""
+    for script in ("trap 'exit 9' INT; echo up; while :; do sleep 0.05; done", "echo up; exit 9"):
+        client = rl.user.popen("rl", "run", "--network=none", "--name=c", "--restart=always", "busybox", "sh", "-c", script, stdout=-1)
+        until(rl, "c", "restarting", 1) if "trap" not in script else eventually(lambda: "up" in rl("logs", "c").stdout)
+        client.send_signal(signal.SIGINT)
+        client.communicate(timeout=20)
+        assert client.returncode in (9, 130)
+        assert until(rl, "c", "exited")["StoppedByUser"] and state(rl, "c")["ExitCode"] == 9
+        rl.ok("rm", "c")
 
 
 def test_a_signal_that_does_not_end_it_changes_nothing(rl: Rl) -> None:

@@ -23,6 +23,7 @@ import pytest
 from support import users
 from support.bundles import PROGRAM, Lab
 from support.cgroup_lane import CgroupLane
+from system.conftest import eventually
 
 
 @pytest.fixture(scope="module", params=["user", "root"])
@@ -70,7 +71,7 @@ def test_life_of_a_container(lab: Lab) -> None:
         assert "only a created one can be started" in refused(lab, "start", "one")
         assert "only a stopped one can be deleted" in refused(lab, "delete", "one")
         lab.ok("kill", "one", "KILL")
-        wait_for(lambda: lab.state("one")["status"] == "stopped")
+        eventually(lambda: lab.state("one")["status"] == "stopped", every=0.02)
         assert lab.state("one")["pid"] == 0
         assert "container not running" in refused(lab, "kill", "one")
         assert "is stopped" in refused(lab, "start", "one")
@@ -88,7 +89,7 @@ def test_errors_of_the_command_come_from_create_or_start(lab: Lab) -> None:
     lab.write(["/etc/passwd"])
     lab.ok("create", "one")
     assert "Permission denied" in refused(lab, "start", "one")
-    wait_for(lambda: lab.state("one")["status"] == "stopped")
+    eventually(lambda: lab.state("one")["status"] == "stopped", every=0.02)
     lab.ok("delete", "one")
     assert "executable file not found in $PATH" in lab.run(["nothing"]).stderr
 
@@ -125,9 +126,9 @@ def test_exec(lab: Lab) -> None:
         pid_file = lab.base / "bundle/pid"
         lab.ok("exec", "--detach", "--pid-file", pid_file, "c1", "sleep", "1000")
         pid = int(pid_file.read_text())
-        wait_for(lambda: command_line(pid) == "sleep 1000")
+        eventually(lambda: command_line(pid) == "sleep 1000", every=0.02)
         assert f" {pid} " in lab.ok("ps", "c1")
-    wait_for(lambda: not Path(f"/proc/{pid}").exists())  # it ended with its container
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), every=0.02)  # it ended with its container
 
 
 def test_exec_as_another_user_with_other_rights(lab: Lab) -> None:
@@ -148,7 +149,7 @@ def test_exec_as_another_user_with_other_rights(lab: Lab) -> None:
 def test_pause_resume(lab: Lab) -> None:
     with lab.running(command="while true; do date > /tmp/now; sleep 0.01; done"):
         path = lab.bundle / "rootfs/tmp/now"
-        wait_for(path.exists)
+        eventually(path.exists, every=0.02)
         lab.ok("pause", "c1")
         assert lab.state("c1")["status"] == "paused"
         before = path.stat().st_mtime_ns
@@ -158,7 +159,7 @@ def test_pause_resume(lab: Lab) -> None:
         assert "cannot pause" in refused(lab, "pause", "c1")
         assert "only a stopped one" in refused(lab, "delete", "c1")
         lab.ok("resume", "c1")
-        wait_for(lambda: path.stat().st_mtime_ns != before)
+        eventually(lambda: path.stat().st_mtime_ns != before, every=0.02)
         assert "cannot resume" in refused(lab, "resume", "c1")
         lab.ok("pause", "c1")  # delete --force must end a frozen one too
 
@@ -342,7 +343,7 @@ def test_hooks_run_in_order_and_poststop_goes_on(lab: Lab) -> None:
     lab.write("true", change)
     lab.ok("create", "one")
     lab.ok("start", "one")
-    wait_for(lambda: lab.state("one")["status"] == "stopped")
+    eventually(lambda: lab.state("one")["status"] == "stopped", every=0.02)
     done = lab("delete", "one")
     assert done.returncode == 0 and "exit status 1" in done.stderr  # a warning: it carries on
     found = [line.replace('"status": "', "") for line in trace.read_text().splitlines()]
@@ -393,9 +394,9 @@ def test_a_limit_that_cannot_be_set(lab: Lab) -> None:
 
 def test_kill_all_and_keep(lab: Lab) -> None:
     with lab.running(command="sleep 999 & exec sleep 1000"):
-        wait_for(lambda: len(json.loads(lab.ok("ps", "--format", "json", "c1"))) == 2)
+        eventually(lambda: len(json.loads(lab.ok("ps", "--format", "json", "c1"))) == 2, every=0.02)
         lab.ok("kill", "--all", "c1", "SIGKILL")
-        wait_for(lambda: lab.state("c1")["status"] == "stopped")
+        eventually(lambda: lab.state("c1")["status"] == "stopped", every=0.02)
         assert lab.lane and "rl-c1" in lab.lane.groups()
         assert "invalid signal" in refused(lab, "kill", "c1", "FROB")
     lab.write("exit 4")
@@ -495,10 +496,3 @@ def refused(lab: Lab, *arguments: str, code: int = 1) -> str:
 
 def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-
-
-def wait_for(check: Any, seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.02)

@@ -24,9 +24,17 @@ def test_network_and_pid_of_another_container(rl: Rl) -> None:
     assert "box" in rl.ok(*share, "cat", "/etc/hosts")
 
 
-def test_the_other_container_must_run(rl: Rl) -> None:
-    rl.ok("create", "--name", "idle", "busybox", "true")
+def test_the_other_container_is_started_first(rl: Rl) -> None:
+    rl.ok("create", "--name", "idle", "busybox", "sleep", "1000")
     for flag in ("--network", "--pid", "--ipc", "--uts"):
-        done = rl("run", "--rm", flag, "container:idle", "busybox", "true")
-        assert done.returncode == 125 and "not running" in done.stderr and "hint: rl start" in done.stderr
+        rl.ok("run", "--rm", flag, "container:idle", "busybox", "true")
+        assert rl.ok("inspect", "--format", "{{.State.Status}}", "idle") == "running"
+        rl.ok("stop", "-t", "0", "idle")
+
+
+def test_another_container_that_cannot_be_started(rl: Rl) -> None:
+    rl.ok("create", "--name", "broken", "busybox", "/no/such")
+    for flag in ("--network", "--pid", "--ipc", "--uts"):
+        done = rl("run", "--rm", flag, "container:broken", "busybox", "true")
+        assert done.returncode in (125, 127) and "/no/such" in done.stderr and "hint: " in done.stderr
     assert len(rl.containers()) == 1

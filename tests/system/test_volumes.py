@@ -239,7 +239,9 @@ def test_anonymous(rl: Rl) -> None:
     assert rl(*RUN, "--volumes-from", "a:ro", "busybox", "touch", "/anon/y").returncode == 1
     assert rl.ok(*RUN, "--volumes-from", "a:z", "-v", "other:/anon", "busybox", "ls", "/anon") == "", "own flags come first"
     rl.ok("create", "--network=none", "--name", "b", "--volumes-from", "a:rw", "busybox", "true")
-    rl.ok("rm", "-v", "a")
+    rl.ok("container", "clone", "b", "b2")
+    assert rl.ok("start", "-a", "b2") == ""
+    rl.ok("rm", "-v", "a", "b2")
     assert volumes(rl, "--filter", "anonymous=true") == [name]
     rl.ok("rm", "b")
     assert volumes(rl, "--filter", "anonymous=true") == [name], "without -v it stays"

@@ -24,7 +24,8 @@ def tool(name: str) -> str:
 @pytest.mark.parametrize(
     "command",
     [
-        ["ruff", "check", "--no-cache", ".", "contrib/bench", "helpers/rl-monitor", "helpers/rl-runtime"],
+        ["ruff", "check", "--no-cache", ".", "contrib/bench", "contrib/podman-table", "helpers/rl-monitor",
+         "helpers/rl-runtime"],
         # A cache for each checkout: one shared by several, with other modules, gives errors that are not there.
         ["mypy", "--cache-dir", f"/tmp/rl-mypy-cache-{zlib.crc32(str(REPO).encode()):08x}"],
         ["lint-imports", "--no-cache"],

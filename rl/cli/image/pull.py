@@ -23,6 +23,7 @@ OPTIONS = (
     ("--authfile", "value", "PATH", "Credentials file (default $REGISTRY_AUTH_FILE, then auth.json)"),
     ("--cert-dir", "value", "DIR", "Certificates for this registry: *.crt, *.cert, *.key"),
     ("--creds", "value", "USER[:PASSWORD]", "Credentials for the registry"),
+    ("--disable-content-trust", "flag", "", "Changes nothing, in Podman as here: for Docker's scripts"),
     ("--os", "value", "OS", "Choose the image for this operating system"),
     ("--platform", "value", "OS/ARCH", "Choose the image for this platform"),
     ("--policy", "value", "POLICY", "When to pull (default always)", ("always", "missing", "never", "newer")),

@@ -22,6 +22,7 @@ OPTIONS = (
      ("docker-archive", "oci-archive", "oci-dir", "docker-dir")),
     ("-m --multi-image-archive", "flag", "", "Each argument is an image, not a name for the first"),
     ("-o --output", "value", "PATH", "Write to this file or directory instead of standard output"),
+    ("-q --quiet", "flag", "", "Show no progress; there is none to be shown"),
     ("--uncompressed", "flag", "", "Leave layers uncompressed, with the OCI formats"),
 )
 HELP = "Save images to an archive that `rl load`, podman and docker read."

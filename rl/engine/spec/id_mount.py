@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rl.errors import UsageError
+from rl.kernel import proc
 
 _HINT = "write idmap=uids=0-1000-1#1-1001-10;gids=0-100-10: first id of the file system, the id it becomes, how many"
 
@@ -37,13 +38,6 @@ def _range(item: str, text: str, flag: str) -> list[int]:
 def mappings(ranges: list[list[int]], container: list[tuple[int, int, int]]) -> list[dict[str, int]]:
     """uidMappings or gidMappings of the OCI mount; *container* is the map of the container's user namespace."""
     return [
-        {"containerID": first, "hostID": _outside(container, target) if relative else target, "size": count}
+        {"containerID": first, "hostID": proc.outside(container, target, target) if relative else target, "size": count}
         for first, target, count, relative in ranges
     ]
-
-
-def _outside(container: list[tuple[int, int, int]], number: int) -> int:
-    for inside, outside, count in container:
-        if inside <= number < inside + count:
-            return outside + number - inside
-    return number

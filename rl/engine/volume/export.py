@@ -32,7 +32,8 @@ def export(engine: Engine, name: str, fd: int) -> None:
 
 def _write(paths: Paths, name: str, record: VolumeRecord, fd: int) -> None:
     """Inside the user namespace, where a volume that is a file system can be mounted."""
-    from rl.storage.tarwriter import TarWriter
+    from rl.storage.tarsparse import SparseWriter
+    from rl.storage.tarwrite import to_fd
 
     if record.get("Options"):
         from rl.engine.volume import mounting
@@ -40,7 +41,7 @@ def _write(paths: Paths, name: str, record: VolumeRecord, fd: int) -> None:
         mounting.mount(paths, name, record)
     root = os.open(records.data(paths, name), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        writer = TarWriter(fd)
+        writer = SparseWriter(to_fd(fd), fd=fd, single=userns.current_mode() == "single")
         writer.tree(root)
         writer.finish()
     except BrokenPipeError:

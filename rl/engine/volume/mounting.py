@@ -18,6 +18,7 @@ from rl.engine.volume import options as local
 from rl.engine.volume import records
 from rl.errors import RlError, UnsupportedError
 from rl.kernel import mount as m
+from rl.kernel import proc
 from rl.runtime import mountns, mountoptions, userns
 
 TYPE_CHECKING = False
@@ -82,14 +83,12 @@ def holders(paths: Paths, name: str) -> list[int]:
 
 
 def is_mounted(pid: str, path: str) -> bool:
-    """Whether *path* is a mount point of process *pid* (proc(5), mountinfo)."""
+    """Whether *path* is a mount point of process *pid*."""
     wanted = os.path.realpath(path)
     try:
-        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            points = [line.split(" ", 5)[4] for line in file]
+        return any(point == wanted for point, _ in proc.mounts(pid))
     except OSError:
         return False
-    return any((point.encode().decode("unicode_escape") if "\\" in point else point) == wanted for point in points)
 
 
 def _bind(name: str, options: local.Local, data: str) -> None:

@@ -14,6 +14,7 @@ import os
 
 from rl.config.jsonio import read_json, write_json
 from rl.engine import containers
+from rl.engine.naming import hold_staging
 from rl.errors import AmbiguousNameError, CorruptRecordError, NoSuchVolumeError, RlError, disk_hint
 
 TYPE_CHECKING = False
@@ -103,7 +104,7 @@ def make(
     staging = f"{paths.volumes}/.{os.getpid()}-{os.urandom(4).hex()}.new"
     held = -1
     try:
-        held = containers.hold_staging(staging)
+        held = hold_staging(staging)
         os.mkdir(f"{staging}/_data", 0o755)
         write_json(f"{staging}/volume.json", record, sync=sync)
         if prepare is not None:
@@ -168,7 +169,7 @@ def of_container(config: ContainerConfig) -> list[str]:
 def users_of(paths: Paths, name: str) -> list[str]:
     """The ids of the containers that use volume *name*; those with a record that does not tell count, where it has
     the name in it."""
-    wanted = name.encode()
+    wanted = f'"{name}"'.encode()
     found = []
     for container_id in containers.ids(paths):
         try:

@@ -13,9 +13,10 @@ from __future__ import annotations
 import os
 
 from rl.errors import UsageError
+from rl.kernel.proc import outer_uid
 from rl.runtime.cgroup import cgroupfs
 from rl.runtime.cgroup.cgroupfs import DELEGATE_HINT, PREFIX, Support, create, unmet
-from rl.runtime.cgroup.group import LEAF, ROOT, WORTH_ENABLING, Cgroup, outer_uid, own_path, read, step_aside, write
+from rl.runtime.cgroup.group import LEAF, ROOT, WORTH_ENABLING, Cgroup, own_path, read, step_aside, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import os
 
 from rl.errors import RlError, StateError, UnsupportedError, UsageError
-from rl.runtime.cgroup.group import LEAF, ROOT, WORTH_ENABLING, Cgroup, is_no_limit, outer_uid, own_path, read, write
+from rl.kernel.proc import outer_uid
+from rl.runtime.cgroup.group import LEAF, ROOT, WORTH_ENABLING, Cgroup, is_no_limit, own_path, read, write
 from rl.runtime.cgroup.limits import settings
 
 TYPE_CHECKING = False

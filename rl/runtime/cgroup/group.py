@@ -14,7 +14,6 @@ import select
 import time
 
 from rl.errors import RlError, StateError
-from rl.kernel import process
 from rl.runtime.cgroup.limits import MAX, Setting, settings
 
 TYPE_CHECKING = False
@@ -26,15 +25,6 @@ ROOT = "/sys/fs/cgroup"
 LEAF = "rl-caller"
 
 WORTH_ENABLING = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc")
-
-
-def outer_uid() -> int:
-    """This process's uid as the host knows it, from inside the shared user namespace too."""
-    uid = os.getuid()
-    for inside, outside, count in process.id_map("uid"):
-        if inside <= uid < inside + count:
-            return outside + uid - inside
-    return uid
 
 
 def own_path(pid: str = "self") -> str:

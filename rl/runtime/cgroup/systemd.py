@@ -21,8 +21,9 @@ import os
 import time
 
 from rl.errors import RlError, UnsupportedError, UsageError
+from rl.kernel.proc import outer_uid
 from rl.runtime.cgroup import dbus
-from rl.runtime.cgroup.group import ROOT, Cgroup, outer_uid, own_path, read, write
+from rl.runtime.cgroup.group import ROOT, Cgroup, own_path, read, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rl.config.paths import Paths
-from rl.engine import containers, create
+from rl.engine import containers, correction, naming, recording
 from rl.engine.context import Engine
 from rl.engine.ps import ps
 from rl.engine.rm import rm
@@ -54,7 +54,7 @@ def put(paths: Paths, container_id: str, name: str = "", state: dict[str, Any] |
     state = {"status": "created", "pid": 0, "exit_code": 0, **(state or {})}
     Path(paths.container(container_id), "state.json").write_text(json.dumps(state))
     if name:
-        containers.take_name(paths, name, container_id)
+        naming.take_name(paths, name, container_id)
     return container_id
 
 
@@ -106,13 +106,13 @@ def side_by_side(count: int, task: Callable[[int], str]) -> list[str]:
 
 @pytest.mark.parametrize("name", ["a", "A_b.c-9", "0", "x" * 255])
 def test_good_names(name: str) -> None:
-    containers.check_name(name)
+    naming.check_name(name)
 
 
 @pytest.mark.parametrize("name", ["", "_a", "-a", ".a", "a b", "a/b", "é", "a\n", "x" * 256])
 def test_bad_names(name: str) -> None:
     with pytest.raises(UsageError, match="names must match"):
-        containers.check_name(name)
+        naming.check_name(name)
 
 
 def test_find(paths: Paths) -> None:
@@ -143,7 +143,7 @@ def test_a_name_is_taken_once(paths: Paths) -> None:
         put(paths, f"{number:064x}")
 
     def take(number: int) -> str:
-        containers.take_name(paths, "web", f"{number:064x}")
+        naming.take_name(paths, "web", f"{number:064x}")
         return f"{number:064x}"
 
     found = side_by_side(8, take)
@@ -160,7 +160,7 @@ def test_a_stale_name_is_taken_once(paths: Paths) -> None:
         os.symlink(f"../containers/{C}", f"{paths.names}/{name}")
 
         def take(number: int, name: str = name) -> str:
-            containers.take_name(paths, name, f"{number:064x}")
+            naming.take_name(paths, name, f"{number:064x}")
             return f"{number:064x}"
 
         found = side_by_side(8, take)
@@ -170,13 +170,13 @@ def test_a_stale_name_is_taken_once(paths: Paths) -> None:
 
 def test_names_of_containers_being_made_are_in_use(paths: Paths) -> None:
     os.symlink(f"../containers/{A}", f"{paths.names}/web")
-    held = containers.hold_staging(f"{paths.containers}/.{A}.new")
+    held = naming.hold_staging(f"{paths.containers}/.{A}.new")
     with pytest.raises(ConflictError, match="already in use"):
-        containers.take_name(paths, "web", B)
-    containers.sweep(paths)
+        naming.take_name(paths, "web", B)
+    naming.sweep(paths)
     assert os.path.isdir(f"{paths.containers}/.{A}.new")
     os.close(held)  # as when it is killed
-    containers.take_name(paths, "web", B)
+    naming.take_name(paths, "web", B)
     assert not os.path.exists(f"{paths.containers}/.{A}.new")
 
 
@@ -184,10 +184,10 @@ def test_sweep_and_creation_side_by_side(paths: Paths) -> None:
     def work(number: int) -> str:
         for attempt in range(40):
             if number % 2:
-                containers.sweep(paths)
+                naming.sweep(paths)
                 continue
             staging = f"{paths.containers}/.{number:032x}{attempt:032x}.new"
-            held = containers.hold_staging(staging)
+            held = naming.hold_staging(staging)
             Path(staging, "config.json").write_text("{}")
             os.rename(staging, paths.container(f"{number:032x}{attempt:032x}"))
             os.close(held)
@@ -241,7 +241,7 @@ def test_rm_container_torn_by_a_power_cut(engine: Engine, file: str, look: str) 
     """Its records are not fsynced: whoever looks removes it, with its name."""
     paths = engine.paths
     config = config_of(A, "web", remove=True)
-    create.record(engine, config, {})
+    recording.record(engine, config, {})
     Path(paths.container(A), file).write_bytes(b"")
     if look == "ps":
         assert ps(engine, all=True) == []
@@ -250,7 +250,7 @@ def test_rm_container_torn_by_a_power_cut(engine: Engine, file: str, look: str) 
             containers.read_config(paths, A)
             containers.read_state(paths, A)
     else:
-        containers.take_name(paths, "web", B)
+        naming.take_name(paths, "web", B)
         assert os.readlink(f"{paths.names}/web") == f"../containers/{B}"
     assert A not in os.listdir(paths.containers)
     assert look == "name" or left(paths) == []
@@ -313,10 +313,10 @@ def test_a_look_does_not_undo_a_start(paths: Paths, sleeper: Callable[[], subpro
     """Between the look at a dead monitor's record and its correction the container was started again."""
     old, new = sleeper(), sleeper()
     put(paths, A, "web", running(old))
-    stale = containers.read_state.__globals__["_read"](f"{paths.container(A)}/state.json")
+    stale = containers.read_record(f"{paths.container(A)}/state.json")
     held = hold(paths, A)
     containers.write_state(paths, A, running(new))  # type: ignore[arg-type]
-    assert containers._bury(paths, A, stale) is None
+    assert correction.bury(paths, A, stale) is None  # type: ignore[arg-type]
     assert containers.read_state(paths, A)["pid"] == new.pid
     assert os.path.exists(f"{paths.container_run(A)}/lock")
     assert new.poll() is None
@@ -336,7 +336,7 @@ def left(paths: Paths) -> list[str]:
 
 def test_record(engine: Engine, tmp_path: Path) -> None:
     config = config_of(A)
-    create.record(engine, config, {"cidfile": str(tmp_path / "cid")})
+    recording.record(engine, config, {"cidfile": str(tmp_path / "cid")})
     assert containers.find(engine.paths, config["name"]) == A
     assert containers.read_state(engine.paths, A)["status"] == "created"
     assert (tmp_path / "cid").read_text() == A
@@ -350,21 +350,21 @@ def test_record_refused_leaves_nothing(engine: Engine, tmp_path: Path) -> None:
     cidfile = tmp_path / "cid"
     for config, error in ((config_of(B, "web"), ConflictError), (config_of(B, "db", image_id="00" * 32), NoSuchImageError)):
         with pytest.raises(error):
-            create.record(engine, config, {"cidfile": str(cidfile)})
+            recording.record(engine, config, {"cidfile": str(cidfile)})
         assert left(engine.paths) == before
         assert not cidfile.exists()
     cidfile.write_text("mine")
     with pytest.raises(ConflictError, match="the file exists"):
-        create.record(engine, config_of(B, "db"), {"cidfile": str(cidfile)})
+        recording.record(engine, config_of(B, "db"), {"cidfile": str(cidfile)})
     with pytest.raises(RlError, match="No such file"):
-        create.record(engine, config_of(B, "db"), {"cidfile": str(tmp_path / "no/cid")})
+        recording.record(engine, config_of(B, "db"), {"cidfile": str(tmp_path / "no/cid")})
     assert left(engine.paths) == before
     assert cidfile.read_text() == "mine"
 
 
 def test_record_that_cannot_be_written_leaves_nothing(engine: Engine) -> None:
     with pytest.raises(TypeError):
-        create.record(engine, config_of(B, "db", labels={"x": object()}), {})
+        recording.record(engine, config_of(B, "db", labels={"x": object()}), {})
     assert left(engine.paths) == []
 
 
@@ -372,7 +372,7 @@ def test_killed_at_any_moment_a_record_is_whole_or_absent(engine: Engine) -> Non
     """SIGKILL before the first system call that changes a directory, before the second, and so on to the end."""
     code = (
         "import os, sys\n"
-        "from rl.config.paths import Paths\nfrom rl.engine import create\nfrom rl.engine.context import Engine\n"
+        "from rl.config.paths import Paths\nfrom rl.engine import recording\nfrom rl.engine.context import Engine\n"
         "engine = Engine(Paths(*sys.argv[1:5]))\n"
         "left = int(sys.argv[6])\n"
         "def audit(event, arguments):\n"
@@ -381,7 +381,7 @@ def test_killed_at_any_moment_a_record_is_whole_or_absent(engine: Engine) -> Non
         "        left -= 1\n"
         "        if left < 0: os.kill(os.getpid(), 9)\n"
         "armed = False\nsys.addaudithook(audit)\narmed = True\n"
-        "create.record(engine, {'id': sys.argv[5], 'name': 'web', 'image_id': '', 'image': '', 'remove': False}, {})\n"
+        "recording.record(engine, {'id': sys.argv[5], 'name': 'web', 'image_id': '', 'image': '', 'remove': False}, {})\n"
     )
     paths = engine.paths
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -399,7 +399,7 @@ def test_killed_at_any_moment_a_record_is_whole_or_absent(engine: Engine) -> Non
             rm(engine, ["web"])
         else:
             assert done.returncode == -9
-        containers.sweep(paths)
+        naming.sweep(paths)
         assert left(paths) == []
         if done.returncode == 0:
             break

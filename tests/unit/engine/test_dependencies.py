@@ -27,6 +27,12 @@ def paths(tmp_path: Path) -> Paths:
     return paths
 
 
+@pytest.mark.parametrize("key", ["pid_mode", "ipc_mode", "uts_mode", "cgroupns_mode", "userns"])
+def test_whose_namespace_it_joins_is_needed(key: str) -> None:
+    assert containers.needs({key: f"container:{A}", "requires": [B, A]}) == [B, A]  # type: ignore[misc]
+    assert containers.needs({key: "host"}) == []  # type: ignore[misc]
+
+
 def put(paths: Paths, container_id: str, **config: Any) -> None:
     directory = Path(paths.container(container_id))
     directory.mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rl.config.paths import Paths
-from rl.engine import containers, leftovers
+from rl.engine import containers, leftovers, naming
 from rl.errors import NoSuchContainerError
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -48,7 +48,7 @@ def container(paths: Paths, container_id: str, state: dict[str, object], **confi
     whole = {"id": container_id, "name": "one", "mounts": [], "layers": [], "options": {}, **config}
     Path(paths.container(container_id), "config.json").write_text(json.dumps(whole))
     Path(paths.container(container_id), "state.json").write_text(json.dumps({"pid": 0, "exit_code": 0, **state}))
-    containers.take_name(paths, "one", container_id)
+    naming.take_name(paths, "one", container_id)
 
 
 def hold(paths: Paths, container_id: str) -> int:
@@ -111,8 +111,8 @@ def test_a_created_container_stays(paths: Paths) -> None:
 
 def test_a_name_of_another_is_not_released(paths: Paths) -> None:
     container(paths, A, {"status": "created"})
-    containers.release_name(paths, "one", B)
-    containers.release_name(paths, "none", A)
+    naming.release_name(paths, "one", B)
+    naming.release_name(paths, "none", A)
     assert os.listdir(paths.names) == ["one"]
-    containers.release_name(paths, "one", A)
+    naming.release_name(paths, "one", A)
     assert os.listdir(paths.names) == []

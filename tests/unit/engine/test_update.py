@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rl.config.paths import Paths
-from rl.engine import containers
+from rl.engine import containers, naming
 from rl.engine.context import Engine
 from rl.engine.update import update
 from rl.errors import NoSuchContainerError, RlError, StateError, UnsupportedError, UsageError
@@ -36,7 +36,7 @@ def put(engine: Engine, limits: dict[str, Any], **state: Any) -> None:
     config = {"id": ID, "name": "web", "mounts": [], "layers": [], "options": {}, "limits": limits}
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "state.json").write_text(json.dumps({"status": "created", "pid": 0, "exit_code": 0, **state}))
-    containers.take_name(engine.paths, "web", ID)
+    naming.take_name(engine.paths, "web", ID)
 
 
 def record(engine: Engine) -> Any:

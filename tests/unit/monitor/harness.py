@@ -215,7 +215,7 @@ def resize(sock: socket.socket, rows: int, columns: int) -> None:
     sock.send(b"\3" + struct.pack("=HH", rows, columns))
 
 
-def eventually(check: Callable[[], bool], timeout: float = 10) -> None:
+def eventually(check: Callable[[], bool], timeout: float = 30) -> None:
     """Wait until *check* holds."""
     deadline = time.monotonic() + timeout
     while not check():

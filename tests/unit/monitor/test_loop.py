@@ -259,7 +259,7 @@ def test_waiters_are_told_at_once(tmp_path: Path, linger: float) -> None:
     os.kill(m.init, signal.SIGKILL)
     for waiter in waiters:
         assert receive(waiter)[1]["exit_code"] == 137  # type: ignore[index]
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2
     m.wait()
 
 

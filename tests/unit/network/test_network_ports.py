@@ -169,7 +169,7 @@ class Container:
         import os
 
         from rl.config.jsonio import write_json
-        from rl.engine import containers
+        from rl.engine import naming
 
         paths, container_id = self.engine.paths, letter * 64
         os.mkdir(paths.container(container_id))
@@ -177,7 +177,7 @@ class Container:
         write_json(f"{paths.container(container_id)}/config.json", config)
         state = {"status": "running" if running else "exited", "pid": 0}
         write_json(f"{paths.container(container_id)}/state.json", state)
-        containers.take_name(paths, name, container_id)
+        naming.take_name(paths, name, container_id)
         if running:
             os.makedirs(paths.container_run(container_id))
             lock = open(f"{paths.container_run(container_id)}/lock", "w")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from archives import Store, directory, hardlink, look, member, symlink
 
-from rl.errors import UnsupportedError
+from rl.errors import RlError, UnsupportedError
 from rl.storage import driver, metatree
 from rl.storage.idmap import keep_id_map, key_for, owner_function, shift_map
 from rl.storage.layers import lowers
@@ -163,6 +163,30 @@ def test_an_error_of_a_worker_is_an_error(mapped: Store, monkeypatch: pytest.Mon
     with pytest.raises(UnsupportedError, match="9000"):
         make(mapped, diff_ids, shift_map(5, 100), shift_map(5, 100))
     assert os.listdir(f"{mapped.paths.data}/mapped/{IMAGE}") == []
+    assert mapped.leftovers() == sorted(d[7:] for d in diff_ids)
+
+
+@pytest.mark.parametrize("split", [10, 10**9])
+def test_a_killed_maker_leaves_no_half_tree(mapped: Store, monkeypatch: pytest.MonkeyPatch, split: int) -> None:
+    monkeypatch.setattr(metatree, "_SPLIT_ENTRIES", split)
+    diff_ids = [mapped.unpack(b"".join(
+        directory(f"d{number}") + b"".join(member(f"d{number}/{n}", b"x") for n in range(10)) for number in range(200)
+    ))]
+    layers = lowers(mapped.paths, diff_ids)
+    owner = owner_function(shift_map(1, 99), shift_map(1, 99))
+
+    def die() -> None:
+        def progress(count: int) -> None:
+            os.kill(os.getpid(), 9)
+
+        metatree.ensure(mapped.paths, IMAGE, layers, "shift1", owner, 1, progress)
+
+    with pytest.raises(RlError, match="status -9"):
+        mapped.inside(die)
+    assert os.listdir(f"{mapped.paths.data}/mapped/{IMAGE}") == []
+    assert any(name.startswith(".staging-") for name in mapped.leftovers())
+    tree = make(mapped, diff_ids, shift_map(1, 99), shift_map(1, 99))
+    assert len(mapped.inside(os.listdir, f"{tree}/d199")) == 10
     assert mapped.leftovers() == sorted(d[7:] for d in diff_ids)
 
 

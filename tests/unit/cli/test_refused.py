@@ -1,39 +1,16 @@
-"""What Podman's help lists, rl knows: as a flag that works or as one that it refuses with the reason."""
+"""What Podman has and rl refuses is answered with the reason, and with what to do instead."""
 
 from __future__ import annotations
-
-import re
-import shutil
-import subprocess
 
 import pytest
 
 from rl.cli import clicked, dispatch, refused, verbs
 from rl.errors import UnsupportedError
 
-COMMANDS = ["container create", "container run", "container update", "secret create", "secret inspect", "secret ls", "secret rm",
-            "volume create", "volume export", "volume inspect", "volume ls", "volume prune", "volume rm", "image prune",
-            "system df", "system migrate", "system prune", "system reset"]
-
-
-def known_to_podman(command: str) -> set[str]:
-    if shutil.which("podman") is None:
-        pytest.skip("podman is not installed: its help is what is compared with")
-    help_text = subprocess.run(["podman", *command.split(), "--help"], capture_output=True, text=True, check=True).stdout
-    options = help_text.partition("\nOptions:")[2]
-    return set(re.findall(r"^ +(?:-[a-zA-Z], )?(--[a-z0-9-]+)", options, re.MULTILINE)) - {"--help"}
-
 
 def known_to_rl(command: str) -> set[str]:
     module, _ = verbs.find(command.split())
     return {name for row in dispatch.load(module).OPTIONS for name in row[0].split(" ")}
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_flag_is_known(command: str) -> None:
-    flags = known_to_podman(command)
-    assert flags, "no flag was found in the help"
-    assert sorted(flags - known_to_rl(command) - set(refused.flags(command))) == []
 
 
 @pytest.mark.parametrize(("command", "flag"), [(command, flag) for command, flags in refused.FLAGS.items() for flag in flags])
@@ -53,6 +30,7 @@ def test_reasons_are_for_people() -> None:
     reasons = [reason for flags in refused.FLAGS.values() for reason in flags.values()] + list(refused.COMMANDS.values())
     for reason in reasons:
         assert len(reason) > 20 and not reason.endswith("."), reason
+        assert "; " in reason, "what follows the semicolon is the hint"
     assert not set(refused.COMMANDS) & {name for _, names, _ in verbs.VERBS for name in names}
     assert refused.flags("container no-such") == {} and refused.command("container run") == ""
     assert refused.error(("run", "container run"), "--no-such") is None
