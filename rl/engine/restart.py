@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from rl.engine import containers
 from rl.engine.monitors import Connection
+from rl.engine.start import start, start_needed
 from rl.errors import NoSuchContainerError, RlError, StateError
 
 TYPE_CHECKING = False
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 def restart(
     engine: Engine, names: list[str], *, time: int | None = None, all: bool = False, running: bool = False
 ) -> list[tuple[str, RlError | None]]:
-    """Restart each of *names*; (name as given, error or None) for each. All are stopped at the same time.
+    """Restart each of *names*; (name as given, error or None) for each. All are stopped at the same time, but those
+    that need others of them only when these run again: they join their namespaces.
 
     *time*: seconds before SIGKILL instead of the container's own. *all*: every container; *running*: of *names*, or of
     all if there are none, those that run.
@@ -26,12 +28,32 @@ def restart(
     if all or (running and not names):
         names = containers.ids(engine.paths)
     results: dict[int, RlError | None] = {}
-    waiting: list[tuple[int, Connection]] = []
+    needs: dict[int, tuple[str, list[str]]] = {}  # index → (id, the ids it needs)
     for index, name in enumerate(names):
         try:
             container_id = containers.find(engine.paths, name)
+            needs[index] = container_id, containers.needs(containers.read_config(engine.paths, container_id))
+        except RlError as error:
+            results[index] = error
+    while needs:
+        left = {container_id for container_id, _ in needs.values()}
+        wave = [index for index, (_, needed) in needs.items() if left.isdisjoint(needed)] or list(needs)
+        _restart(engine, {index: (needs.pop(index)[0], names[index]) for index in wave}, results, time, running)
+    removed = [index for index, error in results.items() if all and isinstance(error, NoSuchContainerError)]
+    return [(names[index], results[index]) for index in sorted(results.keys() - removed)]
+
+
+def _restart(
+    engine: Engine, wave: dict[int, tuple[str, str]], results: dict[int, RlError | None], time: int | None,
+    running: bool,
+) -> None:
+    """All of *wave* (index → id and name) at once."""
+    waiting: list[tuple[int, Connection]] = []
+    for index, (container_id, name) in wave.items():
+        try:
             status = containers.read_state(engine.paths, container_id).get("status")
             if status in ("running", "stopping", "restarting"):
+                start_needed(engine, containers.read_config(engine.paths, container_id))
                 waiting.append((index, _ask(engine, container_id, time)))
             elif running:
                 continue
@@ -41,10 +63,7 @@ def restart(
                     f"rl unpause {name}",
                 )
             else:
-                results[index] = _start(engine, container_id)
-        except NoSuchContainerError as error:
-            if not all:  # removed meanwhile
-                results[index] = error
+                results[index] = start(engine, [container_id], {})[0][0][1]
         except RlError as error:
             results[index] = error
     for index, connection in waiting:
@@ -55,7 +74,6 @@ def restart(
             results[index] = error
         finally:
             connection.close()
-    return [(names[index], results[index]) for index in sorted(results)]
 
 
 def _ask(engine: Engine, container_id: str, time: int | None) -> Connection:
@@ -67,9 +85,3 @@ def _ask(engine: Engine, container_id: str, time: int | None) -> Connection:
         what = f"restart container {container_id[:12]}: reach its monitor: {error.strerror}"
         raise RlError(what, "it may be ending just now: try again") from None
 
-
-def _start(engine: Engine, container_id: str) -> RlError | None:
-    from rl.engine.start import start
-
-    results, _ = start(engine, [container_id], {})
-    return results[0][1]

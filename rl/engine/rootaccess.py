@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from rl.engine import containers, rootfs, volumes
 from rl.engine.mountpoints import Mountpoints
 from rl.engine.prefork import AT_THE_FILES, PATIENCE, forget_run_directory, take_lock
-from rl.errors import RlError, StateError
+from rl.errors import RlError, StateError, disk_hint
 from rl.kernel import mount as m
 from rl.kernel import namespaces as ns
 from rl.kernel import proc, process
@@ -83,21 +83,34 @@ def open_root(paths: Paths, container_id: str, *, plain: bool = False) -> Iterat
     Raises StateError for a container that is being started or removed for more than 30 s, RlError, OSError.
     """
     config = containers.read_config(paths, container_id)
+    deadline = time.monotonic() + _PATIENCE
     with ExitStack() as stack:
-        lock, state = hold(paths, container_id)
-        if lock >= 0:
-            stack.callback(_release, paths, container_id, lock)
-        if lock < 0 and plain:
-            fd = _of_monitor(paths, config)
-        elif lock < 0 and state["status"] in containers.LIVE:
-            fd = _of_init(config, state)
-        else:
-            path = mount_stopped(paths, config, state, stack) if lock >= 0 else _bring(paths, config, stack)
-            if not plain:
-                _mount_volumes(paths, config, state, path, stack)
-            fd = os.open(path, _ROOT)
+        while True:
+            lock, state = hold(paths, container_id)
+            if lock >= 0:
+                stack.callback(_release, paths, container_id, lock)
+            try:
+                fd = _open(paths, config, state, lock >= 0, plain, stack)
+                break
+            except StateError:  # it ended, or is started again, just now
+                if lock >= 0 or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
         stack.callback(os.close, fd)
         yield Root(fd, config, state, lock < 0)
+
+
+def _open(
+    paths: Paths, config: ContainerConfig, state: ContainerState, locked: bool, plain: bool, stack: ExitStack
+) -> int:
+    if not locked and plain:
+        return _of_monitor(paths, config)
+    if not locked and state["status"] in containers.LIVE:
+        return _of_init(config, state)
+    path = mount_stopped(paths, config, state, stack) if locked else _bring(paths, config, stack)
+    if not plain:
+        _mount_volumes(paths, config, state, path, stack)
+    return os.open(path, _ROOT)
 
 
 def hold(paths: Paths, container_id: str) -> tuple[int, ContainerState]:
@@ -143,15 +156,17 @@ def _release(paths: Paths, container_id: str, lock: int) -> None:
 
 def _of_init(config: ContainerConfig, state: ContainerState) -> int:
     """What the container sees. By a descriptor of /proc/PID: it is this process for ever, whoever gets the pid next."""
-    directory = os.open(f"/proc/{state['pid']}", _ROOT)
+    directory = -1
     try:
+        directory = os.open(f"/proc/{state['pid']}", _ROOT)
         if proc.start_time(state["pid"]) != state["pid_start"]:
             raise ProcessLookupError
         return os.open("root", _ROOT, dir_fd=directory)
-    except ProcessLookupError:
+    except (ProcessLookupError, FileNotFoundError):  # a process that has ended has no root
         raise StateError(f"container {config['name']} has ended this moment", "try again") from None
     finally:
-        os.close(directory)
+        if directory >= 0:
+            os.close(directory)
 
 
 def _of_monitor(paths: Paths, config: ContainerConfig) -> int:
@@ -212,7 +227,11 @@ def mount_stopped(
     if not state.get("driver"):
         # What is written now is of this driver: the first start must take it too.
         state["driver"] = chosen.name
-        containers.write_state(paths, config["id"], state)
+        try:
+            containers.write_state(paths, config["id"], state)
+        except OSError as error:
+            what = f"write the record of container {config['name']}: {error.strerror}"
+            raise RlError(what, disk_hint(error)) from None
     return mounted["target"]
 
 

@@ -24,8 +24,9 @@ DEFAULT = ("user", "pid", "ppid", "pcpu", "etime", "tty", "time", "args")
 class Container:
     """What all rows share: the container's process 1, its id maps, its names for ids."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, run: str) -> None:
         self.pid = pid
+        self._run = run
         self.level = len(_status(pid).get("NSpid", "0").split()) - 1
         self.maps = {kind: _id_map(pid, kind) for kind in ("uid", "gid")}
         self.names = {"uid": self._names("/etc/passwd"), "gid": self._names("/etc/group")}
@@ -34,19 +35,16 @@ class Container:
 
     def _names(self, path: str) -> dict[int, str]:
         """id → name of the container's own file, opened so that no link leads out of the container."""
-        from rl.runtime import rootpath
-
         names: dict[int, str] = {}
         try:
-            root = os.open(f"/proc/{self.pid}/root", os.O_PATH | os.O_CLOEXEC)
-        except OSError:
+            try:
+                text = _read_in(self.pid, path)
+            except PermissionError:  # fuse-overlayfs serves only those of its user namespace
+                from rl.runtime import userns
+
+                text = userns.call(self._run, _read_in, self.pid, path)
+        except (OSError, RlError):
             return names
-        try:
-            text = rootpath.read_limited(root, path, 1 << 20).decode("utf-8", "replace")
-        except OSError:
-            return names
-        finally:
-            os.close(root)
         for line in text.splitlines():
             fields = line.split(":")
             if len(fields) > 2 and fields[2].isdigit():
@@ -60,6 +58,16 @@ class Container:
     def name(self, kind: str, number: int) -> str:
         inside = self.inside(kind, number)
         return self.names[kind].get(inside, str(inside))
+
+
+def _read_in(pid: int, path: str) -> str:
+    from rl.runtime import rootpath
+
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)
+    try:
+        return rootpath.read_limited(root, path, 1 << 20).decode("utf-8", "replace")
+    finally:
+        os.close(root)
 
 
 class Process:
@@ -267,7 +275,7 @@ def top(engine: Engine, name: str, descriptors: list[str] | None = None) -> tupl
     if chosen is None:
         return _ps(engine, container_id, words)
     try:
-        container = Container(state["pid"])
+        container = Container(state["pid"], engine.paths.run)
     except OSError:
         raise StateError(f"container {name} has just ended", f"start it: rl start {name}") from None
     rows = []

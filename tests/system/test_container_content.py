@@ -294,6 +294,8 @@ def test_an_ambiguous_id(box: Rl) -> None:
 def test_every_lane(lane: Rl) -> None:
     """fuse-overlayfs, a single id, real root."""
     _whole_round(lane, DIFF.replace("\nA /vol", ""), single=lane.lane == "single")
+    done = lane("system", "reset", "--force")
+    assert (done.returncode, done.stderr) == (0, "") and not lane.run_dir.exists()
 
 
 def test_copy_driver(box: Rl) -> None:
@@ -305,6 +307,7 @@ def _whole_round(rl: Rl, expected: str, *, single: bool = False, runs_with: Rl |
     work = WORK.replace("chown 7:8 /d/f; ", "") if single else WORK
     rl.ok("run", "-d", "--name", "round", "--network=none", "busybox", "sh", "-c", f"{work} echo; sleep 1000")
     eventually(lambda: "D /etc/not-executable" in rl.ok("diff", "round"))
+    assert set(rl.ok("top", "round", "user").split()) == {"USER", "root"}  # by the container's own passwd
     for stopped in (False, True):
         if stopped:
             rl.ok("stop", "-t", "0", "round")

@@ -6,6 +6,7 @@ One table of wrong lines drives every verb against the same few containers; then
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -351,6 +352,7 @@ def test_wait_is_told_of_a_removal(box: Rl) -> None:
     box.ok("create", "--network=none", "--name", "brief", "busybox", "true")
     with box.user.popen("rl", "wait", "--condition=removing", "brief", stdout=subprocess.PIPE) as waiting:
         assert waiting.stdout
+        eventually(lambda: any("inotify" in str(os.path.realpath(fd)) for fd in Path(f"/proc/{waiting.pid}/fd").iterdir()))
         box.ok("rm", "brief")
         assert waiting.stdout.read() == b"-1\n"
 

@@ -115,6 +115,22 @@ def test_restart_and_stop(rl: Rl) -> None:
     clean(rl)
 
 
+def test_copies_beside_runs(rl: Rl) -> None:
+    """cp, export and commit find the container's files in whichever state they meet it."""
+    rl.ok("run", "-d", "--name", "one", "--restart=always", "--network=none", "busybox", "sh", "-c", "sleep 0.02; exit 1")
+    (rl.user.home / "f").write_text("f")
+    for _ in range(6):
+        results = together(
+            rl, ["restart", "-t", "0", "one"], ["cp", f"{rl.user.home}/f", "one:/f"],
+            ["export", "-o", f"{rl.user.home}/tar", "one"], ["commit", "-q", "one"],
+        )
+        assert [result[0] for result in results] == [0] * 4, results
+        assert (rl.user.home / "tar").stat().st_size > 1 << 20
+    rl.ok("rm", "-f", "-t", "0", "one")
+    rl.ok("image", "prune", "-f")
+    clean(rl)
+
+
 def test_one_name(rl: Rl) -> None:
     """Ten times at once: one gets it, the others are told, and leave nothing."""
     for _ in range(3):

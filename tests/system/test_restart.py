@@ -183,6 +183,20 @@ def test_restart_in_place(rl: Rl) -> None:
     assert [row["Names"] for row in json.loads(rl.ok("ps", "-a", "--format=json"))] == [["b"]]
 
 
+def test_restart_of_containers_that_need_each_other(rl: Rl) -> None:
+    """Each joins the namespace that the one it needs has now, whatever order they are listed in."""
+    rl.ok(*RUN, "--name=a", "busybox", "sleep", "60")
+    rl.ok("run", "-d", "--network=container:a", "--name=b", "busybox", "sleep", "60")
+    rl.ok("run", "-d", "--network=container:b", "--name=c", "busybox", "sleep", "60")
+    pids = [state(rl, name)["Pid"] for name in "abc"]
+    assert sorted(rl.ok("restart", "--time=0", "c", "b", "a").split()) == ["a", "b", "c"]
+    assert not set(pids) & {state(rl, name)["Pid"] for name in "abc"}
+    assert len({rl.ok("exec", name, "readlink", "/proc/self/ns/net") for name in "abc"}) == 1
+    rl.ok("stop", "-t", "0", "a", "b")
+    assert rl.ok("restart", "--time=0", "c") == "c"  # what it needs is started, as by `rl start`
+    assert rl.ok("ps", "--format={{.Names}}").split() == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
