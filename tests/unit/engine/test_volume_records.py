@@ -99,10 +99,10 @@ def test_users_are_told_by_the_records(paths: Paths) -> None:
 def test_anonymous_volumes_go_with_the_last(paths: Paths) -> None:
     other = "cd" * 32
     first = container(paths, ID, "anon", anonymous=True)
-    volumes.claim(paths, first)  # type: ignore[arg-type]
+    volumes.claim(paths, first, own=True)  # type: ignore[arg-type]
     assert records.read(paths, "anon")["Anonymous"] is True and not records.has_mark(paths, "anon", records.SHARED)
     second = container(paths, other, "anon", anonymous=True, borrowed=True)
-    assert volumes.claim(paths, second) == []  # type: ignore[arg-type]
+    assert volumes.claim(paths, second, own=False) == []  # type: ignore[arg-type]
     assert records.has_mark(paths, "anon", records.SHARED)
     forget_anonymous(paths, first)  # type: ignore[arg-type]
     volumes.unclaim(paths, first)  # type: ignore[arg-type]
@@ -111,4 +111,4 @@ def test_anonymous_volumes_go_with_the_last(paths: Paths) -> None:
     forget_anonymous(paths, second)  # type: ignore[arg-type]
     assert records.names(paths) == []
     with pytest.raises(NoSuchVolumeError):
-        volumes.claim(paths, second)  # type: ignore[arg-type]
+        volumes.claim(paths, second, own=False)  # type: ignore[arg-type]
