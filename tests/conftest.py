@@ -35,6 +35,5 @@ def plug_rounds(request: pytest.FixtureRequest) -> Iterator[PlugRounds | None]:
         return
     with tempfile.TemporaryDirectory(prefix="rl-plug-", dir="/var/tmp") as name:
         rounds = PlugRounds(Path(name))
-        rounds.start()
         yield rounds
         rounds.stop()

@@ -8,6 +8,7 @@ a second disk, mounted read-only on /srv/lab, so that a change of it costs no ne
 from __future__ import annotations
 
 import gzip
+import fcntl
 import hashlib
 import io
 import os
@@ -16,7 +17,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,9 +111,6 @@ def _dependencies() -> list[str]:
     return [need.partition(";")[0].strip() for need in project["dependencies"] if "python_version <" not in need]
 
 
-_making = threading.Lock()
-
-
 def missing() -> list[str]:
     """The programs that are needed and not installed."""
     return [name for name in ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mkfs.ext4") if not shutil.which(name)]
@@ -121,7 +118,9 @@ def missing() -> list[str]:
 
 def base() -> Base:
     """The image, made now (2 minutes) if this machine has none of this recipe."""
-    with _making:
+    (CACHE / "images").mkdir(parents=True, exist_ok=True)
+    with open(CACHE / "images/.vm.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the rounds of power cuts want it, too (support.vm_plug)
         return _base()
 
 
@@ -130,7 +129,6 @@ def _base() -> Base:
     recipe = repr((_PACKAGES, _MODULES, _CUSTOMIZE, _INITRD_INIT, needs))
     directory = CACHE / "images" / f"vm-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if not directory.exists():
-        directory.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".vm-", dir=directory.parent))
         try:
             _build(work, needs)

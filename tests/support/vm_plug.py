@@ -1,6 +1,6 @@
 """Rounds of pulling the plug: a machine works, loses its power, starts again and looks whether everything is whole.
 
-Runs in a thread beside all other tests, from the first one on, and gives way to them: they wait a lot.
+Runs beside all other tests, from the first one on, and gives way to them: they wait a lot.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import random
+import subprocess
+import sys
 import tarfile
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,54 +56,68 @@ def _checksums(tar: bytes) -> dict[str, str]:
         }
 
 
-class PlugRounds(threading.Thread):
-    """The rounds; ``reports`` has what the machine found after each start, ``failure`` why there are no more."""
+class PlugRounds:
+    """The rounds, in a process of their own: tests clone this one, which a thread in it could make hang."""
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(daemon=True)
         self.directory = directory
-        self.base: vm_image.Base
-        self.reports: list[dict[str, Any]] = []
-        self.failure = ""
-        self._over = threading.Event()
+        self._process = subprocess.Popen(
+            ["nice", "-n", "5", sys.executable, "-m", "support.vm_plug", str(directory)],
+            cwd=Path(__file__).resolve().parents[1], stdout=subprocess.DEVNULL,
+        )
 
-    def run(self) -> None:
-        try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)  # a thread has its own; its children inherit it
-            self.base = vm_image.base()
-            registry, layers = make_registry(self.directory)
-            lab = vm_image.lab_disk(self.directory, {"registry": registry, "layers.json": layers})
-            disk = vm_image.overlay(self.directory / "disk.qcow2", self.base.disk)
-            self._rounds(disk, lab)
-        except BaseException as error:  # told by the test that asks for the result
-            self.failure = f"{type(error).__name__}: {error}"
-
-    def _rounds(self, disk: Path, lab: Path) -> None:
-        moments = random.Random(SEED)
-        for number in range(ROUNDS + 1):
-            with self._machine(number, disk, lab) as machine:
-                channel = machine.root_channel
-                request = {"seed": SEED + number, "number": number, "final": number == ROUNDS}
-                channel.send(request)
-                channel.wait(lambda channel=channel: channel.reports or self._over.is_set(), _BOOT)
-                if self._over.is_set():
-                    return
-                if not channel.reports:
-                    raise MachineError(f"round {number}: no report\n{machine.tail()}")
-                self.reports.append(channel.reports[0])
-                if number < ROUNDS:
-                    # The moment is a matter of luck on purpose: seeded, but relative to what an emulator takes its time for.
-                    self._over.wait(moments.uniform(0.2, 6))
-
-    @contextmanager
-    def _machine(self, number: int, disk: Path, lab: Path) -> Iterator[Machine]:
-        machine = Machine(self.directory / f"round-{number}", self.base, disk, lab, init="/srv/lab/plug.py", memory=1024, cpus=1)
-        try:
-            yield machine
-        finally:
-            machine.kill()  # SIGKILL: what the machine had not written is gone
+    def reports(self, seconds: float) -> list[dict[str, Any]]:
+        """What the machine found after each start. Raises MachineError if there was no more to be had."""
+        self._process.wait(seconds)
+        result = json.loads((self.directory / "result.json").read_text())
+        if result["failure"]:
+            raise MachineError(result["failure"])
+        reports: list[dict[str, Any]] = result["reports"]
+        return reports
 
     def stop(self) -> None:
-        """End now, wherever it is."""
-        self._over.set()
-        self.join(60)
+        """End now, wherever it is; the machine ends with its maker."""
+        self._process.kill()
+        self._process.wait()
+
+
+def _rounds(directory: Path, reports: list[dict[str, Any]]) -> None:
+    base = vm_image.base()
+    registry, layers = make_registry(directory)
+    lab = vm_image.lab_disk(directory, {"registry": registry, "layers.json": layers})
+    disk = vm_image.overlay(directory / "disk.qcow2", base.disk)
+    moments = random.Random(SEED)
+    for number in range(ROUNDS + 1):
+        with _machine(directory / f"round-{number}", base, disk, lab) as machine:
+            channel = machine.root_channel
+            channel.send({"seed": SEED + number, "number": number, "final": number == ROUNDS})
+            channel.wait(lambda channel=channel: channel.reports, _BOOT)
+            if not channel.reports:
+                raise MachineError(f"round {number}: no report\n{machine.tail()}")
+            reports.append(channel.reports[0])
+            if number < ROUNDS:
+                # The moment is a matter of luck on purpose: seeded, but relative to what an emulator takes its time for.
+                time.sleep(moments.uniform(0.2, 6))
+
+
+@contextmanager
+def _machine(directory: Path, base: vm_image.Base, disk: Path, lab: Path) -> Iterator[Machine]:
+    machine = Machine(directory, base, disk, lab, init="/srv/lab/plug.py", memory=1024, cpus=1)
+    try:
+        yield machine
+    finally:
+        machine.kill()  # SIGKILL: what the machine had not written is gone
+
+
+def main(directory: Path) -> None:
+    reports: list[dict[str, Any]] = []
+    failure = ""
+    try:
+        _rounds(directory, reports)
+    except BaseException as error:  # told by the test that asks for the result
+        failure = f"{type(error).__name__}: {error}"
+    (directory / "result.json").write_text(json.dumps({"reports": reports, "failure": failure}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
