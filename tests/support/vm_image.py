@@ -7,8 +7,8 @@ a second disk, mounted read-only on /srv/lab, so that a change of it costs no ne
 
 from __future__ import annotations
 
-import gzip
 import fcntl
+import gzip
 import hashlib
 import io
 import os
