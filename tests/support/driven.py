@@ -6,6 +6,8 @@ the end of a complete run. A line that the parser refuses drives nothing.
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 
 from rl.cli import parse
@@ -32,6 +34,20 @@ def note(words: Sequence[str]) -> None:
         seen.add((module, key))
     for key in given:
         seen.add(("", key))
+
+
+def note_command(words: Sequence[str]) -> None:
+    """Remember every `rl` in a command: it itself, what it starts, and the lines of a script for a shell."""
+    for number, word in enumerate(words):
+        if word == "rl" or word.endswith("/bin/rl"):
+            note(words[number + 1 :])
+            return
+        if "rl " in word and number and words[number - 1].startswith("-") and words[number - 1].endswith("c"):
+            for line in re.split(r"[;&|\n()`]", word):
+                try:
+                    note_command(shlex.split(line))
+                except ValueError:
+                    continue  # a quote that spans what was split
 
 
 def wanted(nouns: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from support import driven
 from support.images import CACHE
 
 USER, UID = "alice", 1000
@@ -202,6 +203,7 @@ class Lab:
         self, *argv: str, timeout: float = 120, env: Mapping[str, str] | None = None, check: bool = False
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as the ordinary user, in a login session of its own that ends with it."""
+        driven.note_command(argv)
         variables = {"PATH": self.search_path, "LANG": "C.UTF-8", **(env or {})}
         line = shlex.join(["env", *(f"{key}={value}" for key, value in variables.items()), *argv])
         done = self._enter(["su", "-l", USER, "-c", f"exec {line}"], timeout=timeout, stdin=subprocess.DEVNULL)

@@ -57,8 +57,7 @@ class User:
     def argv(self, command: Sequence[str | Path]) -> list[str]:
         """*command* as this user; for Popen, with `env()` and `cwd=home`."""
         words = [str(word) for word in command]
-        if words[0] in ("rl", str(BIN / "rl")):
-            driven.note(words[1:])
+        driven.note_command(words)
         if os.getuid() == self.uid:
             return words
         return ["setpriv", "--reuid", str(self.uid), "--regid", str(self.gid), "--init-groups", *words]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support import vm_image
+from support import driven, vm_image
 from support.vm_machine import Done, Machine
 
 
@@ -23,14 +23,17 @@ class Vm:
         self.machine = machine
 
     def rl(self, *arguments: str, timeout: float = 120) -> Done:
+        driven.note(arguments)
         return self.machine.user("rl", *arguments, timeout=timeout)
 
     def ok(self, *arguments: str, timeout: float = 120) -> str:
         """stdout of an rl that must succeed, without the final newline."""
+        driven.note(arguments)
         return self.machine.ok("rl", *arguments, timeout=timeout)
 
     def sh(self, script: str, timeout: float = 120) -> str:
         """stdout of a shell script of the user."""
+        driven.note_command(["sh", "-ec", script])
         return self.machine.ok("sh", "-ec", script, timeout=timeout)
 
     def root(self, script: str, timeout: float = 120) -> str:
