@@ -153,8 +153,8 @@ def test_what_rl_says_of_itself(rl: Rl) -> None:
 
 
 def test_credentials_in_a_file(rl: Rl, registry: Registry) -> None:
-    host, path, certificates = f"127.0.0.1:{registry.port}", rl.user.home / "auth.json", rl.user.home / "certs.d"
-    certificates.mkdir()
+    host, path, certificates = f"127.0.0.1:{registry.port}", rl.user.home / "kept.json", rl.user.home / "certs.d"
+    certificates.mkdir(exist_ok=True)
     said = rl.ok("login", "-v", "-u", "me", "-p", "x", "--tls-verify=false", "--authfile", path, "--cert-dir", certificates, host)
     assert str(path) in said and host in path.read_text()
     assert rl.ok("login", "--get-login", "--authfile", path, host) == "me"
