@@ -40,7 +40,10 @@ def note_command(words: Sequence[str]) -> None:
     """Remember every `rl` in a command: it itself, what it starts, and the lines of a script for a shell."""
     for number, word in enumerate(words):
         if word == "rl" or word.endswith("/bin/rl"):
-            note(words[number + 1 :])
+            rest = list(words[number + 1 :])
+            note(rest)
+            if "unshare" in rest:  # what it runs is a command of this host
+                note_command(rest[rest.index("unshare") + 1 :])
             return
         if "rl " in word and number and words[number - 1].startswith("-") and words[number - 1].endswith("c"):
             for line in re.split(r"[;&|\n()`]", word):
