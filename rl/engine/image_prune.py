@@ -31,14 +31,14 @@ class Pruned:
         self.freed = 0
 
 
-def check_filters(filters: list[str]) -> None:
-    """Raises UsageError for one that does not choose images to be pruned."""
+def check_filters(filters: list[str], refusal: str = 'unsupported image filter "{}"') -> None:
+    """Raises UsageError, in the words of *refusal*, for one that does not choose what is pruned."""
     for text in filters:
         key, equals, _ = text.partition("=")
         if not equals:
             raise UsageError(f'invalid filter "{text}"', "write it as KEY=VALUE: --filter until=24h")
         if key not in FILTERS:
-            raise UsageError(f'unsupported image filter "{key}"', f"known filters: {', '.join(FILTERS)}")
+            raise UsageError(refusal.format(key), f"known filters: {', '.join(FILTERS)}")
 
 
 def prune(

@@ -7,13 +7,11 @@ from rl.engine.collect import collect
 from rl.engine.container_prune import container_prune
 from rl.engine.disk_usage import image_sizes
 from rl.engine.volume import prune as volume_prune
-from rl.errors import RlError, UsageError
+from rl.errors import RlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rl.engine.context import Engine
-
-FILTERS = image_prune.FILTERS
 
 
 class Pruned:
@@ -50,12 +48,8 @@ def prune(engine: Engine, *, all: bool = False, filters: list[str] | None = None
 
 
 def check_filters(filters: list[str]) -> None:
-    for text in filters:
-        key, equals, _ = text.partition("=")
-        if not equals:
-            raise UsageError(f'invalid filter "{text}"', "write it as KEY=VALUE: --filter until=24h")
-        if key not in FILTERS:
-            raise UsageError(f"{key} is an invalid filter", f"known filters: {', '.join(FILTERS)}")
+    """Raises UsageError for one that does not choose what is pruned."""
+    image_prune.check_filters(filters, "{} is an invalid filter")
 
 
 def _round(engine: Engine, all: bool, filters: list[str], volumes: bool) -> Pruned:
