@@ -57,7 +57,7 @@ def record(engine: Engine, config: ContainerConfig, options: dict[str, Any]) -> 
             os.rename(staging, paths.container(container_id))
             made += _claim_volumes(engine, config, own=True)
     except BaseException as error:
-        discard(engine, config)
+        discard(engine, config)  # it may be on disk already, with some of its volumes
         _undo(engine, config, staging, options.get("cidfile", ""))
         if isinstance(error, OSError):
             what = f"write the record of container {container_id[:12]}: {error.strerror}"
@@ -132,9 +132,6 @@ def _claim_volumes(engine: Engine, config: ContainerConfig, *, own: bool) -> lis
 
 
 def _undo(engine: Engine, config: ContainerConfig, staging: str, cidfile: str) -> None:
-    from rl.engine import volumes
-
-    volumes.unclaim(engine.paths, config)
     copies = [f"secret.{use['id']}" for use in config.get("secrets", [])]
     for name in ("config.json", "state.json", containers.PASSING, *copies):
         try:

@@ -44,15 +44,6 @@ def claim(paths: Paths, config: ContainerConfig, *, own: bool) -> list[str]:
     return made
 
 
-def unclaim(paths: Paths, config: ContainerConfig) -> None:
-    """Take back the anonymous volumes of a container that did not come to be."""
-    from rl.storage import trash
-
-    for spec in config.get("mounts", []):
-        if is_own(spec) and spec["source"] and not records.users_of(paths, spec["source"]):
-            trash.discard(paths, records.directory(paths, spec["source"]))
-
-
 def is_own(spec: MountSpec) -> bool:
     """Whether it is an anonymous volume made for this very container."""
     return bool(spec.get("anonymous") and not spec.get("borrowed"))

@@ -105,7 +105,6 @@ def test_anonymous_volumes_go_with_the_last(paths: Paths) -> None:
     assert volumes.claim(paths, second, own=False) == []  # type: ignore[arg-type]
     assert records.has_mark(paths, "anon", records.SHARED)
     forget_anonymous(paths, first)  # type: ignore[arg-type]
-    volumes.unclaim(paths, first)  # type: ignore[arg-type]
     assert records.names(paths) == ["anon"]
     os.rename(paths.container(ID), f"{paths.trash}/x")
     forget_anonymous(paths, second)  # type: ignore[arg-type]
