@@ -61,6 +61,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "hooks": [],
         "config": {"Cmd": ["python3"], "WorkingDir": "/srv", "Env": ["LANG=C.UTF-8"]},
     },
+    "gcc": {"packages": ["gcc", "libc6-dev"], "hooks": [], "config": {"Cmd": ["gcc", "--version"]}},
 }
 
 
