@@ -49,6 +49,7 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("healthcheck.run", ("healthcheck run",), "Run the health check of a container now"),
     ("image.diff", ("image diff",), "Show what an image has changed"),
     ("image.exists", ("image exists",), "Tell by the exit code whether an image exists"),
+    ("image.history", ("history", "image history"), "Show how an image was made"),
     ("image.images", ("images", "image ls", "image list"), "List images"),
     ("image.import_", ("import", "image import"), "Make an image from an archive of a file system"),
     ("image.inspect", ("image inspect",), "Show all that is known of an image"),
