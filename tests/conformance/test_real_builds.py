@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support import users
+from support import images, users
 from support.registry import Registry
 from system.conftest import Rl, eventually, fetch, free_port, make_lane
 
@@ -23,6 +23,7 @@ _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 def builder(registry: Registry, busybox_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rl]:
     rl = make_lane("user", tmp_path_factory.mktemp("lane"))
     rl.ok("load", "-q", "-i", busybox_archive)
+    registry.push_archive(images.debian("gcc"), "gcc:latest")
     yield rl
     rl.clean()
     users.wipe(rl.user)
