@@ -51,6 +51,10 @@ class Bench:
         if check and done.returncode:
             sys.exit(f"Error: {' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
 
+    def has(self, verb: str) -> bool:
+        """Whether the rl that is measured has the command at all: it may be an older one."""
+        return not subprocess.run([*self.rl, verb, "--help"], stdin=subprocess.DEVNULL, capture_output=True).returncode
+
     def wanted(self, name: str) -> bool:
         return self.options.only in name
 

@@ -41,7 +41,7 @@ def pull(bench: Bench) -> None:
 def push(bench: Bench) -> None:
     """The big image to a repository that has none of it; Skopeo copies it from a directory, beside them."""
     name = "push, 10 layers, 500 MB, 20 000 files"
-    if not bench.wanted(name) or not (shutil.which("docker-registry") and shutil.which("skopeo")):
+    if not (bench.wanted(name) and bench.has("push")) or not (shutil.which("docker-registry") and shutil.which("skopeo")):
         return
     port = bench.start_registry()
     archive = big_image(bench.work)
@@ -67,7 +67,7 @@ def push(bench: Bench) -> None:
 def build(bench: Bench) -> None:
     """20 instructions, half of them RUN or COPY: nothing in the cache, and all of it."""
     names = ("build, 20 instructions, cold", "build, 20 instructions, cached")
-    if not any(bench.wanted(name) for name in names):
+    if not any(bench.wanted(name) for name in names) or not bench.has("build"):
         return
     context = bench.work / "context"
     (context / "files").mkdir(parents=True)
