@@ -32,11 +32,22 @@ _CREATE = {
     "--signature-policy": "signatures are checked as policy.json says; put it at ~/.config/containers/policy.json",
 }
 
+_SIGNING = "rl makes no signatures yet; push, then: skopeo copy {} KEY docker://IMAGE docker://IMAGE"
+_PUSH = {
+    "--encrypt-layer": "rl encrypts no layers; skopeo copy --encryption-key does",
+    "--encryption-key": "rl encrypts no layers; skopeo copy --encryption-key does",
+    "--sign-by": _SIGNING.format("--sign-by"),
+    "--sign-by-sigstore": _SIGNING.format("--sign-by-sigstore-private-key"),
+    "--sign-by-sigstore-private-key": _SIGNING.format("--sign-by-sigstore-private-key"),
+    "--sign-passphrase-file": _SIGNING.format("--sign-by"),
+}
+
 #: command → flag → reason
 FLAGS: dict[str, dict[str, str]] = {
     "container clone": {"--pod": _PODS},
     "container create": {**_CREATE, "--init-ctr": _PODS},
     "container run": _CREATE,
+    "image push": _PUSH,
 }
 #: commands that rl does not have → reason
 COMMANDS: dict[str, str] = {

@@ -57,6 +57,7 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("image.mount", ("image mount",), "Mount the file systems of images"),
     ("image.prune", ("image prune",), "Remove images that nothing uses"),
     ("image.pull", ("pull", "image pull"), "Pull images from a registry"),
+    ("image.push", ("push", "image push"), "Push an image to a registry or an archive"),
     ("image.rmi", ("rmi", "image rm"), "Remove images"),
     ("image.save", ("save", "image save"), "Save images to an archive"),
     ("image.tag", ("tag", "image tag"), "Give an image a further name"),

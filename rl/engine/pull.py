@@ -97,9 +97,10 @@ def pull(
     """
     from rl.engine.collect import collect_pending, discard_later
     from rl.image import platforms
+    from rl.image.connect import Options
     from rl.image.credentials import from_option
     from rl.image.progress import Progress as Silent
-    from rl.image.pull import Options, Puller, is_disk_full
+    from rl.image.pull import Puller, is_disk_full
 
     if policy not in POLICIES:
         raise UsageError(f"pull policy {policy!r} is none of {', '.join(POLICIES)}", "the usual one is missing")
@@ -115,7 +116,7 @@ def pull(
     if policy == "never":
         raise NoSuchImageError(f"{name}: image not known", "--pull=never forbids to fetch it: use --pull=missing")
     options = Options(
-        platform=wanted, tls_verify=tls_verify, authfile=_checked(authfile), cert_dir=cert_dir,
+        platform=wanted, tls_verify=tls_verify, authfile=checked(authfile), cert_dir=cert_dir,
         credentials=from_option(creds) if creds else None, retries=retry, delay=retry_delay,
     )  # fmt: skip
     puller = Puller(engine.paths, Layers(engine), options, shown, engine.warn)
@@ -161,7 +162,7 @@ def _known(engine: Engine, name: str, wanted: Platform | None, policy: str) -> I
     return found
 
 
-def _checked(authfile: str) -> str:
+def checked(authfile: str) -> str:
     """--authfile must exist: silently going on without credentials would be confusing."""
     from os.path import exists
 

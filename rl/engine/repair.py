@@ -87,8 +87,9 @@ def _sources(record: ImageRecord) -> list[Reference]:
 
 def _fetch(engine: Engine, name: Reference, descriptor: dict[str, object]) -> None:
     from rl.engine.pull import Layers
+    from rl.image.connect import Options
     from rl.image.progress import Progress
-    from rl.image.pull import Options, Puller
+    from rl.image.pull import Puller
 
     puller = Puller(engine.paths, Layers(engine), Options(retries=1), Progress(), engine.warn)
     try:

@@ -46,7 +46,7 @@ def save(
         elif isinstance(output, int):
             writing.save_archive(engine.paths, images, output, format, uncompressed)
         else:
-            _to_file(engine, images, output, format, uncompressed)
+            to_file(engine, images, output, format, uncompressed)
     for record, _ in images:
         events.emit(engine.paths, "image", "save", record["id"], record["name"])
 
@@ -84,7 +84,7 @@ def _images(engine: Engine, names: list[str], multi: bool) -> list[writing.Named
     return list(images.values())
 
 
-def _to_file(engine: Engine, images: list[writing.Named], path: str, format: str, uncompressed: bool) -> None:
+def to_file(engine: Engine, images: list[writing.Named], path: str, format: str, uncompressed: bool) -> None:
     """To a temporary name beside *path*, then to it: who finds the file finds all of it."""
     staged = f"{path}.{os.getpid()}.partial"
     try:

@@ -20,12 +20,9 @@ from contextlib import nullcontext
 
 from rl.errors import NoSuchImageError, RegistryError, RlError, UnsupportedError, VerificationError
 from rl.image import documents, platforms, policy, registries_conf, store
-from rl.image.certificates import Certificates
+from rl.image.connect import Options, Registries
 from rl.image.content import ContentStore, Lock, adding, hex_of
-from rl.image.credentials import AuthFiles
 from rl.image.download import Download, Downloads, fetch
-from rl.image.registry import Registry
-from rl.image.transport import Transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,10 +32,9 @@ if TYPE_CHECKING:
 
     from rl.config.model import ImageRecord
     from rl.config.paths import Paths
-    from rl.image.credentials import Credentials
     from rl.image.progress import Progress
     from rl.image.reference import Reference
-    from rl.image.registries_conf import Endpoint, RegistriesConf
+    from rl.image.registries_conf import RegistriesConf
     from rl.image.registry import Repository
 
     class Unpacker(Protocol):
@@ -55,38 +51,8 @@ if TYPE_CHECKING:
         def unpacker(self, on_progress: Callable[[str, int, int], None]) -> AbstractContextManager[Unpacker]: ...
 
 
-#: How many blobs at once. Measured with 12 blobs of 10 MB: on loopback the number makes no difference
-#: (0.5 s); where each connection gets 3 MB/s, 1, 3, 6, 12 take 41, 14, 7, 4 s. Six is what registries are used to.
-JOBS = 6
 _LARGEST_CONFIG = 8 << 20
 _IMAGE_CONFIGS = (documents.OCI_CONFIG, documents.DOCKER_CONFIG)
-
-
-class Options:
-    """How to pull. ``tls_verify`` None: as registries.conf says, and loopback registries may be plain."""
-
-    __slots__ = ("authfile", "cert_dir", "credentials", "delay", "jobs", "platform", "retries", "tls_verify")
-
-    def __init__(
-        self,
-        *,
-        platform: platforms.Platform | None = None,
-        tls_verify: bool | None = None,
-        authfile: str = "",
-        credentials: Credentials | None = None,
-        cert_dir: str = "",
-        retries: int = 3,
-        delay: float = 1.0,
-        jobs: int = JOBS,
-    ) -> None:
-        self.platform = platform
-        self.tls_verify = tls_verify
-        self.authfile = authfile
-        self.credentials = credentials
-        self.cert_dir = cert_dir
-        self.retries = retries
-        self.delay = delay
-        self.jobs = jobs
 
 
 class _Found:
@@ -115,47 +81,27 @@ class Puller:
         self._progress = progress
         self._warn = warn
         self._content = ContentStore(paths)
-        self._certificates = Certificates(paths, options.cert_dir)
-        self._auth = AuthFiles(paths, options.authfile)
-        self._registries: dict[tuple[str, bool, bool], Registry] = {}
         self._notes: collections.deque[str] = collections.deque()
+        self._registries = Registries(paths, options, self._notes.append)
         self._fetching: list[str] = []  # digests
 
     def close(self) -> None:
         """End the connections."""
-        for registry in self._registries.values():
-            registry.transport.close()
+        self._registries.close()
 
     # what a name leads to
-
-    def _repository(self, endpoint: Endpoint) -> Repository:
-        own = self._options.credentials if not endpoint.mirror else None  # --creds is for the registry named
-        key = (f"{endpoint.host}/{endpoint.repository}", endpoint.insecure, endpoint.mirror)
-        if key not in self._registries:
-            strict = self._options.tls_verify is True
-            insecure = not strict and (self._options.tls_verify is False or endpoint.insecure)
-            transport = Transport(
-                self._certificates,
-                verify=not insecure,
-                retries=self._options.retries,
-                delay=self._options.delay,
-                on_retry=self._notes.append,
-            )
-            credentials = own or self._auth.find(endpoint.host, endpoint.repository)
-            self._registries[key] = Registry(endpoint.host, transport, credentials, insecure=insecure, strict=strict)
-        return self._registries[key].repository(endpoint.repository)
 
     def _first(self, name: Reference, ask: Callable[[Repository, str], Any]) -> tuple[Repository, Any]:
         """The first endpoint that answers *ask*; the error of the last (the registry itself) if none does."""
         endpoints = self.conf.endpoints(name)
         for endpoint in endpoints[:-1]:
             try:
-                repository = self._repository(endpoint)
+                repository = self._registries.repository(endpoint)
                 return repository, ask(repository, endpoint.which)
             except (NoSuchImageError, RegistryError) as error:
                 self._flush()
                 self._warn(f"mirror {endpoint.host} is passed over: {error.message}")
-        repository = self._repository(endpoints[-1])
+        repository = self._registries.repository(endpoints[-1])
         return repository, ask(repository, endpoints[-1].which)
 
     def _find(self, name: Reference) -> _Found:

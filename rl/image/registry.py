@@ -1,7 +1,7 @@
 """One registry, spoken to in the OCI distribution protocol (which is Docker's registry API, version 2).
 
-Called by rl.image.pull and the verb login. Everything fetched is checked by who fetched it: manifests here,
-blobs in rl.image.download.
+Called by rl.image.pull, rl.image.upload and the verb login. Everything fetched is checked by who fetched it:
+manifests here, blobs in rl.image.download.
 
 Source: OCI distribution specification ("Pulling manifests", "Pulling blobs", "Listing Tags", "Error Codes").
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rl.image.credentials import Credentials
-    from rl.image.transport import Response
+    from rl.image.transport import Body, Response
 
 #: The specification asks registries to take manifests up to 4 MiB.
 LARGEST_MANIFEST = 4 << 20
@@ -66,15 +66,30 @@ class Registry:
         self._base = "" if self._plain_allowed else self._bases[0]
         self._lock = threading.Lock()
 
-    def request(self, path: str, scope: str, headers: Mapping[str, str] | None = None) -> Response:
-        """The answer to GET *path*, authorized for *scope*. Raises AuthenticationError, RegistryError."""
+    def request(
+        self,
+        path: str,
+        scope: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        method: str = "GET",
+        body: Body | None = None,
+        repeat: bool = True,
+    ) -> Response:
+        """The answer to *method* for *path*, authorized for *scope*. Raises AuthenticationError, RegistryError.
+
+        *path* may be a whole URL, which an upload goes on to: one at another host gets no credentials of ours.
+        *repeat*: see :meth:`rl.image.transport.Transport.request`.
+        """
+        if "://" in path and not self._own(path):
+            return self.transport.request(method, path, dict(headers or {}), body, repeat=repeat)
         attempts = 0
         while True:
             authorization = self.authorizer.header(scope)
             sent = dict(headers or {})
             if authorization:
                 sent["Authorization"] = authorization
-            response = self._get(path, sent)
+            response = self._send(method, path, sent, body, repeat)
             if response.status != 401:
                 return response
             challenge = response.header("www-authenticate")
@@ -84,13 +99,28 @@ class Registry:
             if attempts > _RENEWALS or not self.authorizer.challenged(challenge, scope, authorization):
                 raise self._unauthorized(text)
 
-    def _get(self, path: str, headers: Mapping[str, str]) -> Response:
-        """One GET by https, or by http where that is allowed and what the registry speaks."""
+    def _own(self, url: str) -> bool:
+        """Whether *url* is at this registry, spoken to as we do: never http after https."""
+        return bool(self._base) and url.startswith(self._base + "/")
+
+    def resolve(self, location: str, path: str) -> str:
+        """Where *location*, an answer for *path*, leads. Behind a proxy a registry may think it speaks http."""
+        url = urljoin(self._base + path if "://" not in path else path, location)
+        plain = "http" + self._base.removeprefix("https") + "/"
+        return self._base + "/" + url[len(plain):] if self._base.startswith("https:") and url.startswith(plain) else url
+
+    def _send(
+        self, method: str, path: str, headers: Mapping[str, str], body: Body | None, repeat: bool
+    ) -> Response:
+        """One request by https, or by http where that is allowed and what the registry speaks."""
         if not self._base:
             with self._lock:
                 if not self._base:
-                    return self._probe(path, headers)
-        return self.transport.request("GET", self._base + path, headers)
+                    if method == "GET":
+                        return self._probe(path, headers)
+                    self._probe("/v2/", {}).close()
+        url = path if "://" in path else self._base + path
+        return self.transport.request(method, url, headers, body, repeat=repeat)
 
     def _probe(self, path: str, headers: Mapping[str, str]) -> Response:
         try:
@@ -138,14 +168,14 @@ class Registry:
 
 
 class Repository:
-    """What can be read from one repository."""
+    """What can be read from one repository, and where (``path``) :mod:`rl.image.upload` writes."""
 
-    __slots__ = ("_path", "name", "registry", "scope")
+    __slots__ = ("name", "path", "registry", "scope")
 
     def __init__(self, registry: Registry, name: str) -> None:
         self.registry = registry
         self.name = name
-        self._path = f"/v2/{quote(name)}"
+        self.path = f"/v2/{quote(name)}"
         self.scope = f"repository:{name}:pull"
 
     def __str__(self) -> str:
@@ -157,7 +187,7 @@ class Repository:
         Raises NoSuchImageError, VerificationError (another digest, or not *size* bytes), UnsupportedError.
         """
         what = f"{self}{'@' if ':' in which else ':'}{which}"
-        with self.registry.request(f"{self._path}/manifests/{which}", self.scope, {"Accept": _ACCEPT}) as response:
+        with self.registry.request(f"{self.path}/manifests/{which}", self.scope, {"Accept": _ACCEPT}) as response:
             if response.status == 404:
                 raise self._unknown(what, error_text(_body(response), 404))
             if response.status != 200:
@@ -187,12 +217,12 @@ class Repository:
     def blob(self, digest: str, start: int = 0) -> Response:
         """The answer to a request for a blob from byte *start* on; its status is the caller's business."""
         headers = {"Range": f"bytes={start}-"} if start else {}
-        return self.registry.request(f"{self._path}/blobs/{digest}", self.scope, headers)
+        return self.registry.request(f"{self.path}/blobs/{digest}", self.scope, headers)
 
     def tags(self) -> list[str]:
         """Every tag, in the registry's order. Raises NoSuchImageError, RegistryError."""
         found: list[str] = []
-        path = f"{self._path}/tags/list"
+        path = f"{self.path}/tags/list"
         for _ in range(10000):
             with self.registry.request(path, self.scope) as response:
                 if response.status == 404:
@@ -218,7 +248,7 @@ class Repository:
         if status == 403:
             return AuthenticationError(
                 f"{doing}: access denied: {text}",
-                f"log in with an account that may read it: rl login {self.registry.host}",
+                f"log in with an account that may do so: rl login {self.registry.host}",
             )
         if status == 429:
             return RegistryError(f"{doing}: {text}", "wait, or log in: registries allow more to accounts they know")

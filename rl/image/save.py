@@ -23,6 +23,7 @@ from rl.image import documents as d
 from rl.image import store
 from rl.image import tarstream as tar
 from rl.image.archive import REF_NAME
+from rl.image.compress import compressed
 from rl.image.content import ContentStore
 from rl.image.streams import CHUNK, MAGIC_SIZE, Source, decompressed, kind_of
 
@@ -273,7 +274,7 @@ def _blob(
         digest, size = layer["digest"], os.fstat(fd).st_size
         what = f"layer {digest}"
         if not kind and compress:
-            gzipped = _gzipped(content, fd)
+            gzipped = compressed(content.paths.content, fd, "gzip")
             os.close(fd)
             fd = gzipped
             kind = "gzip"
@@ -284,28 +285,6 @@ def _blob(
     finally:
         os.close(fd)
     return {"digest": digest, "size": size}, kind
-
-
-def _gzipped(content: ContentStore, fd: int) -> int:
-    """A nameless file with the content of *fd* in gzip, the same bytes every time (no time stamp)."""
-    try:
-        from isal import isal_zlib
-
-        compressor: Any = isal_zlib.compressobj(level=3, wbits=31)
-    except ImportError:
-        import zlib
-
-        compressor = zlib.compressobj(6, wbits=31)
-    target = os.open(content.paths.content, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        for piece in _pieces(lambda size: os.read(fd, size)):
-            tar.write_all(target, compressor.compress(piece))
-        tar.write_all(target, compressor.flush())
-        os.lseek(target, 0, os.SEEK_SET)
-    except OSError as error:
-        os.close(target)
-        raise RlError(f"compress a layer in {content.paths.content}: {error.strerror}", "free some space") from None
-    return target
 
 
 def _digest(fd: int) -> str:

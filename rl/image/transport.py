@@ -5,7 +5,7 @@ request has a connection of its own. What fails for a while (429, 5xx, a lost co
 again with exponential back-off and jitter; what fails for good raises one of the classes below, each
 a :class:`rl.errors.RegistryError` with a hint.
 
-Called by rl.image.registry, rl.image.auth and rl.image.download.
+Called by rl.image.registry, rl.image.auth, rl.image.download and rl.image.upload.
 
 Source: RFC 9110 (redirects, Retry-After); OCI distribution specification; RFC 6585 (429).
 """
@@ -29,13 +29,17 @@ from rl.image.certificates import Certificates
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import BinaryIO
 
+    #: What is sent: bytes, or how to open it (each attempt reads it from its start; Content-Length is the caller's).
+    Body = bytes | Callable[[], BinaryIO]
     Key = tuple[str, str, int]  # scheme, host, port
 
 CONNECT_TIMEOUT = 30.0  # seconds
 READ_TIMEOUT = 60.0  # seconds without a single byte
 MAX_REDIRECTS = 10
 MAX_WAIT = 120.0  # seconds: a server that asks for more in Retry-After is not waited for
+_BLOCK = 1 << 18  # bytes of an upload at once
 _TRANSIENT = (429, 500, 502, 503, 504)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _SAFE = "/%:=&?~#+!$,;'@()*[]"
@@ -161,9 +165,14 @@ class Transport:
         self._answered: set[Key] = set()
         self._aborted = threading.Event()
 
-    def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Response:
-        """The answer to one request, whatever its status, after redirects and retries."""
-        attempt = 0
+    def request(
+        self, method: str, url: str, headers: Mapping[str, str], body: Body | None = None, *, repeat: bool = True
+    ) -> Response:
+        """The answer to one request, whatever its status, after redirects and retries.
+
+        Without *repeat* there are none: an upload that was cut off goes on where it was, which its caller does.
+        """
+        attempt = 0 if repeat else self.retries
         while True:
             try:
                 response = self._follow(method, url, dict(headers), body)
@@ -191,7 +200,7 @@ class Transport:
         self._aborted.wait(seconds)
         self.check_aborted()
 
-    def _follow(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Response:
+    def _follow(self, method: str, url: str, headers: dict[str, str], body: Body | None) -> Response:
         for _ in range(MAX_REDIRECTS):
             response = self._once(method, url, headers, body)
             target = response.header("location")
@@ -213,7 +222,7 @@ class Transport:
             url = target
         raise RegistryError(f"{url}: more than {MAX_REDIRECTS} redirects", "the registry's set-up is broken")
 
-    def _once(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Response:
+    def _once(self, method: str, url: str, headers: Mapping[str, str], body: Body | None) -> Response:
         parts = urlsplit(url)
         key = _key(url)
         proxy = proxies.proxy_for(parts.scheme, key[1], key[2], self._environ)
@@ -225,7 +234,7 @@ class Transport:
         while True:
             connection, fresh = self._take(key, proxy)
             try:
-                connection.request(method, path, body, sent)
+                self._send(connection, method, path, body, sent)
                 if connection.sock is not None:
                     connection.sock.settimeout(READ_TIMEOUT)
                 inner = connection.getresponse()
@@ -240,6 +249,21 @@ class Transport:
                 raise
             self._answered.add(key)
             return Response(self, key, connection, inner, url)
+
+    @staticmethod
+    def _send(
+        connection: http.client.HTTPConnection, method: str, path: str, body: Body | None, headers: Mapping[str, str]
+    ) -> None:
+        if body is None or isinstance(body, bytes):
+            connection.request(method, path, body, headers)
+            return
+        with body() as stream:
+            try:
+                connection.request(method, path, stream, headers)
+            except (BrokenPipeError, ConnectionResetError):
+                # A server that refuses may answer and hang up before it has read everything.
+                if connection.sock is None:
+                    raise
 
     def _take(self, key: Key, proxy: proxies.Proxy | None) -> tuple[http.client.HTTPConnection, bool]:
         """An idle connection to *key*, or a new one (True)."""
@@ -259,9 +283,11 @@ class Transport:
         scheme, host, port = key
         address, at = (proxy.host, proxy.port) if proxy else (host, port)
         if scheme == "http":
-            return http.client.HTTPConnection(address, at, timeout=CONNECT_TIMEOUT)
+            return http.client.HTTPConnection(address, at, timeout=CONNECT_TIMEOUT, blocksize=_BLOCK)
         context = self._certificates.context(host, port, self.verify)
-        connection = http.client.HTTPSConnection(address, at, timeout=CONNECT_TIMEOUT, context=context)
+        connection = http.client.HTTPSConnection(
+            address, at, timeout=CONNECT_TIMEOUT, context=context, blocksize=_BLOCK
+        )
         if proxy:
             if proxy.scheme == "https":
                 raise UnsupportedError(

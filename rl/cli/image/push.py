@@ -1,0 +1,69 @@
+"""`rl push`: an image to a registry."""
+
+from __future__ import annotations
+
+from rl.cli import common
+from rl.errors import RlError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rl.engine.context import Engine
+
+USAGE = "IMAGE [DESTINATION]"
+ARGUMENTS = (1, 2)
+INTERSPERSED = True
+COMPLETE = "image"
+OPTIONS = (
+    ("--authfile", "value", "PATH", "Credentials file (default $REGISTRY_AUTH_FILE, then auth.json)"),
+    ("--cert-dir", "value", "DIR", "Certificates for this registry: *.crt, *.cert, *.key"),
+    ("--compress", "flag", "", "Compress plain layers on the way to a dir: directory, too"),
+    ("--compression-format --compression", "value", "KIND", "Compress plain layers with gzip (default) or zstd",
+     ("gzip", "zstd")),
+    ("--compression-level", "value", "N", "From 1 (fast) to 9 with gzip, 22 with zstd", "uint"),
+    ("--creds", "value", "USER[:PASSWORD]", "Credentials for the registry"),
+    ("--digestfile", "value", "PATH", "Write the digest of the pushed manifest to this file"),
+    ("--disable-content-trust", "flag", "", "Changes nothing, in Podman as here: for Docker's scripts"),
+    ("--force-compression", "flag", "", "Compress layers anew that have another compression"),
+    ("-f --format", "value", "FORMAT", "Write the manifest as oci or v2s2 (Docker's) instead of as it is",
+     ("oci", "v2s2")),
+    ("-q --quiet", "flag", "", "Show no progress"),
+    ("--remove-signatures", "flag", "", "Leave signatures out; rl stores none with an image"),
+    ("--retry", "value", "N", "How often a failing transfer is repeated (default 3)", "uint"),
+    ("--retry-delay", "value", "DURATION", "Pause before the first repetition (default 1s)"),
+    ("--tls-verify", "flag", "", "Require HTTPS and a valid certificate (default true)"),
+)
+HELP = "Push an image to a registry, or to docker-archive:, oci-archive:, oci:, dir: on this machine."
+
+_PASSED = ("authfile", "cert_dir", "retry", "tls_verify")
+
+
+def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
+    from rl.engine.push import push
+    from rl.image.progress import choose
+    from rl.image.push import Form
+
+    how = {key: options[key] for key in _PASSED if key in options}
+    if "creds" in options:
+        how["creds"] = common.with_password(options["creds"])
+    if "retry_delay" in options:
+        from rl.engine.times import duration_ns
+
+        how["retry_delay"] = duration_ns(options["retry_delay"]) / 1e9
+    form = Form(
+        options.get("format", ""), options.get("compression_format", ""), options.get("compression_level"),
+        bool(options.get("force_compression")),
+    )
+    digest = push(engine, *arguments, form=form, compress=bool(options.get("compress")), progress=choose(bool(options.get("quiet"))), **how)
+    if "digestfile" in options:
+        if not digest:
+            raise UsageError("push: --digestfile is for registries", "an archive's digest is in its index.json")
+        try:
+            with open(options["digestfile"], "w") as file:
+                file.write(digest)
+        except OSError as error:
+            raise RlError(
+                f"write {options['digestfile']}: {error.strerror}", "choose a place you may write to"
+            ) from None
+    return 0

@@ -1,0 +1,104 @@
+"""rl push: an image to a registry, or to a place on this machine."""
+
+from __future__ import annotations
+
+from rl.engine import events
+from rl.errors import UnsupportedError, UsageError
+from rl.image import reference, store
+from rl.image.content import adding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rl.config.model import ImageRecord
+    from rl.engine.context import Engine
+    from rl.image.progress import Progress
+    from rl.image.push import Form
+    from rl.image.reference import Reference
+
+#: Transports that push knows besides docker://, and what they are to `rl save`.
+_SAVED = {"docker-archive": "docker-archive", "oci-archive": "oci-archive", "oci": "oci-dir", "dir": "docker-dir"}
+#: Those it does not, with what does it.
+_REFUSED = {
+    "containers-storage": "rl does not write into Podman's store: rl save IMAGE | podman load",
+    "docker-daemon": "there is no daemon here: rl save IMAGE | docker load",
+}
+
+
+def push(
+    engine: Engine, image: str, destination: str = "", *, form: Form | None = None, compress: bool = False, tls_verify: bool | None = None,
+    authfile: str = "", creds: str = "", cert_dir: str = "", retry: int = 3, retry_delay: float = 1.0,
+    progress: Progress | None = None,
+) -> str:
+    """Push *image* to *destination*, by default its own name in its registry; the manifest's digest there.
+
+    A destination on this machine (``oci:DIR:NAME`` and such) gives "". *retry*: how often a failing transfer is
+    repeated; *retry_delay*: the first pause, in seconds. Raises NoSuchImageError, UsageError, AuthenticationError,
+    RegistryError, VerificationError, UnsupportedError, RlError.
+    """
+    from rl.engine.pull import checked
+    from rl.image.connect import Options
+    from rl.image.credentials import from_option
+    from rl.image.progress import Progress as Silent
+    from rl.image.push import Form as Plain
+    from rl.image.push import Pusher
+
+    record = store.find(engine.paths, image)
+    transport, colon, rest = destination.partition(":")
+    if colon and transport in _REFUSED:
+        raise UnsupportedError(f"push to {destination}: {transport}: is not written to", _REFUSED[transport])
+    if colon and transport in _SAVED:
+        _save(engine, record, transport, rest, destination, compress)
+        return ""
+    if compress:
+        raise UsageError("push: --compress is for dir: directories", "to a registry, plain layers are compressed anyway")
+    target = _target(record, image, destination.removeprefix("docker://"))
+    options = Options(
+        tls_verify=tls_verify, authfile=checked(authfile), cert_dir=cert_dir,
+        credentials=from_option(creds) if creds else None, retries=retry, delay=retry_delay,
+    )  # fmt: skip
+    shown = progress or Silent()
+    pusher = Pusher(engine.paths, options, form or Plain(), shown)
+    try:
+        with adding(engine.paths):
+            digest = pusher.push(record, target)
+    finally:
+        pusher.close()
+        shown.close()
+    events.emit(engine.paths, "image", "push", record["id"], str(target))
+    return digest
+
+
+def _target(record: ImageRecord, image: str, destination: str) -> Reference:
+    name = destination or (record["name"] if store.is_name_of(image, record) else "")
+    if not name:
+        raise UsageError(f"push {image}: no destination, and an id is no name", f"rl push {image} REGISTRY/NAME[:TAG]")
+    target = reference.parse(reference.normalize(name, reference.DOCKER)).with_default_tag()
+    if target.digest:
+        raise UsageError(f"push {name}: a digest cannot be pushed to", "give a name, with or without a tag")
+    if target.registry == reference.LOCALHOST:
+        raise UsageError(
+            f"push {image}: {target} is the name of an image of this machine, not of a registry",
+            f"rl push {image} REGISTRY/{target.repository}",
+        )
+    return target
+
+
+def _save(engine: Engine, record: ImageRecord, transport: str, rest: str, destination: str, compress: bool) -> None:
+    """To an archive or a directory: the name goes in as the transport has it (containers-transports(5))."""
+    from rl.engine.save import to_file
+    from rl.image import save as writing
+
+    path, _, name = rest.partition(":")
+    if not path or (transport == "dir" and name):
+        form = f"{transport}:PATH" + ("" if transport == "dir" else "[:NAME]")
+        raise UsageError(f"push to {destination}: not a place", f"write it as {form}")
+    if transport == "docker-archive" and name:
+        name = reference.normalize(name, reference.DOCKER)
+    images = [(record, [name] if name else [])]
+    kind = _SAVED[transport]
+    with adding(engine.paths):
+        if transport in ("oci", "dir"):
+            writing.save_directory(engine.paths, images, path, kind, compress=compress)
+        else:
+            to_file(engine, images, path, kind, False)
+    events.emit(engine.paths, "image", "push", record["id"], destination)

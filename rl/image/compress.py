@@ -1,0 +1,74 @@
+"""Compressing layers, for archives and registries: gzip (RFC 1952) and zstd (RFC 8878), the same bytes every time.
+
+Called by rl.image.save and rl.image.push.
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+
+from rl.errors import RlError, UsageError, VerificationError, disk_hint
+from rl.image import tarstream as tar
+from rl.image.streams import CHUNK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+KINDS = ("gzip", "zstd")
+#: The highest level of each, as their programs have it.
+_HIGHEST = {"gzip": 9, "zstd": 22}
+
+
+def check_level(kind: str, level: int | None) -> None:
+    """Raises UsageError where *kind* has no such level."""
+    if level is not None and not 1 <= level <= _HIGHEST[kind]:
+        raise UsageError(f"compression level {level}: {kind} has 1 to {_HIGHEST[kind]}", "leave it out for a good one")
+
+
+def _compressor(kind: str, level: int | None) -> Any:
+    """An object with compress() and flush(). ISA-L has gzip levels 1 to 3 only; it takes a third of zlib's time."""
+    if kind == "zstd":
+        import zstandard
+
+        return zstandard.ZstdCompressor(level=level or 3).compressobj()
+    if level is None or level <= 3:
+        try:
+            from isal import isal_zlib
+
+            return isal_zlib.compressobj(level=level or 3, wbits=31)
+        except ImportError:
+            pass
+    import zlib
+
+    return zlib.compressobj(level or 6, wbits=31)
+
+
+def compressed(directory: str, fd: int, kind: str, level: int | None = None, digest: str = "") -> int:
+    """A nameless file in *directory* with the rest of *fd*, compressed, at its start.
+
+    *digest*: what is read must have it. Any number of threads may be at it: the work is done without the interpreter's
+    lock. Raises RlError on a full disk, VerificationError, UsageError for a level.
+    """
+    check_level(kind, level)
+    compressor = _compressor(kind, level)
+    target = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        found = sha256()
+        while piece := os.read(fd, CHUNK):
+            found.update(piece)
+            tar.write_all(target, compressor.compress(piece))
+        tar.write_all(target, compressor.flush())
+        if digest and f"sha256:{found.hexdigest()}" != digest:
+            raise VerificationError(
+                f"blob {digest} is damaged in the content store", "`rl system check --repair` fetches it again"
+            )
+        os.lseek(target, 0, os.SEEK_SET)
+    except OSError as error:
+        os.close(target)
+        raise RlError(f"compress a layer in {directory}: {error.strerror}", disk_hint(error)) from None
+    except BaseException:
+        os.close(target)
+        raise
+    return target
