@@ -25,7 +25,8 @@ _REFUSED = {
 
 
 def push(
-    engine: Engine, image: str, destination: str = "", *, form: Form | None = None, compress: bool = False, tls_verify: bool | None = None,
+    engine: Engine, image: str, destination: str = "", *, form: Form | None = None, compress: bool = False,
+    tls_verify: bool | None = None,
     authfile: str = "", creds: str = "", cert_dir: str = "", retry: int = 3, retry_delay: float = 1.0,
     progress: Progress | None = None,
 ) -> str:
@@ -50,7 +51,7 @@ def push(
         _save(engine, record, transport, rest, destination, compress)
         return ""
     if compress:
-        raise UsageError("push: --compress is for dir: directories", "to a registry, plain layers are compressed anyway")
+        raise UsageError("push: --compress is for dir: directories", "to a registry plain layers go compressed anyway")
     target = _target(record, image, destination.removeprefix("docker://"))
     options = Options(
         tls_verify=tls_verify, authfile=checked(authfile), cert_dir=cert_dir,

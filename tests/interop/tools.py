@@ -97,10 +97,6 @@ class Umoci:
         return facts(Path(layout))[0]
 
 
-#: what `rl save --format` calls a transport
-_SAVE = {"docker-archive": "docker-archive", "oci-archive": "oci-archive", "oci": "oci-dir", "dir": "docker-dir"}
-
-
 class RlTool:
     name = "rl"
 
@@ -111,11 +107,7 @@ class RlTool:
         return self._rl.ok("pull", "-q", place).split("\n")[-1]
 
     def write(self, image_id: str, place: str, *options: str) -> None:
-        kind, _, path = place.partition(":")
-        name = "localhost/interop:latest"
-        self._rl.ok("tag", image_id, name)
-        self._rl.ok("save", "-q", "--format", _SAVE[kind], "-o", path.removesuffix(":latest"), name)
-        self._rl.ok("untag", name)
+        self._rl.ok("push", "-q", *options, image_id, place)
 
 
 def facts(path: Path) -> tuple[str, list[str]]:

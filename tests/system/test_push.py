@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,7 @@ def test_what_was_pulled_is_pushed_as_it_is_or_anew(rl: Rl, plain: Registry) -> 
 def test_tls_and_passwords(rl: Rl, tmp_path: Path) -> None:
     with Registry(tmp_path, tls=True, users={"ann": "secret"}) as server:
         trust = rl.user.home / "trust"
+        shutil.rmtree(trust, ignore_errors=True)
         trust.mkdir()
         (trust / "ca.crt").write_bytes(server.ca.read_bytes())
         place = f"{server.host}/private/x"
@@ -93,6 +95,7 @@ def test_tls_and_passwords(rl: Rl, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "name"), [("oci", ":tag"), ("oci-archive", ":tag"), ("docker-archive", ":x/y:z"), ("dir", "")])
 def test_to_places_on_this_machine(rl: Rl, kind: str, name: str) -> None:
     path = rl.user.home / f"pushed-{kind}"
+    subprocess.run(["rm", "-rf", path], check=True, timeout=20)
     rl.ok("push", "-q", *(["--compress"] if kind == "dir" else []), "busybox", f"{kind}:{path}{name}")
     found = subprocess.run(["skopeo", "inspect", "--config", f"{kind}:{path}{name}"], capture_output=True, text=True, timeout=30)
     assert found.returncode == 0 and json.loads(found.stdout)["config"]["Cmd"] == ["sh"], found.stderr

@@ -55,7 +55,8 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
         options.get("format", ""), options.get("compression_format", ""), options.get("compression_level"),
         bool(options.get("force_compression")),
     )
-    digest = push(engine, *arguments, form=form, compress=bool(options.get("compress")), progress=choose(bool(options.get("quiet"))), **how)
+    progress = choose(bool(options.get("quiet")))
+    digest = push(engine, *arguments, form=form, compress=bool(options.get("compress")), progress=progress, **how)
     if "digestfile" in options:
         if not digest:
             raise UsageError("push: --digestfile is for registries", "an archive's digest is in its index.json")
