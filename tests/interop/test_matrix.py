@@ -119,11 +119,12 @@ def test_saved(bench: Bench, rl: Rl, source: str, writer: str, kind: str) -> Non
 
 #: (writer, options): how what goes to the registry is written
 PUSHES = [
+    # Skopeo first: it remembers zstd blobs of a registry and then puts them into Docker's manifests, which it refuses
+    ("skopeo", ("--format", "oci")), ("skopeo", ("--format", "v2s2")), ("skopeo", ("--format", "oci", "--dest-compress-format", "zstd")),
     *((name, ("--format", form)) for name in ("rl", "podman", "buildah") for form in ("oci", "v2s2")),
     *((name, ("--format", "oci", "--compression-format", kind)) for name in ("rl", "podman") for kind in ("gzip", "zstd")),
     ("rl", ("--format", "oci", "--compression-format", "gzip", "--force-compression", "--compression-level", "9")),
     ("rl", ("--format", "oci", "--compression-format", "zstd", "--force-compression")),
-    ("skopeo", ("--format", "oci")), ("skopeo", ("--format", "v2s2")), ("skopeo", ("--format", "oci", "--dest-compress-format", "zstd")),
 ]
 
 
