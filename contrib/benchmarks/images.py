@@ -11,12 +11,17 @@ from pathlib import Path
 from benchmarks.harness import Bench, peak_memory
 
 
+def _registry_tools(name: str) -> bool:
+    """Whether the row *name* can be measured here; says so if not."""
+    found = bool(shutil.which("docker-registry") and shutil.which("skopeo"))
+    if not found:
+        print(f"  {name}: skipped, docker-registry and skopeo are not installed")
+    return found
+
+
 def pull(bench: Bench) -> None:
     name = "pull, 10 layers, 500 MB, 20 000 files"
-    if not bench.wanted(name):
-        return
-    if not (shutil.which("docker-registry") and shutil.which("skopeo")):
-        print(f"  {name}: skipped, docker-registry and skopeo are not installed")
+    if not bench.wanted(name) or not _registry_tools(name):
         return
     port = bench.start_registry()
     image = f"127.0.0.1:{port}/big:latest"
@@ -41,7 +46,7 @@ def pull(bench: Bench) -> None:
 def push(bench: Bench) -> None:
     """The big image to a repository that has none of it; Skopeo copies it from a directory, beside them."""
     name = "push, 10 layers, 500 MB, 20 000 files"
-    if not (bench.wanted(name) and bench.has("push")) or not (shutil.which("docker-registry") and shutil.which("skopeo")):
+    if not bench.wanted(name) or not bench.has("push") or not _registry_tools(name):
         return
     port = bench.start_registry()
     archive = big_image(bench.work)

@@ -110,6 +110,18 @@ def with_password(creds: str) -> str:
     return f"{creds}:{getpass('Password: ')}"
 
 
+def transfer(options: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """What pull and push tell the engine of a transfer: the options *keys*, and --creds and --retry-delay as read."""
+    how = {key: options[key] for key in keys if key in options}
+    if "creds" in options:
+        how["creds"] = with_password(options["creds"])
+    if "retry_delay" in options:
+        from rl.engine.times import duration_ns
+
+        how["retry_delay"] = duration_ns(options["retry_delay"]) / 1e9
+    return how
+
+
 def report(results: Sequence[tuple[str, RlError | None]], quiet: bool = False) -> int:
     """Print the names that worked and the errors of the others; 0, or the exit code of the last error."""
     from rl.cli import output

@@ -25,20 +25,20 @@ def history(engine: Engine, name: str) -> list[dict[str, Any]]:
     record = store.find(paths, name)
     config = store.config(paths, record)
     sizes = _sizes(paths, record)
-    owners = _owners(paths, record)
+    records = store.list_images(paths)[0]
+    names = _names(records)
+    owners = _owners(records, record["id"])
     steps: list[dict[str, Any]] = []
     depth = len(record["layers"])
     entries = [entry for entry in config.get("history") or [] if isinstance(entry, dict)]
     for number, entry in enumerate(reversed(entries)):
         layered = not entry.get("empty_layer") and depth > 0
-        owner, tags = owners.get(tuple(record["layers"][:depth]), (MISSING, []))
-        if number == 0:
-            owner, tags = record["id"], _names(paths, record["id"])
+        owner = owners.get(tuple(record["layers"][:depth]), MISSING) if number else record["id"]
         steps.append({
             "id": owner,
             "created": entry.get("created") or "0001-01-01T00:00:00Z",
             "CreatedBy": entry.get("created_by") or "",
-            "tags": tags,
+            "tags": names.get(owner, []),
             "size": sizes[depth - 1] if layered else 0,
             "comment": entry.get("comment") or "",
         })
@@ -46,18 +46,21 @@ def history(engine: Engine, name: str) -> list[dict[str, Any]]:
     return steps
 
 
-def _names(paths: Paths, image_id: str) -> list[str]:
-    return [other["name"] for other in store.same_image(paths, image_id) if other["name"]]
+def _names(records: list[ImageRecord]) -> dict[str, list[str]]:
+    """The names of each image, in the order of the alphabet."""
+    found: dict[str, list[str]] = {}
+    for record in sorted(records, key=lambda record: record["name"]):
+        if record["name"]:
+            found.setdefault(record["id"], []).append(record["name"])
+    return found
 
 
-def _owners(paths: Paths, record: ImageRecord) -> dict[tuple[str, ...], tuple[str, list[str]]]:
-    """Which image of the store has which layers; the one that was asked for before others with the same."""
-    found: dict[tuple[str, ...], tuple[str, list[str]]] = {}
-    others = sorted(store.list_images(paths)[0], key=lambda other: (other["id"] != record["id"], other["id"]))
-    for other in others:
-        layers = tuple(other["layers"])
-        if layers and layers not in found:
-            found[layers] = (other["id"], _names(paths, other["id"]))
+def _owners(records: list[ImageRecord], wanted: str) -> dict[tuple[str, ...], str]:
+    """Which image has which layers; the one that was asked for before others with the same."""
+    found: dict[tuple[str, ...], str] = {}
+    for record in sorted(records, key=lambda record: (record["id"] != wanted, record["id"])):
+        if record["layers"]:
+            found.setdefault(tuple(record["layers"]), record["id"])
     return found
 
 

@@ -73,7 +73,7 @@ def _target(record: ImageRecord, image: str, destination: str) -> Reference:
     name = destination or (record["name"] if store.is_name_of(image, record) else "")
     if not name:
         raise UsageError(f"push {image}: no destination, and an id is no name", f"rl push {image} REGISTRY/NAME[:TAG]")
-    target = reference.parse(reference.normalize(name, reference.DOCKER)).with_default_tag()
+    target = reference.parse(reference.normalize(name, reference.DOCKER))
     if target.digest:
         raise UsageError(f"push {name}: a digest cannot be pushed to", "give a name, with or without a tag")
     if target.registry == reference.LOCALHOST:
@@ -86,8 +86,7 @@ def _target(record: ImageRecord, image: str, destination: str) -> Reference:
 
 def _save(engine: Engine, record: ImageRecord, transport: str, rest: str, destination: str, compress: bool) -> None:
     """To an archive or a directory: the name goes in as the transport has it (containers-transports(5))."""
-    from rl.engine.save import to_file
-    from rl.image import save as writing
+    from rl.engine.save import write
 
     path, _, name = rest.partition(":")
     if not path or (transport == "dir" and name):
@@ -96,10 +95,6 @@ def _save(engine: Engine, record: ImageRecord, transport: str, rest: str, destin
     if transport == "docker-archive" and name:
         name = reference.normalize(name, reference.DOCKER)
     images = [(record, [name] if name else [])]
-    kind = _SAVED[transport]
     with adding(engine.paths):
-        if transport in ("oci", "dir"):
-            writing.save_directory(engine.paths, images, path, kind, compress=compress)
-        else:
-            to_file(engine, images, path, kind, False)
+        write(engine, images, path, _SAVED[transport], compress=compress)
     events.emit(engine.paths, "image", "push", record["id"], destination)

@@ -38,17 +38,23 @@ def save(
     # The lock of those who add keeps the garbage collector from what we read.
     with adding(engine.paths):
         images = _images(engine, names, multi)
-        if format in (writing.OCI_DIR, writing.DOCKER_DIR):
-            assert isinstance(output, str)
-            writing.save_directory(
-                engine.paths, images, output, format, compress=compress, uncompressed=uncompressed
-            )
-        elif isinstance(output, int):
-            writing.save_archive(engine.paths, images, output, format, uncompressed)
-        else:
-            to_file(engine, images, output, format, uncompressed)
+        write(engine, images, output, format, compress=compress, uncompressed=uncompressed)
     for record, _ in images:
         events.emit(engine.paths, "image", "save", record["id"], record["name"])
+
+
+def write(
+    engine: Engine, images: list[writing.Named], output: str | int, format: str, *, compress: bool = False,
+    uncompressed: bool = False,
+) -> None:
+    """*images* in *format* to a directory, a file or a descriptor, as :func:`save`; the caller holds ``adding``."""
+    if format in (writing.OCI_DIR, writing.DOCKER_DIR):
+        assert isinstance(output, str)
+        writing.save_directory(engine.paths, images, output, format, compress=compress, uncompressed=uncompressed)
+    elif isinstance(output, int):
+        writing.save_archive(engine.paths, images, output, format, uncompressed)
+    else:
+        _to_file(engine, images, output, format, uncompressed)
 
 
 def _check(
@@ -84,7 +90,7 @@ def _images(engine: Engine, names: list[str], multi: bool) -> list[writing.Named
     return list(images.values())
 
 
-def to_file(engine: Engine, images: list[writing.Named], path: str, format: str, uncompressed: bool) -> None:
+def _to_file(engine: Engine, images: list[writing.Named], path: str, format: str, uncompressed: bool) -> None:
     """To a temporary name beside *path*, then to it: who finds the file finds all of it."""
     staged = f"{path}.{os.getpid()}.partial"
     try:

@@ -9,14 +9,15 @@ import os
 from hashlib import sha256
 
 from rl.errors import RlError, UsageError, VerificationError, disk_hint
-from rl.image import tarstream as tar
 from rl.image.streams import CHUNK
+from rl.image.tarstream import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-KINDS = ("gzip", "zstd")
+    from rl.image.streams import Read
+
 #: The highest level of each, as their programs have it.
 _HIGHEST = {"gzip": 9, "zstd": 22}
 
@@ -45,24 +46,29 @@ def _compressor(kind: str, level: int | None) -> Any:
     return zlib.compressobj(level or 6, wbits=31)
 
 
-def compressed(directory: str, fd: int, kind: str, level: int | None = None, digest: str = "") -> int:
-    """A nameless file in *directory* with the rest of *fd*, compressed, at its start.
+def compressed(directory: str, read: Read, kind: str, level: int | None = None, *, plain: str) -> tuple[int, str]:
+    """A nameless file in *directory* with all that *read* gives, compressed, at its start; and its digest.
 
-    *digest*: what is read must have it. Any number of threads may be at it: the work is done without the interpreter's
-    lock. Raises RlError on a full disk, VerificationError, UsageError for a level.
+    *plain*: the digest that what is read must have. Any number of threads may be at it: the work is done without the
+    interpreter's lock. Raises RlError on a full disk, VerificationError, UsageError for a level.
     """
     check_level(kind, level)
     compressor = _compressor(kind, level)
     target = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    before, after = sha256(), sha256()
+
+    def put(data: bytes) -> None:
+        after.update(data)
+        write_all(target, data)
+
     try:
-        found = sha256()
-        while piece := os.read(fd, CHUNK):
-            found.update(piece)
-            tar.write_all(target, compressor.compress(piece))
-        tar.write_all(target, compressor.flush())
-        if digest and f"sha256:{found.hexdigest()}" != digest:
+        while piece := read(CHUNK):
+            before.update(piece)
+            put(compressor.compress(piece))
+        put(compressor.flush())
+        if f"sha256:{before.hexdigest()}" != plain:
             raise VerificationError(
-                f"blob {digest} is damaged in the content store", "`rl system check --repair` fetches it again"
+                f"layer {plain} is damaged in the content store", "`rl system check --repair` fetches it again"
             )
         os.lseek(target, 0, os.SEEK_SET)
     except OSError as error:
@@ -71,4 +77,4 @@ def compressed(directory: str, fd: int, kind: str, level: int | None = None, dig
     except BaseException:
         os.close(target)
         raise
-    return target
+    return target, f"sha256:{after.hexdigest()}"

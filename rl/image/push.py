@@ -12,24 +12,23 @@ from __future__ import annotations
 
 import collections
 import os
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from hashlib import sha256
-from typing import Any, BinaryIO
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import Any
 
 from rl.config.jsonio import dumps, read_json, write_atomic
-from rl.errors import UsageError
+from rl.errors import RlError, UsageError
 from rl.image import documents as d
 from rl.image import store
 from rl.image.compress import check_level, compressed
 from rl.image.connect import Registries
 from rl.image.content import ContentStore
 from rl.image.registries_conf import load
-from rl.image.streams import CHUNK, MAGIC_SIZE, kind_of
+from rl.image.streams import MAGIC_SIZE, Source, decompressed, kind_of
 from rl.image.upload import Uploads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable
 
     from rl.config.model import ImageRecord
     from rl.config.paths import Paths
@@ -62,15 +61,21 @@ class Form:
 
 
 class _Layer:
-    """A layer on its way: its descriptor as stored, and (``written``) as the registry gets it."""
+    """A layer on its way.
 
-    __slots__ = ("descriptor", "done", "progress", "size", "written")
+    ``stored``: the digest of its blob here. ``written`` (digest and size) and ``compression``: what the registry gets,
+    once that is known. ``done``: bytes sent, -1 while nothing is.
+    """
 
-    def __init__(self, descriptor: dict[str, Any]) -> None:
-        self.descriptor = descriptor
+    __slots__ = ("compression", "diff_id", "done", "shown", "stored", "written")
+
+    def __init__(self, stored: str, diff_id: str) -> None:
+        self.compression = ""
+        self.diff_id = diff_id
+        self.done = -1
+        self.shown = False
+        self.stored = stored
         self.written: dict[str, Any] = {}
-        self.done = -1  # bytes sent; -1: nothing is being sent
-        self.size = 0
 
 
 class Pusher:
@@ -91,29 +96,33 @@ class Pusher:
         self._registries.close()
 
     def push(self, record: ImageRecord, target: Reference) -> str:
-        """Push the image to the full name *target*; the digest of its manifest there.
+        """Push the image to the full name *target*, which has a tag; the digest of its manifest there.
 
         The caller holds :func:`rl.image.content.adding`, which keeps the garbage collector from the blobs. Raises
         AuthenticationError, RegistryError, VerificationError, CorruptRecordError, UsageError.
         """
-        target = target.with_default_tag()
         endpoint = self._conf.endpoints(target)[-1]  # the registry itself: mirrors are for reading
         uploads = Uploads(self._registries.repository(endpoint))
         manifest = d.parse_manifest(self._content.read(record["manifest"]), f"manifest {record['manifest']}")
         format = self._format(manifest)
         sources = _Sources(self._paths, target.registry, endpoint.repository)
         self._progress.say("Getting image source signatures")
-        layers = self._layers(uploads, manifest["layers"], sources)
-        config = manifest["config"]
-        if not uploads.exists(config["digest"]):
-            self._progress.begin(config["digest"], config["size"], "config")
-            uploads.blob(config["digest"], config["size"], self._opener(config["digest"]), [], lambda done: None)
-            self._progress.downloaded(config["digest"])
+        layers = self._layers(uploads, record, manifest["layers"], sources)
+        self._config(uploads, manifest["config"])
         data, media_type = self._document(record, manifest, layers, format)
         self._progress.say("Writing manifest to image destination")
-        digest = uploads.manifest(data, media_type, target.tag or f"sha256:{sha256(data).hexdigest()}")
+        digest = uploads.manifest(data, media_type, target.tag)
         self._flush()
         return digest
+
+    def _config(self, uploads: Uploads, config: dict[str, Any]) -> None:
+        digest, size = config["digest"], config["size"]
+        if uploads.exists(digest):
+            return
+        data = self._content.read(digest)
+        self._progress.begin(digest, size, "config")
+        uploads.blob(digest, size, lambda count, offset: data[offset : offset + count], [], lambda done: None)
+        self._progress.downloaded(digest)
 
     def _format(self, manifest: dict[str, Any]) -> str:
         own = "v2s2" if d.media_type(manifest) == d.DOCKER_MANIFEST else "oci"
@@ -131,10 +140,8 @@ class Pusher:
         """The manifest as the registry gets it: untouched where nothing is to be changed."""
         kind, config, layer_kind, joint = FORMATS[format]
         written = []
-        for layer in layers:
-            compression = layer.written.pop("compression")
-            suffix = f"{joint}{compression}" if compression else ""
-            written.append({**layer.descriptor, **layer.written, "mediaType": layer_kind + suffix})
+        for descriptor, layer in zip(manifest["layers"], layers, strict=True):
+            written.append({**descriptor, **layer.written, "mediaType": f"{layer_kind}{joint}{layer.compression}"})
         if written == manifest["layers"] and d.media_type(manifest) == kind:
             return self._content.read(record["manifest"]), kind
         config_descriptor = {**manifest["config"], "mediaType": config}
@@ -143,52 +150,47 @@ class Pusher:
 
     # layers
 
-    def _layers(self, uploads: Uploads, descriptors: list[dict[str, Any]], sources: _Sources) -> list[_Layer]:
+    def _layers(
+        self, uploads: Uploads, record: ImageRecord, descriptors: list[dict[str, Any]], sources: _Sources
+    ) -> list[_Layer]:
         """Bring all of them there, several at once; in the manifest's order."""
-        layers = [_Layer(descriptor) for descriptor in descriptors]
-        unique: dict[str, _Layer] = {layer.descriptor["digest"]: layer for layer in layers}
-        pool = ThreadPoolExecutor(min(self._options.jobs, len(unique)) or 1)
+        layers: dict[str, _Layer] = {}
+        for descriptor, diff_id in zip(descriptors, record["layers"], strict=True):
+            layers[descriptor["digest"]] = _Layer(descriptor["digest"], diff_id)
+        pool = ThreadPoolExecutor(min(self._options.jobs, len(layers)) or 1)
         try:
-            running: dict[Future[bool], _Layer] = {
-                pool.submit(self._bring, uploads, layer, sources): layer for layer in unique.values()
-            }
-            shown: set[str] = set()
+            running = {pool.submit(self._bring, uploads, layer, sources): layer for layer in layers.values()}
             while running:
                 finished, _ = wait(running, 0.1, FIRST_COMPLETED)
-                self._show(unique.values(), shown)
+                self._show(running.values())
                 for future in finished:
-                    sent, layer = future.result(), running.pop(future)
-                    self._ended(layer, sent, shown)
+                    self._ended(running.pop(future), future.result())
         except BaseException:
             uploads.repository.registry.transport.abort()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-        for layer in layers:
-            layer.written = dict(unique[layer.descriptor["digest"]].written)
-        return layers
+        return [layers[descriptor["digest"]] for descriptor in descriptors]
 
-    def _show(self, layers: Any, shown: set[str]) -> None:
+    def _show(self, layers: Iterable[_Layer]) -> None:
         self._flush()
         for layer in layers:
-            if layer.done < 0 or not layer.written:
-                continue
-            digest = layer.written["digest"]
-            if digest not in shown:
-                shown.add(digest)
-                self._progress.begin(digest, layer.size)
-            self._progress.advance(digest, layer.done)
+            if layer.done >= 0:
+                self._begin(layer)
+                self._progress.advance(layer.written["digest"], layer.done)
         self._progress.tick()
 
-    def _ended(self, layer: _Layer, sent: bool, shown: set[str]) -> None:
-        digest = layer.written["digest"]
+    def _begin(self, layer: _Layer) -> None:
+        if not layer.shown:
+            layer.shown = True
+            self._progress.begin(layer.written["digest"], layer.written["size"])
+
+    def _ended(self, layer: _Layer, sent: bool) -> None:
         if not sent:
-            self._progress.skip(digest)
+            self._progress.skip(layer.written["digest"])
             return
-        if digest not in shown:
-            shown.add(digest)
-            self._progress.begin(digest, layer.size)
-        self._progress.downloaded(digest)
+        self._begin(layer)
+        self._progress.downloaded(layer.written["digest"])
 
     def _flush(self) -> None:
         while self._notes:
@@ -196,66 +198,39 @@ class Pusher:
 
     def _bring(self, uploads: Uploads, layer: _Layer, sources: _Sources) -> bool:
         """One layer, on a thread; whether bytes had to be sent."""
-        stored = layer.descriptor["digest"]
-        fd = self._content.open(stored)
+        fd = self._content.open(layer.stored)
         try:
             kind = kind_of(os.pread(fd, MAGIC_SIZE, 0))
-            wanted = self._form.compression
+            layer.compression = wanted = self._form.compression
             if kind == wanted or (kind and not self._form.force):
-                layer.written = {"digest": stored, "size": os.fstat(fd).st_size, "compression": kind}
+                layer.compression = kind
+                layer.written = {"digest": layer.stored, "size": os.fstat(fd).st_size}
                 return self._transfer(uploads, layer, fd, sources)
-            known = self._known(stored)
+            known = self._known(layer.stored)
             if known and uploads.exists(known["digest"]):
                 layer.written = known
                 return False
-            made = self._compress(fd, stored, kind)
+            what = f"layer {layer.stored}"
+            read, _ = decompressed(Source.of_fd(fd, what), what)
+            made, digest = compressed(self._paths.content, read, wanted, self._form.level, plain=layer.diff_id)
             try:
-                size = os.fstat(made).st_size
-                layer.written = {"digest": _digest(made), "size": size, "compression": wanted}
-                self._remember(stored, layer.written)
+                layer.written = {"digest": digest, "size": os.fstat(made).st_size}
+                self._remember(layer.stored, layer.written)
                 return self._transfer(uploads, layer, made, sources)
             finally:
                 os.close(made)
         finally:
             os.close(fd)
 
-    def _compress(self, fd: int, digest: str, kind: str) -> int:
-        """The layer as asked for, in a nameless file. One with another compression is inflated first."""
-        if not kind:
-            return compressed(self._paths.content, fd, self._form.compression, self._form.level, digest)
-        from rl.image.streams import Source, decompressed
-
-        plain = os.open(self._paths.content, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            read, _ = decompressed(Source.of_fd(fd, f"layer {digest}"), f"layer {digest}")
-            while piece := read(CHUNK):
-                os.write(plain, piece)
-            os.lseek(plain, 0, os.SEEK_SET)
-            return compressed(self._paths.content, plain, self._form.compression, self._form.level)
-        finally:
-            os.close(plain)
-
     def _transfer(self, uploads: Uploads, layer: _Layer, fd: int, sources: _Sources) -> bool:
         digest, size = layer.written["digest"], layer.written["size"]
         if uploads.exists(digest):
             return False
 
-        def opened(offset: int) -> BinaryIO:
-            return _Part(fd, offset)  # type: ignore[return-value]
-
         def tell(done: int) -> None:
             layer.done = done
 
-        layer.size = size
-        return uploads.blob(digest, size, opened, sources.of(digest), tell)
-
-    def _opener(self, digest: str) -> Callable[[int], BinaryIO]:
-        def opened(offset: int) -> BinaryIO:
-            file = open(self._content.open(digest), "rb")
-            file.seek(offset)
-            return file
-
-        return opened
+        return uploads.blob(digest, size, lambda count, offset: os.pread(fd, count, offset), sources.of(digest), tell)
 
     # what compressing came to
 
@@ -268,29 +243,14 @@ class Pusher:
             good = str(found["digest"]).startswith("sha256:") and isinstance(found["size"], int)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return {**found, "compression": self._form.compression} if good else None
+        return {"digest": found["digest"], "size": found["size"]} if good else None
 
     def _remember(self, digest: str, written: dict[str, Any]) -> None:
         try:
             os.makedirs(f"{self._paths.cache}/compressed", exist_ok=True)
-            write_atomic(self._note(digest), dumps({"digest": written["digest"], "size": written["size"]}).encode())
+            write_atomic(self._note(digest), dumps(written).encode())
         except OSError:
             pass  # a cache: the next push compresses again
-
-
-class _Part:
-    """A file read from a position of its own: several readers may share the descriptor."""
-
-    def __init__(self, fd: int, offset: int) -> None:
-        self._fd, self._at = fd, offset
-
-    def read(self, size: int = -1) -> bytes:
-        data = os.pread(self._fd, CHUNK if size < 0 else size, self._at)
-        self._at += len(data)
-        return data
-
-    def close(self) -> None:
-        pass  # the descriptor is the layer's
 
 
 class _Sources:
@@ -307,19 +267,10 @@ class _Sources:
                 continue
             try:
                 document = d.parse_manifest(content.read(record["manifest"]), record["manifest"])
-            except Exception:  # a broken image is no source; the push is not about it
+            except (RlError, OSError):  # a broken image is no source; the push is not about it
                 continue
             for layer in document["layers"]:
                 self._known.setdefault(layer["digest"], []).extend(sorted(repositories))
 
     def of(self, digest: str) -> list[str]:
         return list(dict.fromkeys(self._known.get(digest, [])))
-
-
-def _digest(fd: int) -> str:
-    found = sha256()
-    offset = 0
-    while piece := os.pread(fd, CHUNK, offset):
-        found.update(piece)
-        offset += len(piece)
-    return f"sha256:{found.hexdigest()}"

@@ -274,22 +274,15 @@ def _blob(
         digest, size = layer["digest"], os.fstat(fd).st_size
         what = f"layer {digest}"
         if not kind and compress:
-            gzipped = compressed(content.paths.content, fd, "gzip")
+            read = Source.of_fd(fd, what).read
+            gzipped, digest = compressed(content.paths.content, read, "gzip", plain=layer["digest"])
             os.close(fd)
             fd = gzipped
             kind = "gzip"
-            size, digest = os.fstat(fd).st_size, _digest(fd)
+            size = os.fstat(fd).st_size
         if prefix + digest[7:] not in out.written:
             out.written.add(prefix + digest[7:])
             out.stream(prefix + digest[7:], size, _pieces(Source.of_fd(fd, what).read, digest, what))
     finally:
         os.close(fd)
     return {"digest": digest, "size": size}, kind
-
-
-def _digest(fd: int) -> str:
-    found = sha256()
-    while piece := os.read(fd, CHUNK):
-        found.update(piece)
-    os.lseek(fd, 0, os.SEEK_SET)
-    return f"sha256:{found.hexdigest()}"

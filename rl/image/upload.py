@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from rl.image.registry import Repository
     from rl.image.transport import Body, Response
 
+    ReadAt = Callable[[int, int], bytes]  # number of bytes, position
+
 #: How often one upload goes on after a lost connection without having come further.
 _STALLS = 3
 
@@ -60,15 +62,14 @@ class Uploads:
             return response.status == 200
 
     def blob(
-        self, digest: str, size: int, read: Callable[[int], BinaryIO], sources: list[str],
-        on_progress: Callable[[int], None],
+        self, digest: str, size: int, read: ReadAt, sources: list[str], on_progress: Callable[[int], None]
     ) -> bool:
         """Bring a blob there; False where that took no bytes (a mount).
 
-        *read* opens it at a position; *sources* are repositories of the registry that may have it; *on_progress* is
-        told how many bytes are read. Raises AuthenticationError, RegistryError, VerificationError.
+        *read* gives up to so many bytes of it from a position on; *sources* are repositories of the registry that may
+        have it; *on_progress* is told how many bytes are read. Raises AuthenticationError, RegistryError,
+        VerificationError.
         """
-        location = ""
         for source in sources[:3]:  # a registry that can mount it says so at once
             location = self._begin(f"?mount={digest}&from={quote(source, safe='/')}")
             if not location:
@@ -87,7 +88,7 @@ class Uploads:
     def _begin(self, query: str) -> str:
         """The URL of a new upload; "" where the registry mounted the blob instead."""
         path = f"{self.repository.path}/blobs/uploads/{query}"
-        with self._ask("POST", path, {"Content-Length": "0"}, b"") as response:
+        with self._ask("POST", path, body=b"") as response:
             if response.status == 201 and query:
                 return ""
             if response.status != 202:
@@ -101,7 +102,7 @@ class Uploads:
         return self.repository.registry.resolve(location, path)
 
     def _send(
-        self, location: str, digest: str, size: int, read: Callable[[int], BinaryIO], on_progress: Callable[[int], None]
+        self, location: str, digest: str, size: int, read: ReadAt, on_progress: Callable[[int], None]
     ) -> str:
         """All bytes of the blob; the URL that closes the upload."""
         offset, stalls = 0, 0
@@ -112,7 +113,7 @@ class Uploads:
             start = offset
 
             def counted(at: int = start) -> BinaryIO:
-                return _Counted(read(at), at, on_progress)  # type: ignore[return-value]
+                return _Counted(read, at, on_progress)  # type: ignore[return-value]
 
             try:
                 with self._ask("PATCH", location, headers, counted, False) as answer:
@@ -145,7 +146,7 @@ class Uploads:
 
     def _finish(self, location: str, digest: str) -> None:
         url = f"{location}{'&' if '?' in location else '?'}digest={quote(digest, safe='')}"
-        with self._ask("PUT", url, {"Content-Length": "0"}, b"") as response:
+        with self._ask("PUT", url, body=b"") as response:
             if response.status not in (201, 204):
                 raise self._failure(f"finish the upload of blob {digest} to {self.repository}", response)
             told = response.header("docker-content-digest")
@@ -156,15 +157,13 @@ class Uploads:
 
     def _cancel(self, location: str) -> None:
         """Give an upload up, as far as the registry lets us."""
-        if location:
-            self._ask("DELETE", location, repeat=False).close()
+        self._ask("DELETE", location, repeat=False).close()
 
     def manifest(self, data: bytes, media_type: str, which: str) -> str:
         """Put a manifest or an index under a tag or its digest; the digest. Its blobs must be there."""
         digest = f"sha256:{sha256(data).hexdigest()}"
-        headers = {"Content-Type": media_type, "Content-Length": str(len(data))}
         path = f"{self.repository.path}/manifests/{which}"
-        with self._ask("PUT", path, headers, data) as response:
+        with self._ask("PUT", path, {"Content-Type": media_type}, data) as response:
             if response.status not in (201, 202):
                 raise self._failure(f"put the manifest of {self.repository}:{which}", response)
             told = response.header("docker-content-digest")
@@ -177,19 +176,19 @@ class Uploads:
 
 
 class _Counted:
-    """A file that tells how far it is read."""
+    """What http.client takes for a file: a position of its own in the blob, told to who asked how far it is."""
 
-    def __init__(self, file: BinaryIO, done: int, tell: Callable[[int], None]) -> None:
-        self._file, self._done, self._tell = file, done, tell
+    def __init__(self, read: ReadAt, at: int, tell: Callable[[int], None]) -> None:
+        self._read, self._at, self._tell = read, at, tell
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self._done += len(data)
-        self._tell(self._done)
+    def read(self, size: int) -> bytes:
+        data = self._read(size, self._at)
+        self._at += len(data)
+        self._tell(self._at)
         return data
 
     def __enter__(self) -> _Counted:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        pass  # the blob is its owner's

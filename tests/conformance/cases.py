@@ -17,7 +17,6 @@ class Case:
     setup: str = ""
     options: tuple[str, ...] = ()
     peer: str = ""
-    peer_options: tuple[str, ...] | None = None
     #: fields of the image's configuration that differ, with the reason in the case's comment
     differs: frozenset[str] = field(default_factory=frozenset)
     #: compare the times of regular files, too (what is copied keeps its own)

@@ -42,10 +42,9 @@ class Buildah:
     def build(self, case: Case, context: Path, layout: Path) -> ocilayout.Image:
         file = context.with_name("Containerfile.peer")
         file.write_text(case.peer or case.containerfile, newline="")
-        options = case.options if case.peer_options is None else case.peer_options
-        layers = [] if any(word.startswith("--layers") for word in options) else ["--layers"]
+        layers = [] if any(word.startswith("--layers") for word in case.options) else ["--layers"]
         self("bud", "--isolation", "chroot", "--network", "host", *layers, "-q", "-t", "peer", "-f", file,
-             *_placed(options, context), context)
+             *_placed(case.options, context), context)
         self("push", "-q", "peer", f"oci:{layout}:peer")
         return ocilayout.read(layout)
 

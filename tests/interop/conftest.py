@@ -1,5 +1,17 @@
-"""Fixtures of the system tests: the installed `rl` as an ordinary user."""
+"""The installed `rl` as a user of these tests' own: they remove all images, which other tests' users need."""
 
-from system.conftest import _user_rl, busybox_archive, rl
+from __future__ import annotations
 
-__all__ = ["_user_rl", "busybox_archive", "rl"]
+from collections.abc import Iterator
+
+import pytest
+
+from support import users
+from system.conftest import Rl, unique_user
+
+
+@pytest.fixture(scope="module")
+def rl() -> Iterator[Rl]:
+    tool = Rl(unique_user("rltest-interop"))
+    yield tool
+    users.wipe(tool.user)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import secrets
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,12 +79,14 @@ def _write_sources(work: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def bench(_user_rl: Rl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    work = Path(tempfile.mkdtemp(prefix="rl-interop-", dir="/var/tmp"))
+def bench(rl: Rl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    # Podman makes names of images of this path: tempfile's own "_" would not always be legal in one.
+    work = Path(f"/var/tmp/rl-interop-{secrets.token_hex(4)}")
+    work.mkdir(0o700)
     work.chmod(0o777)
     diff_ids = _write_sources(work)
     podman, buildah = Podman("podman", work), Podman("buildah", work)
-    tools: dict[str, Tool] = {"podman": podman, "buildah": buildah, "skopeo": Skopeo(work), "rl": RlTool(_user_rl)}
+    tools: dict[str, Tool] = {"podman": podman, "buildah": buildah, "skopeo": Skopeo(work), "rl": RlTool(rl)}
     with Registry(tmp_path_factory.mktemp("registry")) as registry:
         yield Bench(work, tools, registry, diff_ids)
     podman.close()

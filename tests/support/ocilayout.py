@@ -35,10 +35,10 @@ class Image:
     tree: dict[str, Entry]
 
 
-def read(layout: Path, digest: str = "") -> Image:
-    """The image *digest* of the layout, or the only one in it."""
+def read(layout: Path) -> Image:
+    """The only image of the layout."""
     index = json.loads((layout / "index.json").read_text())
-    [descriptor] = [item for item in index["manifests"] if digest in ("", item["digest"])]
+    [descriptor] = index["manifests"]
     manifest = json.loads(_blob(layout, descriptor["digest"]))
     config = json.loads(_blob(layout, manifest["config"]["digest"]))
     tree: dict[str, Entry] = {}

@@ -20,8 +20,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
         yield server
 
 
-def _raw(place: str, *flags: str) -> dict[str, object]:
-    done = subprocess.run(["skopeo", "inspect", "--raw", "--tls-verify=false", *flags, f"docker://{place}"],
+def _raw(place: str) -> dict[str, object]:
+    done = subprocess.run(["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{place}"],
                           capture_output=True, text=True, timeout=30, check=True)
     return dict(json.loads(done.stdout))
 

@@ -48,13 +48,7 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
         from rl.engine.prepare import check, prepare
 
         check(options["userns"])
-    how = {key: options[key] for key in _PASSED if key in options}
-    if "creds" in options:
-        how["creds"] = common.with_password(options["creds"])
-    if "retry_delay" in options:
-        from rl.engine.times import duration_ns
-
-        how["retry_delay"] = duration_ns(options["retry_delay"]) / 1e9
+    how = common.transfer(options, _PASSED)
     code = 0
     for name in arguments:
         progress = choose_progress(bool(options.get("quiet")))

@@ -44,13 +44,7 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
     from rl.image.progress import choose
     from rl.image.push import Form
 
-    how = {key: options[key] for key in _PASSED if key in options}
-    if "creds" in options:
-        how["creds"] = common.with_password(options["creds"])
-    if "retry_delay" in options:
-        from rl.engine.times import duration_ns
-
-        how["retry_delay"] = duration_ns(options["retry_delay"]) / 1e9
+    how = common.transfer(options, _PASSED)
     form = Form(
         options.get("format", ""), options.get("compression_format", ""), options.get("compression_level"),
         bool(options.get("force_compression")),
