@@ -6,13 +6,13 @@ from rl.engine import events
 from rl.errors import UnsupportedError, UsageError
 from rl.image import reference, store
 from rl.image.content import adding
+from rl.image.form import Form
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rl.config.model import ImageRecord
     from rl.engine.context import Engine
     from rl.image.progress import Progress
-    from rl.image.push import Form
     from rl.image.reference import Reference
 
 #: Transports that push knows besides docker://, and what they are to `rl save`.
@@ -32,24 +32,29 @@ def push(
 ) -> str:
     """Push *image* to *destination*, by default its own name in its registry; the manifest's digest there.
 
-    A destination on this machine (``oci:DIR:NAME`` and such) gives "". *retry*: how often a failing transfer is
-    repeated; *retry_delay*: the first pause, in seconds. Raises NoSuchImageError, UsageError, AuthenticationError,
-    RegistryError, VerificationError, UnsupportedError, RlError.
+    A docker-archive, which has none, gives "". *compress*: plain layers in a ``dir:``, too. *retry*: how often a
+    failing transfer is repeated; *retry_delay*: the first pause, in seconds. Raises NoSuchImageError, UsageError,
+    AuthenticationError, RegistryError, VerificationError, UnsupportedError, RlError.
     """
     from rl.engine.pull import checked
     from rl.image.connect import Options
     from rl.image.credentials import from_option
     from rl.image.progress import Progress as Silent
-    from rl.image.push import Form as Plain
     from rl.image.push import Pusher
 
     record = store.find(engine.paths, image)
     transport, colon, rest = destination.partition(":")
     if colon and transport in _REFUSED:
         raise UnsupportedError(f"push to {destination}: {transport}: is not written to", _REFUSED[transport])
+    form = form or Form()
     if colon and transport in _SAVED:
-        _save(engine, record, transport, rest, destination, compress)
-        return ""
+        if any((tls_verify is not None, authfile, creds, cert_dir)):
+            raise UsageError(
+                f"push to {destination}: --tls-verify, --authfile, --creds and --cert-dir are for registries",
+                "leave them out",
+            )
+        form = _local_form(transport, form, compress)
+        return _save(engine, record, transport, rest, destination, form)
     if compress:
         raise UsageError("push: --compress is for dir: directories", "to a registry plain layers go compressed anyway")
     target = _target(record, image, destination.removeprefix("docker://"))
@@ -58,7 +63,7 @@ def push(
         credentials=from_option(creds) if creds else None, retries=retry, delay=retry_delay,
     )  # fmt: skip
     shown = progress or Silent()
-    pusher = Pusher(engine.paths, options, form or Plain(), shown)
+    pusher = Pusher(engine.paths, options, form.compressing("gzip"), shown)
     try:
         with adding(engine.paths):
             digest = pusher.push(record, target)
@@ -84,17 +89,37 @@ def _target(record: ImageRecord, image: str, destination: str) -> Reference:
     return target
 
 
-def _save(engine: Engine, record: ImageRecord, transport: str, rest: str, destination: str, compress: bool) -> None:
+def _local_form(transport: str, form: Form, compress: bool) -> Form:
+    """What *form* comes to on this machine. Raises UsageError for what the transport does not have."""
+    if compress and transport != "dir":
+        raise UsageError(f"push: --compress is for dir: directories, not for {transport}:", "leave --compress out")
+    if transport == "docker-archive" and not form.is_plain():
+        raise UsageError(
+            "push: a docker-archive has no manifest, and its layers are never compressed",
+            "leave --format and the flags for compression out, or use oci-archive:",
+        )
+    if transport.startswith("oci") and form.format == "v2s2":
+        raise UsageError(f"push: {transport}: has OCI's format only", "use --format oci, or dir:")
+    if transport != "dir" or compress:
+        return form.compressing("gzip")
+    if not form.compression and (form.force or form.level is not None):
+        raise UsageError("push: layers stay plain in a dir: unless a compression is asked for", "add --compress")
+    return form
+
+
+def _save(engine: Engine, record: ImageRecord, transport: str, rest: str, destination: str, form: Form) -> str:
     """To an archive or a directory: the name goes in as the transport has it (containers-transports(5))."""
     from rl.engine.save import write
 
     path, _, name = rest.partition(":")
     if not path or (transport == "dir" and name):
-        form = f"{transport}:PATH" + ("" if transport == "dir" else "[:NAME]")
-        raise UsageError(f"push to {destination}: not a place", f"write it as {form}")
+        shape = f"{transport}:PATH" + ("" if transport == "dir" else "[:NAME]")
+        raise UsageError(f"push to {destination}: not a place", f"write it as {shape}")
     if transport == "docker-archive" and name:
         name = reference.normalize(name, reference.DOCKER)
     images = [(record, [name] if name else [])]
     with adding(engine.paths):
-        write(engine, images, path, _SAVED[transport], compress=compress)
+        form.format_of(store.manifest(engine.paths, record))  # what is not possible is said before anything is made
+        digest = write(engine, images, path, _SAVED[transport], form)
     events.emit(engine.paths, "image", "push", record["id"], destination)
+    return digest

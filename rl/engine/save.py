@@ -11,6 +11,7 @@ from rl.errors import RlError, UsageError
 from rl.image import save as writing
 from rl.image import store
 from rl.image.content import adding
+from rl.image.form import Form
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,23 +39,27 @@ def save(
     # The lock of those who add keeps the garbage collector from what we read.
     with adding(engine.paths):
         images = _images(engine, names, multi)
-        write(engine, images, output, format, compress=compress, uncompressed=uncompressed)
+        write(engine, images, output, format, Form(compression="gzip" if _gzip(format, compress, uncompressed) else ""))
     for record, _ in images:
         events.emit(engine.paths, "image", "save", record["id"], record["name"])
 
 
-def write(
-    engine: Engine, images: list[writing.Named], output: str | int, format: str, *, compress: bool = False,
-    uncompressed: bool = False,
-) -> None:
-    """*images* in *format* to a directory, a file or a descriptor, as :func:`save`; the caller holds ``adding``."""
+def write(engine: Engine, images: list[writing.Named], output: str | int, format: str, form: Form) -> str:
+    """*images* in *format* to a directory, a file or a descriptor; the digest of the last one's manifest.
+
+    The caller holds ``adding``. A docker-archive gives "". Raises as :func:`save`.
+    """
     if format in (writing.OCI_DIR, writing.DOCKER_DIR):
         assert isinstance(output, str)
-        writing.save_directory(engine.paths, images, output, format, compress=compress, uncompressed=uncompressed)
-    elif isinstance(output, int):
-        writing.save_archive(engine.paths, images, output, format, uncompressed)
-    else:
-        _to_file(engine, images, output, format, uncompressed)
+        return writing.save_directory(engine.paths, images, output, format, form)
+    if isinstance(output, int):
+        return writing.save_archive(engine.paths, images, output, format, form)
+    return _to_file(engine, images, output, format, form)
+
+
+def _gzip(format: str, compress: bool, uncompressed: bool) -> bool:
+    """Whether plain layers get gzip."""
+    return compress if format == writing.DOCKER_DIR else not uncompressed
 
 
 def _check(
@@ -90,7 +95,7 @@ def _images(engine: Engine, names: list[str], multi: bool) -> list[writing.Named
     return list(images.values())
 
 
-def _to_file(engine: Engine, images: list[writing.Named], path: str, format: str, uncompressed: bool) -> None:
+def _to_file(engine: Engine, images: list[writing.Named], path: str, format: str, form: Form) -> str:
     """To a temporary name beside *path*, then to it: who finds the file finds all of it."""
     staged = f"{path}.{os.getpid()}.partial"
     try:
@@ -104,11 +109,12 @@ def _to_file(engine: Engine, images: list[writing.Named], path: str, format: str
         raise RlError(f"save to {path}: {error.strerror}", "choose a place you may write to") from None
     try:
         try:
-            writing.save_archive(engine.paths, images, fd, format, uncompressed)
+            digest = writing.save_archive(engine.paths, images, fd, format, form)
         finally:
             os.close(fd)
         if not special:
             os.rename(staged, path)
+        return digest
     except BaseException:
         if not special:
             try:

@@ -16,12 +16,13 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 from rl.config.jsonio import dumps, read_json, write_atomic
-from rl.errors import RlError, UsageError
+from rl.errors import RlError
 from rl.image import documents as d
 from rl.image import store
-from rl.image.compress import check_level, compressed
+from rl.image.compress import compressed
 from rl.image.connect import Registries
 from rl.image.content import ContentStore
+from rl.image.form import written_as
 from rl.image.registries_conf import load
 from rl.image.streams import MAGIC_SIZE, Source, decompressed, kind_of
 from rl.image.upload import Uploads
@@ -33,32 +34,9 @@ if TYPE_CHECKING:
     from rl.config.model import ImageRecord
     from rl.config.paths import Paths
     from rl.image.connect import Options
+    from rl.image.form import Form
     from rl.image.progress import Progress
     from rl.image.reference import Reference
-
-#: What --format says, and the media types of manifest, configuration and layers.
-FORMATS = {
-    "oci": (d.OCI_MANIFEST, d.OCI_CONFIG, d.OCI_LAYER, "+"),
-    "v2s2": (d.DOCKER_MANIFEST, d.DOCKER_CONFIG, d.DOCKER_LAYER, "."),
-}
-
-
-class Form:
-    """How the image is to be written.
-
-    ``format``: "" as it is, oci or v2s2. ``compression`` of plain layers (``force``: of all that have another): gzip or
-    zstd, at ``level`` (None: a good one). Raises UsageError for a level that there is not.
-    """
-
-    __slots__ = ("compression", "force", "format", "level")
-
-    def __init__(self, format: str = "", compression: str = "", level: int | None = None, force: bool = False) -> None:
-        self.compression = compression or "gzip"
-        self.force = force
-        self.format = format
-        self.level = level
-        check_level(self.compression, level)
-
 
 class _Layer:
     """A layer on its way.
@@ -103,13 +81,15 @@ class Pusher:
         """
         endpoint = self._conf.endpoints(target)[-1]  # the registry itself: mirrors are for reading
         uploads = Uploads(self._registries.repository(endpoint))
-        manifest = d.parse_manifest(self._content.read(record["manifest"]), f"manifest {record['manifest']}")
-        format = self._format(manifest)
+        stored = self._content.read(record["manifest"])
+        manifest = d.parse_manifest(stored, f"manifest {record['manifest']}")
+        format = self._form.format_of(manifest)
         sources = _Sources(self._paths, target.registry, endpoint.repository)
         self._progress.say("Getting image source signatures")
         layers = self._layers(uploads, record, manifest["layers"], sources)
         self._config(uploads, manifest["config"])
-        data, media_type = self._document(record, manifest, layers, format)
+        written = [(layer.written, layer.compression) for layer in layers]
+        data, media_type = written_as(stored, manifest, written, format)
         self._progress.say("Writing manifest to image destination")
         digest = uploads.manifest(data, media_type, target.tag)
         self._flush()
@@ -123,30 +103,6 @@ class Pusher:
         self._progress.begin(digest, size, "config")
         uploads.blob(digest, size, lambda count, offset: data[offset : offset + count], [], lambda done: None)
         self._progress.downloaded(digest)
-
-    def _format(self, manifest: dict[str, Any]) -> str:
-        own = "v2s2" if d.media_type(manifest) == d.DOCKER_MANIFEST else "oci"
-        kinds = [str(item.get("mediaType")) for item in manifest["layers"]]
-        zstd = self._form.compression == "zstd" or any("zstd" in kind for kind in kinds)
-        if zstd and self._form.format == "v2s2" and not (self._form.force and self._form.compression == "gzip"):
-            raise UsageError("push: Docker's format (v2s2) has no zstd layers", "use --format oci, or gzip by force")
-        if self._form.format:
-            return self._form.format
-        return "oci" if zstd else own
-
-    def _document(
-        self, record: ImageRecord, manifest: dict[str, Any], layers: list[_Layer], format: str
-    ) -> tuple[bytes, str]:
-        """The manifest as the registry gets it: untouched where nothing is to be changed."""
-        kind, config, layer_kind, joint = FORMATS[format]
-        written = []
-        for descriptor, layer in zip(manifest["layers"], layers, strict=True):
-            written.append({**descriptor, **layer.written, "mediaType": f"{layer_kind}{joint}{layer.compression}"})
-        if written == manifest["layers"] and d.media_type(manifest) == kind:
-            return self._content.read(record["manifest"]), kind
-        config_descriptor = {**manifest["config"], "mediaType": config}
-        changed = {**manifest, "schemaVersion": 2, "mediaType": kind, "config": config_descriptor, "layers": written}
-        return dumps(changed).encode(), kind
 
     # layers
 
@@ -201,9 +157,8 @@ class Pusher:
         fd = self._content.open(layer.stored)
         try:
             kind = kind_of(os.pread(fd, MAGIC_SIZE, 0))
-            layer.compression = wanted = self._form.compression
-            if kind == wanted or (kind and not self._form.force):
-                layer.compression = kind
+            layer.compression = wanted = self._form.wanted(kind)
+            if kind == wanted:
                 layer.written = {"digest": layer.stored, "size": os.fstat(fd).st_size}
                 return self._transfer(uploads, layer, fd, sources)
             known = self._known(layer.stored)

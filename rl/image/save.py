@@ -25,6 +25,7 @@ from rl.image import tarstream as tar
 from rl.image.archive import REF_NAME
 from rl.image.compress import compressed
 from rl.image.content import ContentStore
+from rl.image.form import Form, written_as
 from rl.image.streams import CHUNK, MAGIC_SIZE, Source, decompressed, kind_of
 
 DOCKER_ARCHIVE = "docker-archive"
@@ -37,26 +38,26 @@ FORMATS = (DOCKER_ARCHIVE, OCI_ARCHIVE, OCI_DIR, DOCKER_DIR)
 Named = tuple[ImageRecord, list[str]]
 
 
-def save_archive(paths: Paths, images: list[Named], fd: int, kind: str, uncompressed: bool = False) -> None:
+def save_archive(paths: Paths, images: list[Named], fd: int, kind: str, form: Form) -> str:
     """Write *images* as *kind* (docker-archive, oci-archive) to *fd*, a file or a pipe.
 
-    *uncompressed* leaves layers of an OCI archive as they are stored, else plain ones get gzip.
-    Raises RlError, VerificationError (a layer is damaged), CorruptRecordError.
+    *form* is for an OCI archive: the layers of the other one are plain. The digest of the last image's manifest, "" for
+    a docker-archive, which has none. Raises RlError, VerificationError (a layer is damaged), CorruptRecordError.
     """
     out = _TarSink(fd)
+    digest = ""
     if kind == DOCKER_ARCHIVE:
         _docker_archive(paths, images, out)
     else:
-        _oci(paths, images, out, not uncompressed)
+        digest = _oci(paths, images, out, form)
     out.end()
+    return digest
 
 
-def save_directory(
-    paths: Paths, images: list[Named], path: str, kind: str, *, compress: bool = False, uncompressed: bool = False
-) -> None:
+def save_directory(paths: Paths, images: list[Named], path: str, kind: str, form: Form) -> str:
     """Write *images* as *kind* (oci-dir, docker-dir) to the directory *path*, new or empty.
 
-    *compress*: plain layers of a docker-dir get gzip. Raises ConflictError, RlError, VerificationError.
+    The digest of the last image's manifest. Raises ConflictError, RlError, VerificationError.
     """
     try:
         os.makedirs(path, exist_ok=True)
@@ -66,9 +67,8 @@ def save_directory(
         raise RlError(f"save to {path}: {error.strerror}") from None
     out = _DirectorySink(path)
     if kind == OCI_DIR:
-        _oci(paths, images, out, not uncompressed)
-    else:
-        _docker_dir(paths, images[0][0], out, compress)
+        return _oci(paths, images, out, form)
+    return _docker_dir(paths, images[0][0], out, form)
 
 
 # where it goes
@@ -204,57 +204,41 @@ def _plain_layer(content: ContentStore, digest: str, diff_id: str, name: str, ou
         os.close(fd)
 
 
-def _oci(paths: Paths, images: list[Named], out: _Sink, compress: bool) -> None:
+def _oci(paths: Paths, images: list[Named], out: _Sink, form: Form) -> str:
     out.directory("blobs")
     out.directory("blobs/sha256")
     content = ContentStore(paths)
     descriptors: list[dict[str, Any]] = []
+    digest = ""
     for record, names in images:
-        data = _oci_manifest(content, record, out, "blobs/sha256/", compress)
+        data = _image(content, record, out, "blobs/sha256/", Form("oci", form.compression, form.level, form.force))
         digest = f"sha256:{sha256(data).hexdigest()}"
         _blob_bytes(out, "blobs/sha256/", digest, data)
         descriptor: dict[str, Any] = {"mediaType": d.OCI_MANIFEST, "digest": digest, "size": len(data)}
         descriptors += [{**descriptor, "annotations": {REF_NAME: name}} for name in names] or [descriptor]
     out.data("index.json", dumps({"schemaVersion": 2, "mediaType": d.OCI_INDEX, "manifests": descriptors}).encode())
     out.data("oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+    return digest
 
 
-_LAYER_KINDS = {"": "", "gzip": "+gzip", "zstd": "+zstd"}
-
-
-def _oci_manifest(content: ContentStore, record: ImageRecord, out: _Sink, prefix: str, compress: bool) -> bytes:
-    """Write config and layers of an image; its manifest, in OCI's terms and otherwise unchanged."""
-    data = content.read(record["manifest"])
-    manifest = d.parse_manifest(data, f"manifest {record['manifest']}")
-    layers = []
-    for layer in manifest["layers"]:
-        written, kind = _blob(content, layer, out, prefix, compress)
-        layers.append({**layer, **written, "mediaType": d.OCI_LAYER + _LAYER_KINDS[kind]})
-    _blob_bytes(out, prefix, f"sha256:{record['id']}", content.read(f"sha256:{record['id']}"))
-    if layers == manifest["layers"] and d.media_type(manifest) == d.OCI_MANIFEST:
-        return data
-    config = {**manifest["config"], "mediaType": d.OCI_CONFIG}
-    changed = {**manifest, "mediaType": d.OCI_MANIFEST, "config": config, "layers": layers}
-    return dumps(changed).encode()
-
-
-def _docker_dir(paths: Paths, record: ImageRecord, out: _Sink, compress: bool) -> None:
-    content = ContentStore(paths)
-    data = content.read(record["manifest"])
-    manifest = d.parse_manifest(data, f"manifest {record['manifest']}")
-    docker = d.media_type(manifest) == d.DOCKER_MANIFEST
-    layers = []
-    for layer in manifest["layers"]:
-        written, kind = _blob(content, layer, out, "", compress)
-        if written["digest"] != layer["digest"]:
-            media_type = f"{d.DOCKER_LAYER}.{kind}" if docker else d.OCI_LAYER + _LAYER_KINDS[kind]
-            layer = {**layer, **written, "mediaType": media_type}
-        layers.append(layer)
-    _blob_bytes(out, "", f"sha256:{record['id']}", content.read(f"sha256:{record['id']}"))
-    if layers != manifest["layers"]:
-        data = dumps({**manifest, "layers": layers}).encode()
+def _docker_dir(paths: Paths, record: ImageRecord, out: _Sink, form: Form) -> str:
+    data = _image(ContentStore(paths), record, out, "", form)
     out.data("manifest.json", data)
     out.data("version", b"Directory Transport Version: 1.1\n")
+    return f"sha256:{sha256(data).hexdigest()}"
+
+
+def _image(content: ContentStore, record: ImageRecord, out: _Sink, prefix: str, form: Form) -> bytes:
+    """Write config and layers of an image; its manifest."""
+    data = content.read(record["manifest"])
+    manifest = d.parse_manifest(data, f"manifest {record['manifest']}")
+    format = form.format_of(manifest)
+    layers = [
+        _blob(content, layer["digest"], diff_id, out, prefix, form)
+        for layer, diff_id in zip(manifest["layers"], record["layers"], strict=True)
+    ]
+    _blob_bytes(out, prefix, f"sha256:{record['id']}", content.read(f"sha256:{record['id']}"))
+    return written_as(data, manifest, layers, format)[0]
 
 
 def _blob_bytes(out: _Sink, prefix: str, digest: str, data: bytes) -> None:
@@ -265,24 +249,23 @@ def _blob_bytes(out: _Sink, prefix: str, digest: str, data: bytes) -> None:
 
 
 def _blob(
-    content: ContentStore, layer: dict[str, Any], out: _Sink, prefix: str, compress: bool
+    content: ContentStore, digest: str, diff_id: str, out: _Sink, prefix: str, form: Form
 ) -> tuple[dict[str, Any], str]:
-    """Write one layer, with gzip if it is plain and *compress*; its digest and size, and its compression."""
-    fd = content.open(layer["digest"])
+    """Write one layer, compressed as *form* says; its digest and size, and its compression."""
+    fd = content.open(digest)
     try:
         kind = kind_of(os.pread(fd, MAGIC_SIZE, 0))
-        digest, size = layer["digest"], os.fstat(fd).st_size
+        wanted = form.wanted(kind)
         what = f"layer {digest}"
-        if not kind and compress:
-            read = Source.of_fd(fd, what).read
-            gzipped, digest = compressed(content.paths.content, read, "gzip", plain=layer["digest"])
+        if wanted != kind:
+            read, _ = decompressed(Source.of_fd(fd, what), what)
+            made, digest = compressed(content.paths.content, read, wanted, form.level, plain=diff_id)
             os.close(fd)
-            fd = gzipped
-            kind = "gzip"
-            size = os.fstat(fd).st_size
+            fd = made
+        size = os.fstat(fd).st_size
         if prefix + digest[7:] not in out.written:
             out.written.add(prefix + digest[7:])
             out.stream(prefix + digest[7:], size, _pieces(Source.of_fd(fd, what).read, digest, what))
     finally:
         os.close(fd)
-    return {"digest": digest, "size": size}, kind
+    return {"digest": digest, "size": size}, wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -101,6 +102,24 @@ def test_to_places_on_this_machine(rl: Rl, kind: str, name: str) -> None:
     assert found.returncode == 0 and json.loads(found.stdout)["config"]["Cmd"] == ["sh"], found.stderr
 
 
+@pytest.mark.parametrize(("place", "flags", "media_type"), [
+    ("oci", ["--compression-format", "zstd", "--compression-level", "7"], f"{OCI}.layer.v1.tar+zstd"),
+    ("oci-archive", ["--format", "oci"], f"{OCI}.layer.v1.tar+gzip"),
+    ("dir", ["--format", "oci", "--compression-format", "zstd"], f"{OCI}.layer.v1.tar+zstd"),
+    ("dir", ["--format", "v2s2", "--compress"], "application/vnd.docker.image.rootfs.diff.tar.gzip"),
+    ("dir", ["--format", "v2s2"], "application/vnd.docker.image.rootfs.diff.tar"),
+])
+def test_forms_on_this_machine(rl: Rl, place: str, flags: list[str], media_type: str) -> None:
+    where = f"{place}:{rl.user.home}/formed"
+    subprocess.run(["rm", "-rf", rl.user.home / "formed"], check=True, timeout=20)
+    digest = rl.user.home / "formed-digest"
+    rl.ok("push", "-q", *flags, "--digestfile", digest, "busybox", where)
+    raw = subprocess.run(["skopeo", "inspect", "--raw", where], capture_output=True, timeout=30, check=True).stdout
+    assert [layer["mediaType"] for layer in json.loads(raw)["layers"]] == [media_type]
+    assert f"sha256:{hashlib.sha256(raw).hexdigest()}" == digest.read_text()
+    subprocess.run(["skopeo", "copy", "-q", where, f"oci:{rl.user.home}/formed-again"], timeout=30, check=True)
+
+
 @pytest.mark.parametrize(("words", "code", "said"), [
     (["nothing-such"], 125, "image not known"),
     (["busybox", "localhost/x"], 125, "not of a registry"),
@@ -112,6 +131,13 @@ def test_to_places_on_this_machine(rl: Rl, kind: str, name: str) -> None:
     (["--compression-level", "99", "busybox", "127.0.0.1:1/x"], 125, "gzip has 1 to 9"),
     (["--format", "v2s2", "--compression-format", "zstd", "busybox", "127.0.0.1:1/x"], 125, "no zstd layers"),
     (["--compress", "busybox", "127.0.0.1:1/x"], 125, "for dir:"),
+    (["--compress", "busybox", "oci:/nowhere/x"], 125, "not for oci:"),
+    (["--format", "v2s2", "busybox", "oci-archive:/nowhere/x"], 125, "OCI's format only"),
+    (["--format", "v2s2", "--compression-format", "zstd", "busybox", "dir:/nowhere/x"], 125, "no zstd layers"),
+    (["--compression-format", "zstd", "busybox", "docker-archive:/nowhere/x"], 125, "never compressed"),
+    (["--compression-level", "3", "busybox", "dir:/nowhere/x"], 125, "add --compress"),
+    (["--creds", "a:b", "busybox", "dir:/nowhere/x"], 125, "are for registries"),
+    (["--digestfile", "/nowhere/d", "busybox", "docker-archive:/nowhere/x"], 125, "no digest"),
     (["--sign-by", "me", "busybox", "127.0.0.1:1/x"], 125, "skopeo copy --sign-by"),
     (["--compression-format", "lzma", "busybox", "127.0.0.1:1/x"], 125, "zstd"),
 ])

@@ -41,24 +41,23 @@ _PASSED = ("authfile", "cert_dir", "retry", "tls_verify")
 
 def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
     from rl.engine.push import push
+    from rl.image.form import Form
     from rl.image.progress import choose
-    from rl.image.push import Form
 
     how = common.transfer(options, _PASSED)
     form = Form(
         options.get("format", ""), options.get("compression_format", ""), options.get("compression_level"),
         bool(options.get("force_compression")),
     )
+    digestfile = options.get("digestfile", "")
+    if digestfile and arguments[-1].startswith("docker-archive:"):
+        raise UsageError("push: a docker-archive has no manifest, so no digest", "leave --digestfile out")
     progress = choose(bool(options.get("quiet")))
     digest = push(engine, *arguments, form=form, compress=bool(options.get("compress")), progress=progress, **how)
-    if "digestfile" in options:
-        if not digest:
-            raise UsageError("push: --digestfile is for registries", "an archive's digest is in its index.json")
+    if digestfile:
         try:
-            with open(options["digestfile"], "w") as file:
+            with open(digestfile, "w") as file:
                 file.write(digest)
         except OSError as error:
-            raise RlError(
-                f"write {options['digestfile']}: {error.strerror}", "choose a place you may write to"
-            ) from None
+            raise RlError(f"write {digestfile}: {error.strerror}", "choose a place you may write to") from None
     return 0
