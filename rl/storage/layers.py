@@ -75,7 +75,8 @@ def lowers(paths: Paths, diff_ids: list[str], id_key: str = "") -> list[str]:
         else:
             stack.append(path)
     stack.reverse()
-    return stack
+    # A layer that is there twice (two steps that wrote nothing) has its effect at the top; overlayfs refuses it twice.
+    return list(dict.fromkeys(stack))
 
 
 def _missing(diff_id: str, id_key: str) -> NotFoundError:
