@@ -126,6 +126,14 @@ class CommandNotFoundError(RlError):
     http_status = 400
 
 
+class StepFailedError(RlError):
+    """A command of a build ended with an exit code other than 0, which becomes that of the build."""
+
+    def __init__(self, message: str, hint: str = "", code: int = 1) -> None:
+        super().__init__(message, hint)
+        self.exit_code = code
+
+
 class RegistryError(RlError):
     """A registry answered with an error or not at all."""
 

@@ -84,6 +84,8 @@ class Option(click.Option):
         settings: dict[str, Any] = (
             {"is_flag": True, "flag_value": True, "default": None, "type": Boolean()}
             if flag
+            else {"is_flag": True, "flag_value": "true", "default": None, "type": Checked(row)}
+            if row[1] == "optional"
             else {"type": Checked(row), "metavar": row[2], "multiple": row[1] in ("array", "list")}
         )
         hidden = hidden or row[3].startswith("!")

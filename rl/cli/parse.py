@@ -8,7 +8,8 @@ A table is a tuple of rows ``(names, kind, metavar, help[, check])``:
 
 - *names*: ``"-d --detach"``; the first long name is the key in the result, with underscores, and the only
   one help shows; further long names are silent aliases.
-- *kind*: ``flag`` (bool), ``value`` (the last one counts), ``array`` (may be repeated, taken as it is),
+- *kind*: ``flag`` (bool), ``optional`` (``--pull`` means ``--pull=true``, another value needs the =), ``value`` (the
+  last one counts), ``array`` (may be repeated, taken as it is),
   ``list`` (may be repeated, each split at commas as CSV).
 - *check*: ``int``, ``uint``, ``float`` (the value becomes that type) or the tuple of allowed words.
 - *help*: begins with ``!`` for a row that help does not list.
@@ -45,6 +46,8 @@ GLOBAL: Table = (
      ("trace", "debug", "info", "warn", "warning", "error", "fatal", "panic")),
 )
 
+#: Kinds that take no word after them.
+VALUELESS = ("flag", "optional")
 _TRUE = ("1", "t", "T", "true", "TRUE", "True")
 _FALSE = ("0", "f", "F", "false", "FALSE", "False")
 
@@ -136,6 +139,8 @@ def store(options: dict[str, Any], row: Row, text: str | None) -> None:
     if kind == "flag":
         options[key] = True if text is None else boolean(text)
         return
+    if kind == "optional" and text is None:
+        text = "true"
     assert text is not None
     if kind == "list":
         options.setdefault(key, []).extend(split_list(text) if text else [])
@@ -176,7 +181,7 @@ def read(tables: Sequence[Table], argv: Sequence[str], interspersed: bool = True
                 row = index[name]
                 if equals:
                     store(options, row, value)
-                elif row[1] == "flag":
+                elif row[1] in VALUELESS:
                     store(options, row, None)
                 else:
                     store(options, row, argv[i])
@@ -197,7 +202,7 @@ def _short(index: dict[str, Row], options: dict[str, Any], word: str, argv: Sequ
         if rest[:1] == "=" and len(rest) > 1:
             store(options, row, rest[1:])
             return 0
-        if row[1] == "flag":
+        if row[1] in VALUELESS:
             store(options, row, None)
             at += 1
             continue

@@ -42,11 +42,31 @@ _PUSH = {
     "--sign-passphrase-file": _SIGNING.format("--sign-by"),
 }
 
+_USERNS = "builds run in the user namespace that containers share; leave it out"
+_BUILD = {
+    "--all-platforms": "one platform at a time; build each with --platform",
+    "--cache-from": "the cache of builds stays on this machine; all builds of a user share it",
+    "--cache-to": "the cache of builds stays on this machine; all builds of a user share it",
+    "--cache-ttl": "the cache of builds stays on this machine; rl image prune --build-cache empties it",
+    "--cpp-flag": "rl runs no C preprocessor; cpp -E -P FILE | rl build -f - CONTEXT",
+    "--decryption-key": _CREATE["--decryption-key"],
+    "--hooks-dir": "rl reads no directories of OCI hooks; make what they do a RUN",
+    "--logsplit": "one platform at a time, so there is one log; --logfile names it",
+    "--manifest": "rl has no manifest lists yet; build with --tag",
+    "--runtime-flag": "RUN is done by the built-in runtime, which takes no flags; leave it out",
+    "--sign-by": "rl makes no signatures yet; push, then: skopeo copy --sign-by KEY docker://IMAGE docker://IMAGE",
+    "--userns-gid-map": _USERNS,
+    "--userns-gid-map-group": _USERNS,
+    "--userns-uid-map": _USERNS,
+    "--userns-uid-map-user": _USERNS,
+}
+
 #: command → flag → reason
 FLAGS: dict[str, dict[str, str]] = {
     "container clone": {"--pod": _PODS},
     "container create": {**_CREATE, "--init-ctr": _PODS},
     "container run": _CREATE,
+    "image build": _BUILD,
     "image push": _PUSH,
 }
 #: commands that rl does not have → reason

@@ -12,6 +12,7 @@ import os
 import time
 
 from rl.engine import containers
+from rl.engine.build import cache as builds
 from rl.engine.collect import blobs_of, unpacked_layers
 from rl.engine.volume import records as volumes
 from rl.errors import CorruptRecordError, NoSuchContainerError, NoSuchVolumeError, RlError
@@ -159,7 +160,9 @@ def _digest_of(content: ContentStore, digest: str) -> str:
 
 def _layers(paths: Paths, images: _Images, quick: bool, max_age: float) -> list[Damage]:
     found = []
-    used = set(images.layers)
+    of_builds = builds.used(paths)
+    used = images.layers | of_builds[0]
+    images.named |= of_builds[1]
     for container_id in containers.ids(paths):
         try:
             used.update(containers.read_config(paths, container_id).get("layers", []))

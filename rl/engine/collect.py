@@ -82,6 +82,14 @@ def _sweep(engine: Engine, removed: list[ImageRecord] | None) -> int:
         images.add(record["id"])
     in_use, damaged = container_layers(paths, images)
     layers |= in_use
+    if os.path.isdir(f"{paths.data}/build"):
+        from rl.engine.build import cache
+
+        if removed is None:
+            cache.sweep(paths)
+        of_builds = cache.used(paths)
+        layers |= of_builds[0]
+        blobs |= of_builds[1]
     for unreadable in errors + damaged:
         engine.warn(f"{unreadable.message}: what it may use is not freed")
     candidates, unpacked = content.digests(), unpacked_layers(paths)

@@ -302,12 +302,12 @@ def _documents(
         "schemaVersion": 2,
         "mediaType": d.DOCKER_MANIFEST if docker else d.OCI_MANIFEST,
         "config": {"mediaType": kind, "digest": config_digest, "size": len(data)},
-        "layers": [*[_as(descriptor, docker) for descriptor in (base.layers if base else [])], own_layer],
+        "layers": [*[format_descriptor(descriptor, docker) for descriptor in (base.layers if base else [])], own_layer],
     }
     return content.put_bytes(dumps(manifest).encode()), config_digest
 
 
-def _as(descriptor: dict[str, Any], docker: bool) -> dict[str, Any]:
+def format_descriptor(descriptor: dict[str, Any], docker: bool) -> dict[str, Any]:
     """A layer's descriptor with the media type of the other format's name for the same compression."""
     kind = (descriptor.get("mediaType") or "").replace("+", ".").rpartition(".")[2]
     compression = kind if kind in ("gzip", "zstd") else ""

@@ -79,18 +79,28 @@ class _Extractor(Applier):
 def extract(target: int, owner: Owner, overwrite: bool) -> list[str]:
     """From standard input, compressed or not, into directory *target*; warnings."""
     what = "standard input"
-    source = Source.of_fd(0, what)
-    read, _ = decompressed(source, what)
-    plain = Source(read)
-    wrong = UsageError(
-        "source must be a (compressed) tar archive when copying from stdin", "for example: tar c FILE | rl cp - C:DIR"
-    )
+    plain = archive(Source.of_fd(0, what), what)
+    if plain is None:
+        raise UsageError(
+            "source must be a (compressed) tar archive when copying from stdin",
+            "for example: tar c FILE | rl cp - C:DIR",
+        )
+    return unpack(plain, target, owner, overwrite)
+
+
+def archive(source: Source, what: str) -> Source | None:
+    """*source* without its compression, if that is a tar archive; else None, with some of it read."""
     try:
+        read, _ = decompressed(source, what)
+        plain = Source(read)
         block = plain.peek(512)
     except VerificationError:
-        raise wrong from None
-    if len(block) < 512 or (block != bytes(512) and not _is_header(block)):
-        raise wrong
+        return None
+    return plain if len(block) == 512 and (block == bytes(512) or _is_header(block)) else None
+
+
+def unpack(plain: Source, target: int, owner: Owner, overwrite: bool) -> list[str]:
+    """A tar archive into directory *target*; warnings. Raises VerificationError, RlError."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     pump = _Pump(plain, write_end)
     extractor = _Extractor(f"/proc/self/fd/{target}", overwrite)

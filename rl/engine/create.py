@@ -78,15 +78,31 @@ def plan(
         found, document = resolve_image(engine, image, options)
         root = ""
     image_config: dict[str, Any] = document.get("config") or {}
-    config: ContainerConfig = {
+    config = _begun(engine, container_id, options, image_config)
+    if found:
+        config["image"], config["image_id"], config["layers"] = found["name"], found["id"], found["layers"]
+    config["rootfs"], config["rootfs_overlay"] = root, overlay
+    return _filled(engine, config, command, options)
+
+
+def template(engine: Engine, options: dict[str, Any]) -> ContainerConfig:
+    """What flags say of processes that belong to no container: those of a build. Raises as :func:`plan`."""
+    config = _begun(engine, os.urandom(32).hex(), options, {})
+    return _filled(engine, config, ["true"], options)
+
+
+def _begun(
+    engine: Engine, container_id: str, options: dict[str, Any], image_config: dict[str, Any]
+) -> ContainerConfig:
+    return {
         "id": container_id,
         "name": options.get("name") or "",
         "created": containers.now(),
-        "image": found["name"] if found else "",
-        "image_id": found["id"] if found else "",
-        "rootfs": root,
-        "rootfs_overlay": overlay,
-        "layers": found["layers"] if found else [],
+        "image": "",
+        "image_id": "",
+        "rootfs": "",
+        "rootfs_overlay": False,
+        "layers": [],
         "driver": engine.options.get("storage_driver", ""),
         "create_command": ["rl", *_without_password(sys.argv[1:])],
         "image_config": image_config,
@@ -94,6 +110,11 @@ def plan(
         "runtime": engine.options.get("runtime") or "rl",
         "remove": bool(options.get("rm")),
     }
+
+
+def _filled(
+    engine: Engine, config: ContainerConfig, command: list[str], options: dict[str, Any]
+) -> ContainerConfig:
     options = {**options, "_command": command}
     for fill in (_process, _identity, namespaces.fill, _network, _filesystem, _secrets, _security,
                  _supervision):

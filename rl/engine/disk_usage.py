@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 
 def df(engine: Engine) -> dict[str, Any]:
-    """``Images``, ``Containers``, ``Volumes``: one document each; ``Summary``: Podman's rows; all sizes in bytes.
+    """``Images``, ``Containers``, ``Volumes``: one document each; ``Summary``: Podman's rows, and Docker's for builds
+    where there are some; all sizes in bytes. What a build has made a layer of counts as one.
 
     A damaged record is told through ``engine.warn``; what it names counts as used.
     """
@@ -39,7 +40,7 @@ def df(engine: Engine) -> dict[str, Any]:
     measured = _measure(engine, configs)
     found_containers = _container_rows(configs, states, measured)
     found_volumes = _volume_rows(engine, configs, measured)
-    return {
+    found = {
         "Images": images, "Containers": found_containers, "Volumes": found_volumes,
         "Summary": [
             _summary("Images", len(images), sum(row["Containers"] > 0 for row in images), total, total - needed),
@@ -54,6 +55,13 @@ def df(engine: Engine) -> dict[str, Any]:
             ),
         ],
     }  # fmt: skip
+    if os.path.isdir(f"{engine.paths.data}/build"):
+        from rl.engine.build import cache
+
+        sizes = cache.sizes(engine.paths)
+        whole = sum(sizes.values())
+        found["Summary"].append(_summary("Build Cache", len(sizes), 0, whole, whole))
+    return found
 
 
 def _summary(kind: str, total: int, active: int, size: int, reclaimable: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def prune(
     engine: Engine, *, all: bool = False, filters: list[str] | None = None, build_cache: bool = False
 ) -> Pruned:
     """Remove the images without a name that no image is built on; *all*: also those with names, unless a container
-    uses them. *build_cache*: what builds keep for ``--mount=type=cache``.
+    uses them. *build_cache*: what builds keep: their cache, and that of ``--mount=type=cache``.
 
     An image that comes into use meanwhile stays. While another process adds an image, the blobs and layers are freed by
     that one when it has finished (rl.engine.collect).
@@ -68,7 +68,7 @@ def prune(
     pruned.freed = sum(size for item, size in before.items() if item not in left)
     pruned.ids, pruned.errors = report.deleted, report.errors
     if build_cache:
-        pruned.freed += _drop_build_cache(engine)
+        pruned.freed += drop_build_cache(engine)
     return pruned
 
 
@@ -82,15 +82,22 @@ def _remove(engine: Engine, image_id: str, report: rmi.Report, gone: list[ImageR
         report.errors.append(error)
 
 
-def _drop_build_cache(engine: Engine) -> int:
-    """Bytes freed in the build caches, $XDG_CACHE_HOME/rl/build, which may be deleted at any time."""
-    from rl.engine.ps import written
-    from rl.runtime import userns
+def drop_build_cache(engine: Engine) -> int:
+    """Forget all builds; the bytes freed. While one is at work nothing is."""
+    from rl.engine.build import cache
+    from rl.image.content import Lock
     from rl.storage import trash
 
-    directory = f"{engine.paths.cache}/build"
-    if not os.path.isdir(directory):
+    if not os.path.isdir(f"{engine.paths.data}/build"):
         return 0
-    size: int = userns.call(engine.paths.run, written, [directory])[0]
-    userns.call(engine.paths.run, trash.remove_tree, directory)
-    return size
+    before = cache.sizes(engine.paths)
+    try:
+        with Lock(f"{engine.paths.content}/lock", exclusive=True, wait=False):
+            cache.prune(engine.paths)
+    except BlockingIOError:
+        engine.warn("the build cache stays: a build, a pull or a load is at work")
+        return 0
+    trash.empty(engine.paths)
+    collect(engine)
+    after = cache.sizes(engine.paths)
+    return sum(before.values()) - sum(after.values())

@@ -29,7 +29,8 @@ BY_PID = ("netns.", "slirp.")
 
 def sweep(paths: Paths) -> None:
     """Remove all of it; what cannot be removed now is left for the next time."""
-    for step in (_run_directories, naming.sweep, _run_files, _unpacking, _image_records, _probes, records.sweep):
+    for step in (_run_directories, naming.sweep, _run_files, _unpacking, _image_records, _probes, _builds,
+                 records.sweep):
         try:
             step(paths)
         except (OSError, RlError):
@@ -92,6 +93,14 @@ def _image_records(paths: Paths) -> None:
             for name in os.listdir(paths.images):
                 if name[0] == "." and name != ".lock":
                     os.unlink(f"{paths.images}/{name}")
+
+
+def _builds(paths: Paths) -> None:
+    """Directories of killed workers of builds."""
+    if os.path.isdir(f"{paths.data}/build"):
+        from rl.engine.build.cache import sweep_work
+
+        sweep_work(paths)
 
 
 def _probes(paths: Paths) -> None:

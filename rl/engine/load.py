@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from rl.config.paths import Paths
     from rl.engine.context import Engine
+    from rl.image.containersstorage import Place
 
     Progress = Callable[[str, int, int], None]  # diff id, bytes of the blob done, bytes of the blob
 
@@ -31,11 +33,47 @@ def load(
     layouts and ``dir:`` directories, compressed or not. Nothing is recorded unless all images are whole.
     Raises VerificationError, NotFoundError, RlError.
     """
+    return _take(engine, lambda: read(engine.paths, source, platform), on_progress)
+
+
+def load_storage(engine: Engine, text: str, *, on_progress: Progress | None = None) -> list[str]:
+    """The image that ``containers-storage:…`` names in a store of Podman's; as :func:`load`."""
+    import os
+
+    from rl.engine.rootaccess import inside
+    from rl.image.archive import Layer
+    from rl.image.containersstorage import Place
+
+    place = Place(text, os.path.expanduser("~"))
+
+    def images() -> list[LoadedImage]:
+        found = inside(engine.paths, _read_storage, engine.paths, place)
+        return [
+            LoadedImage(names, manifest, "", image_id, [Layer(*layer) for layer in layers])
+            for names, manifest, image_id, layers in found
+        ]
+
+    return _take(engine, images, on_progress)
+
+
+def _read_storage(paths: Paths, place: Place) -> list[list[Any]]:
+    """In the user namespace."""
+    from rl.image.containersstorage import read as read_storage
+
+    return [
+        [image.names, image.manifest, image.image_id,
+         [[layer.digest, layer.media_type, layer.diff_id] for layer in image.layers]]
+        for image in read_storage(paths, place)
+    ]
+
+
+def _take(engine: Engine, images_of: Callable[[], list[LoadedImage]], on_progress: Progress | None) -> list[str]:
+    """Read, unpack, record; nothing is recorded unless all images are whole."""
     try:
         with adding(engine.paths):
             # Whatever happens now, there may be blobs left that no image uses.
             discard_later(engine.paths)
-            images = read(engine.paths, source, platform)
+            images = images_of()
             unpack(engine, [layer for image in images for layer in image.layers], on_progress)
             return [name for image in images for name in _record(engine, image)]
     finally:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 POLICIES = ("always", "missing", "newer", "never")
 #: Transports of containers-transports(5) that name something on this machine.
-_LOCAL = ("docker-archive:", "oci-archive:", "oci:", "dir:")
+_LOCAL = ("docker-archive:", "oci-archive:", "oci:", "dir:", "containers-storage:")
 
 
 def ensure_image(
@@ -229,7 +229,7 @@ def _pull_one(puller: Puller, name: Reference, all_tags: bool, known: ImageRecor
 
 
 def _from_archive(engine: Engine, name: str, wanted: Platform | None, policy: str) -> list[ImageRecord]:
-    """The image in a file or directory: ``docker-archive:PATH[:REFERENCE]``, ``oci:PATH[:TAG]``, ``dir:PATH``."""
+    """The image in a file, a directory, or a store of Podman's: ``oci:PATH[:TAG]``, ``containers-storage:NAME``, …"""
     import os
 
     from rl.engine.load import load
@@ -238,6 +238,11 @@ def _from_archive(engine: Engine, name: str, wanted: Platform | None, policy: st
     if policy == "never":
         raise UsageError(f"{name} is read from a file, and --pull=never forbids it", "load it first: rl load")
     transport, _, rest = name.partition(":")
+    if transport == "containers-storage":
+        from rl.engine.load import load_storage
+
+        admission.check(engine.paths, transport, [], name)
+        return [store.find(engine.paths, found) for found in load_storage(engine, name)]
     path, colon, which = rest, "", ""
     if transport != "dir" and not os.path.exists(path):
         path, colon, which = rest.partition(":")

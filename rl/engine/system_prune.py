@@ -35,7 +35,8 @@ class Pruned:
 
 
 def prune(engine: Engine, *, all: bool = False, filters: list[str] | None = None, volumes: bool = False) -> Pruned:
-    """Remove stopped containers and dangling images; *all*: also unused images with names; *volumes*: unused ones too.
+    """Remove stopped containers and dangling images; *all*: also unused images with names, and what builds keep;
+    *volumes*: unused ones too.
 
     With *all* again and again, at most 50 times, as long as there is something. Raises UsageError for a filter.
     """
@@ -44,6 +45,8 @@ def prune(engine: Engine, *, all: bool = False, filters: list[str] | None = None
     for _ in range(50 if all else 1):
         if not total.add(_round(engine, all, filters or [], volumes)) or total.errors:
             break
+    if all and not filters:
+        total.freed += image_prune.drop_build_cache(engine)
     return total
 
 

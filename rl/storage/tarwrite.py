@@ -42,20 +42,22 @@ class TarWriter:
     """One archive. :meth:`tree` and :meth:`entry` add to it, :meth:`finish` ends it.
 
     *write* takes the archive piece by piece; *fd*, if given, is where it writes to: large files are then copied by the
-    kernel. *single*: one id only is mapped, and wanted owners are in an attribute.
+    kernel. *single*: one id only is mapped, and wanted owners are in an attribute. *newest*: the latest time that a
+    file may have, in seconds.
     """
 
-    __slots__ = ("_buffer", "_fd", "_links", "_owner", "_single", "_skip_unreadable", "_write", "entries")
+    __slots__ = ("_buffer", "_fd", "_links", "_newest", "_owner", "_single", "_skip_unreadable", "_write", "entries")
 
     def __init__(
         self, write: Callable[[bytes | bytearray | memoryview], object], *, fd: int = -1, owner: Owner | None = None,
-        single: bool = False, skip_unreadable: bool = False,
+        single: bool = False, skip_unreadable: bool = False, newest: int | None = None,
     ) -> None:
         self._write = write
         self._fd = fd
         self._owner = owner
         self._single = single
         self._skip_unreadable = skip_unreadable
+        self._newest = newest
         self._buffer = bytearray()
         self._links: dict[tuple[int, int], bytes] = {}
         self.entries = 0
@@ -198,8 +200,10 @@ class TarWriter:
         uid, gid = self._ids(status, attributes)
         size = status.st_size if kind == b"0" else 0
         device = status.st_rdev if kind in b"34" else 0
-        self._header(target, kind, size, stat.S_IMODE(status.st_mode), uid, gid, status.st_mtime_ns // 10**9, link,
-                     device, attributes)
+        mtime = status.st_mtime_ns // 10**9
+        if self._newest is not None:
+            mtime = min(mtime, self._newest)
+        self._header(target, kind, size, stat.S_IMODE(status.st_mode), uid, gid, mtime, link, device, attributes)
 
     def _ids(self, status: os.stat_result, attributes: dict[str, bytes]) -> tuple[int, int]:
         """(uid, gid) for the archive; what is only for us is taken out of *attributes*."""

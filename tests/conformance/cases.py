@@ -19,6 +19,8 @@ class Case:
     peer: str = ""
     #: fields of the image's configuration that differ, with the reason in the case's comment
     differs: frozenset[str] = field(default_factory=frozenset)
+    #: directories for mounts that Buildah leaves behind, and rl does not
+    leaves: tuple[str, ...] = ()
     #: compare the times of regular files, too (what is copied keeps its own)
     times: bool = False
 
@@ -59,7 +61,8 @@ CASES = (
     Case("arg-scope", "ARG G=global\nFROM busybox\nRUN echo \"[$G]\" > /no\nARG G\nRUN echo \"[$G]\" > /yes\n"),
     Case("arg-stage-scope", "FROM busybox AS a\nARG X=1\nFROM busybox\nRUN echo \"[$X]\" > /f\n"),
     Case("arg-env", "FROM busybox\nARG V=arg\nENV V=env\nARG V=again\nRUN echo $V > /f\n", options=("--build-arg", "V=option")),
-    Case("arg-from-env", "FROM busybox\nARG FROM_HOST\nRUN echo \"$FROM_HOST\" > /f\n", options=("--build-arg", "FROM_HOST")),
+    Case("arg-from-env", "FROM busybox\nARG FROM_HOST\nRUN echo \"$FROM_HOST\" > /f\n", options=("--build-arg", "FROM_HOST"),
+         differs=frozenset(("history",))),  # Buildah counts the words of the values, not the arguments
     Case("env-forms", "FROM busybox\nENV OLD form with  spaces\nENV A=1 B=\"two words\" C='$A' D=esc\\ aped E=$A\nRUN env | grep -E '^(OLD|[A-E])=' | sort > /f\n"),
     Case("env-same-line", "FROM busybox\nENV A=old\nENV A=new B=$A\n"),
     Case("env-path", "FROM busybox\nENV PATH=/opt/bin:$PATH\nRUN echo $PATH > /f\n"),
@@ -84,13 +87,14 @@ CASES = (
     Case("workdir-user", "FROM busybox\nUSER app\nWORKDIR /home/app/w\nRUN ls -ld . | cut -c1-10 > /tmp/l\n"),
     Case("stopsignal", "FROM busybox\nARG S=SIGQUIT\nSTOPSIGNAL $S\n"),
     Case("maintainer", "FROM busybox\nMAINTAINER Some One <one@example.com>\n"),
-    Case("shell", "FROM busybox\nSHELL [\"/bin/sh\", \"-e\", \"-c\"]\nRUN echo $- > /f\nCMD echo x\n", options=("--format", "docker")),
+    Case("shell", "FROM busybox\nSHELL [\"/bin/sh\", \"-e\", \"-c\"]\nRUN echo $- > /f\nCMD echo x\n", options=("--format", "docker"),
+         differs=frozenset(("Cmd",))),  # Buildah 1.28 gives CMD to /bin/sh, whatever SHELL says
     Case("healthcheck", "FROM busybox\nHEALTHCHECK --interval=5s --timeout=3s --start-period=1m --retries=4 CMD test -e /f\n", options=("--format", "docker")),
     Case("healthcheck-json", "FROM busybox\nHEALTHCHECK CMD [\"true\", \"a b\"]\n", options=("--format", "docker")),
     Case("healthcheck-none", "FROM busybox AS a\nHEALTHCHECK CMD true\nFROM a\nHEALTHCHECK NONE\n", options=("--format", "docker")),
     Case("onbuild", "FROM busybox\nONBUILD RUN echo x > /x\nONBUILD ENV A=b\n", options=("--format", "docker")),
     Case("docker-format", "FROM busybox\nENV A=1\nRUN echo a > /a\nCMD [\"x\"]\n", options=("--format", "docker")),
-    Case("annotation", "FROM busybox\nRUN echo a > /a\n", options=("--annotation", "org.example.a=b")),
+    Case("annotation", "FROM busybox\nRUN echo annotated > /a\n", options=("--annotation", "org.example.a=b")),
     Case("os-arch", "FROM busybox\nENV A=1\n", options=("--os", "linux", "--arch", "amd64")),
     # ---- RUN
     Case("run-json", "FROM busybox\nRUN [\"/bin/sh\", \"-c\", \"echo \\\"$0\\\" > /f\", \"arg\"]\n"),
@@ -103,12 +107,12 @@ CASES = (
     Case("run-mount-tmpfs", "FROM busybox\nRUN --mount=type=tmpfs,target=/t sh -c 'echo x > /t/x && cat /t/x > /f'\n"),
     Case("run-mount-cache", "FROM busybox\nRUN --mount=type=cache,target=/c,id=rl-conformance echo x > /c/x && ls /c > /f\nRUN --mount=type=cache,target=/c,id=rl-conformance cat /c/x > /g\n"),
     Case("run-mount-secret", "FROM busybox\nRUN --mount=type=secret,id=s cat /run/secrets/s | wc -c > /f\nRUN --mount=type=secret,id=s,target=/t/s,mode=0444 cat /t/s | wc -c > /g\n",
-         "echo hidden > secret\n", options=("--secret", "id=s,src=secret")),
+         "echo hidden > secret\n", options=("--secret", "id=s,src=secret"), leaves=("/run/secrets", "/t")),
     Case("run-network-none", "FROM busybox\nRUN --network=none ls /sys/class/net > /f\n", peer="FROM busybox\nRUN echo lo > /f\n", differs=frozenset(("history",))),
     Case("run-heredoc", "FROM busybox\nARG A=1\nRUN <<EOF\necho \"$A\" > /f\necho two >> /f\nEOF\n",
          peer="FROM busybox\nARG A=1\nRUN echo \"$A\" > /f; echo two >> /f\n", differs=frozenset(("history",))),
     Case("run-add-host", "FROM busybox\nRUN grep -c example.test /etc/hosts > /f\n", options=("--add-host", "example.test:10.1.2.3")),
-    Case("volume-option", "FROM busybox\nRUN cat /mnt/one.txt > /f\n", _TREE, options=("--volume", "@CONTEXT@:/mnt:ro")),
+    Case("volume-option", "FROM busybox\nRUN cat /mnt/one.txt > /f\n", _TREE, options=("--volume", "@CONTEXT@:/mnt:ro"), leaves=("/mnt",)),
     # ---- COPY
     Case("copy-files", "FROM busybox\nCOPY one.txt two.txt /dst/\nCOPY one.txt /renamed\nCOPY tool /usr/bin/\n", _TREE, times=True),
     Case("copy-directory", "FROM busybox\nCOPY d /dst\nCOPY d /etc/\n", _TREE, times=True),

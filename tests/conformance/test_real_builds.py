@@ -5,6 +5,7 @@ Base images are Debian's, from the registry on loopback; packages come from wher
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ def builder(registry: Registry, busybox_archive: Path, tmp_path_factory: pytest.
 
 def _context(rl: Rl, name: str, files: dict[str, str]) -> Path:
     directory = rl.user.home / name
+    subprocess.run(["rm", "-rf", directory], check=True, timeout=60)  # of a run that was cut off
     directory.mkdir()
     for file, text in files.items():
         (directory / file).parent.mkdir(exist_ok=True)
@@ -75,9 +77,10 @@ bottle.run(host="0.0.0.0", port=8000, quiet=True)
 def test_python_service_by_pip(builder: Rl, registry: Registry) -> None:
     context = _context(builder, "service", {
         "Containerfile": (
-            f"FROM {registry.host}/python AS base\n"
+            f"FROM {registry.host}/python AS base\n"  # which has the smallest Python only
+            "RUN apt-get update && apt-get install -y --no-install-recommends python3\n"
             "FROM base AS wheels\n"
-            "RUN apt-get update && apt-get install -y --no-install-recommends python3-pip\n"
+            "RUN apt-get install -y --no-install-recommends python3-pip\n"
             "COPY requirements.txt .\n"
             "ARG PIP_CERT\n"
             "RUN --mount=type=cache,target=/root/.cache/pip pip install --target /opt/app -r requirements.txt\n"

@@ -15,7 +15,7 @@ ARGUMENTS = (0, 0)
 INTERSPERSED = True
 OPTIONS = (
     ("-a --all", "flag", "", "Remove all images that no container uses, not only those without a name"),
-    ("--build-cache", "flag", "", "Remove what builds keep for --mount=type=cache too"),
+    ("--build-cache", "flag", "", "Remove what builds keep too: their cache, and that of --mount=type=cache"),
     ("--external", "flag", "", "Remove images of build containers too; builds here leave no containers"),
     ("--filter", "array", "KEY=VALUE", "Remove only these: label, label!, until"),
     ("-f --force", "flag", "", "Do not ask"),

@@ -79,7 +79,7 @@ def test_tables_are_well_formed(module: str) -> None:
     names = [name for row in verb.OPTIONS for name in row[0].split(" ")]
     assert len(names) == len(set(names))
     for row in verb.OPTIONS:
-        assert row[1] in ("flag", "value", "array", "list"), row
+        assert row[1] in ("flag", "optional", "value", "array", "list"), row
         assert row[3] and not row[3].endswith("."), row
         assert (row[1] == "flag") == (row[2] == ""), row
     least, most = verb.ARGUMENTS

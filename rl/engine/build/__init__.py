@@ -1,0 +1,1 @@
+"""rl build: see docs/architecture.md, "Build"."""
