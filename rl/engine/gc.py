@@ -53,7 +53,7 @@ def gc(engine: Engine, *, keep_free: int = 0, all: bool = False, dry_run: bool =
         if gained:
             report.items.append(("what nothing uses", gained))
     assumed = 0  # freed by what a dry run only tells
-    for kind in (_downloads, _builds, _mapped, _images):
+    for kind in (_downloads, _builds, _mapped, _images, _images):  # twice: what was built upon may be free then
         missing = keep_free - free_space(paths) - assumed
         if missing <= 0:
             break
@@ -147,15 +147,19 @@ def _discard(paths: Paths, path: str) -> Act:
 
 
 def _images(engine: Engine, all: bool) -> Candidates:
-    """Least recently pulled or built first; an image that others are built on goes after them, or stays."""
+    """Least recently pulled or built first, without those that others are built on: to remove them frees nothing."""
     from rl.engine import rmi
     from rl.engine.disk_usage import df
     from rl.errors import ConflictError, NoSuchImageError
     from rl.image import store
 
     pulled: dict[str, str] = {}
+    below: set[tuple[str, ...]] = set()
+    chains: dict[str, tuple[str, ...]] = {}
     for record in store.list_images(engine.paths)[0]:
         pulled[record["id"]] = max(pulled.get(record["id"], ""), record.get("pulled", ""))
+        chains[record["id"]] = tuple(record["layers"])
+        below.update(tuple(record["layers"][:count]) for count in range(len(record["layers"])))
 
     def remover(image_id: str) -> Act:
         def remove() -> None:
@@ -168,6 +172,7 @@ def _images(engine: Engine, all: bool) -> Candidates:
         return remove
 
     rows = [row for row in df(engine)["Images"] if not row["Containers"] and (all or not row["Names"])]
+    rows = [row for row in rows if chains.get(row["ImageID"]) not in below]
     rows.sort(key=lambda row: pulled.get(row["ImageID"], ""))
     return [
         (f"image {(row['Names'] or [row['ImageID'][:12]])[0]}", row["UniqueSize"], remover(row["ImageID"]))
