@@ -52,7 +52,6 @@ _BUILD = {
     "--decryption-key": _CREATE["--decryption-key"],
     "--hooks-dir": "rl reads no directories of OCI hooks; make what they do a RUN",
     "--logsplit": "one platform at a time, so there is one log; --logfile names it",
-    "--manifest": "rl has no manifest lists yet; build with --tag",
     "--runtime-flag": "RUN is done by the built-in runtime, which takes no flags; leave it out",
     "--sign-by": "rl makes no signatures yet; push, then: skopeo copy --sign-by KEY docker://IMAGE docker://IMAGE",
     "--userns-gid-map": _USERNS,
@@ -68,6 +67,7 @@ FLAGS: dict[str, dict[str, str]] = {
     "container run": _CREATE,
     "image build": _BUILD,
     "image push": _PUSH,
+    "manifest push": {flag: reason for flag, reason in _PUSH.items() if flag.startswith("--sign")},
 }
 #: commands that rl does not have → reason
 COMMANDS: dict[str, str] = {

@@ -82,6 +82,10 @@ def _sweep(engine: Engine, removed: list[ImageRecord] | None) -> int:
         images.add(record["id"])
     in_use, damaged = container_layers(paths, images)
     layers |= in_use
+    if os.path.isdir(f"{paths.data}/manifests"):
+        from rl.engine.manifest import records as lists
+
+        blobs |= lists.blobs(paths)
     if os.path.isdir(f"{paths.data}/build"):
         from rl.engine.build import cache
 

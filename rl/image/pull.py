@@ -121,6 +121,12 @@ class Puller:
             document = documents.parse_document(data, f"the manifest of {what}")
         raise VerificationError(f"{what}: its indexes are nested more than 3 deep", "ask who made the image")
 
+    def document(self, name: Reference) -> tuple[bytes, str]:
+        """The manifest or index that a full name leads to, as it is, and its digest."""
+        policy.check_reference(self._paths, name)
+        found: tuple[bytes, str] = self._first(name, lambda place, which: place.manifest(which))[1]
+        return found
+
     def tags(self, name: Reference) -> list[str]:
         """All tags of a repository (a full name)."""
         policy.check_reference(self._paths, name)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import os
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from hashlib import sha256
 from typing import Any
 
 from rl.config.jsonio import dumps, read_json, write_atomic
@@ -79,21 +80,48 @@ class Pusher:
         The caller holds :func:`rl.image.content.adding`, which keeps the garbage collector from the blobs. Raises
         AuthenticationError, RegistryError, VerificationError, CorruptRecordError, UsageError.
         """
-        endpoint = self._conf.endpoints(target)[-1]  # the registry itself: mirrors are for reading
-        uploads = Uploads(self._registries.repository(endpoint))
-        stored = self._content.read(record["manifest"])
-        manifest = d.parse_manifest(stored, f"manifest {record['manifest']}")
-        format = self._form.format_of(manifest)
-        sources = _Sources(self._paths, target.registry, endpoint.repository)
-        self._progress.say("Getting image source signatures")
-        layers = self._layers(uploads, record, manifest["layers"], sources)
-        self._config(uploads, manifest["config"])
-        written = [(layer.written, layer.compression) for layer in layers]
-        data, media_type = written_as(stored, manifest, written, format)
+        uploads, sources = self._open(target)
+        data, media_type = self._image(uploads, sources, record["manifest"], record["layers"])
         self._progress.say("Writing manifest to image destination")
         digest = uploads.manifest(data, media_type, target.tag)
         self._flush()
         return digest
+
+    def push_index(self, document: dict[str, Any], images: list[str], target: Reference) -> str:
+        """Push an index to *target*, first the *images* in it (digests of manifests that are here); its digest.
+
+        Where compressing changes an image, the index says so. As :meth:`push`.
+        """
+        uploads, sources = self._open(target)
+        entries = {entry["digest"]: entry for entry in document["manifests"]}
+        for image in images:
+            manifest = d.parse_manifest(self._content.read(image), f"manifest {image}")
+            what = f"config {manifest['config']['digest']}"
+            config = d.parse_config(self._content.read(manifest["config"]["digest"]), what, len(manifest["layers"]))
+            data, media_type = self._image(uploads, sources, image, config["rootfs"]["diff_ids"])
+            digest = f"sha256:{sha256(data).hexdigest()}"
+            uploads.manifest(data, media_type, digest)
+            entries[image].update(digest=digest, size=len(data), mediaType=media_type)
+        self._progress.say("Writing manifest list to image destination")
+        digest = uploads.manifest(dumps(document).encode(), document["mediaType"], target.tag)
+        self._flush()
+        return digest
+
+    def _open(self, target: Reference) -> tuple[Uploads, _Sources]:
+        endpoint = self._conf.endpoints(target)[-1]  # the registry itself: mirrors are for reading
+        uploads = Uploads(self._registries.repository(endpoint))
+        return uploads, _Sources(self._paths, target.registry, endpoint.repository)
+
+    def _image(self, uploads: Uploads, sources: _Sources, digest: str, diff_ids: list[str]) -> tuple[bytes, str]:
+        """Bring the blobs of an image there; its manifest as the registry gets it, and what that is."""
+        stored = self._content.read(digest)
+        manifest = d.parse_manifest(stored, f"manifest {digest}")
+        format = self._form.format_of(manifest)
+        self._progress.say("Getting image source signatures")
+        layers = self._layers(uploads, diff_ids, manifest["layers"], sources)
+        self._config(uploads, manifest["config"])
+        written = [(layer.written, layer.compression) for layer in layers]
+        return written_as(stored, manifest, written, format)
 
     def _config(self, uploads: Uploads, config: dict[str, Any]) -> None:
         digest, size = config["digest"], config["size"]
@@ -107,11 +135,11 @@ class Pusher:
     # layers
 
     def _layers(
-        self, uploads: Uploads, record: ImageRecord, descriptors: list[dict[str, Any]], sources: _Sources
+        self, uploads: Uploads, diff_ids: list[str], descriptors: list[dict[str, Any]], sources: _Sources
     ) -> list[_Layer]:
         """Bring all of them there, several at once; in the manifest's order."""
         layers: dict[str, _Layer] = {}
-        for descriptor, diff_id in zip(descriptors, record["layers"], strict=True):
+        for descriptor, diff_id in zip(descriptors, diff_ids, strict=True):
             layers[descriptor["digest"]] = _Layer(descriptor["digest"], diff_id)
         pool = ThreadPoolExecutor(min(self._options.jobs, len(layers)) or 1)
         try:

@@ -62,6 +62,7 @@ OPTIONS = (
     ("--label", "array", "KEY=VALUE", "Add a label to the image"),
     ("--layers", "flag", "", "A layer for each instruction that writes files (default true), else one for all"),
     ("--logfile", "value", "PATH", "Write the output of the build to this file, too"),
+    ("--manifest", "value", "LIST", "Add the image to this manifest list, which is made if there is none"),
     ("-m --memory", "value", "SIZE", "Memory limit of RUN, such as 512m"),
     ("--memory-swap", "value", "SIZE", "Limit of memory and swap of RUN together; -1: unlimited swap"),
     ("--metadata-file", "value", "PATH", "Write id, names and digest of the image to this file, as JSON"),

@@ -89,10 +89,15 @@ class _Build:
         self._unused(scheduler.consumed)
         self._adjust(state)
         image_id = ""
-        if settings.tags or not settings.outputs or any(one.kind not in _PLAIN for one in settings.outputs):
+        plain = settings.outputs and all(one.kind in _PLAIN for one in settings.outputs)
+        if settings.tags or "manifest" in self._options or not plain:
             image_id = self._commit(state)
         for output in settings.outputs:
             self._output(state, output, image_id)
+        if self._options.get("manifest"):
+            from rl.engine.manifest import lists
+
+            lists.create(engine, self._options["manifest"], [image_id], amend=True)
         return image_id
 
     def _output(self, state: State, output: exporting.Output, image_id: str) -> None:

@@ -1,0 +1,1 @@
+"""Verbs about manifest lists; one file each, see :mod:`rl.cli`."""

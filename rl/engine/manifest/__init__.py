@@ -1,0 +1,1 @@
+"""Manifest lists: one name for an image's manifests of several platforms."""
