@@ -32,14 +32,12 @@ _CREATE = {
     "--signature-policy": "signatures are checked as policy.json says; put it at ~/.config/containers/policy.json",
 }
 
-_SIGNING = "rl makes no signatures yet; push, then: skopeo copy {} KEY docker://IMAGE docker://IMAGE"
+_SIGSTORE = "rl signs with GPG keys; push, then: cosign sign --key KEY IMAGE"
 _PUSH = {
     "--encrypt-layer": "rl encrypts no layers; skopeo copy --encryption-key does",
     "--encryption-key": "rl encrypts no layers; skopeo copy --encryption-key does",
-    "--sign-by": _SIGNING.format("--sign-by"),
-    "--sign-by-sigstore": _SIGNING.format("--sign-by-sigstore-private-key"),
-    "--sign-by-sigstore-private-key": _SIGNING.format("--sign-by-sigstore-private-key"),
-    "--sign-passphrase-file": _SIGNING.format("--sign-by"),
+    "--sign-by-sigstore": _SIGSTORE,
+    "--sign-by-sigstore-private-key": _SIGSTORE,
 }
 
 _USERNS = "builds run in the user namespace that containers share; leave it out"
@@ -53,7 +51,7 @@ _BUILD = {
     "--hooks-dir": "rl reads no directories of OCI hooks; make what they do a RUN",
     "--logsplit": "one platform at a time, so there is one log; --logfile names it",
     "--runtime-flag": "RUN is done by the built-in runtime, which takes no flags; leave it out",
-    "--sign-by": "rl makes no signatures yet; push, then: skopeo copy --sign-by KEY docker://IMAGE docker://IMAGE",
+    "--sign-by": "an image of this machine has no signature; rl push --sign-by KEY IMAGE",
     "--userns-gid-map": _USERNS,
     "--userns-gid-map-group": _USERNS,
     "--userns-uid-map": _USERNS,
@@ -67,7 +65,11 @@ FLAGS: dict[str, dict[str, str]] = {
     "container run": _CREATE,
     "image build": _BUILD,
     "image push": _PUSH,
-    "manifest push": {flag: reason for flag, reason in _PUSH.items() if flag.startswith("--sign")},
+    "manifest push": {
+        "--sign-by": "the list is not signed, each image in it is; rl image sign --all --sign-by KEY docker://LIST",
+        "--sign-by-sigstore-private-key": _SIGSTORE,
+        "--sign-passphrase-file": "the list is not signed, each image in it is; rl image sign --all docker://LIST",
+    },
 }
 #: commands that rl does not have → reason
 COMMANDS: dict[str, str] = {

@@ -241,12 +241,13 @@ def _from_archive(engine: Engine, name: str, wanted: Platform | None, policy: st
     if transport == "containers-storage":
         from rl.engine.load import load_storage
 
-        admission.check(engine.paths, transport, [], name)
+        admission.check_unsigned(engine.paths, transport, [], name)
         return [store.find(engine.paths, found) for found in load_storage(engine, name)]
     path, colon, which = rest, "", ""
     if transport != "dir" and not os.path.exists(path):
         path, colon, which = rest.partition(":")
-    admission.check(engine.paths, transport, admission.path_scopes(path) if transport in ("oci", "dir") else [], name)
+    scopes = admission.path_scopes(path) if transport in ("oci", "dir") else []
+    admission.check_unsigned(engine.paths, transport, scopes, name)
     names = load(engine, path, platform=wanted)
     if colon and which:
         names = [found for found in names if _is_called(found, which)]

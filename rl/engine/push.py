@@ -28,13 +28,14 @@ def push(
     engine: Engine, image: str, destination: str = "", *, form: Form | None = None, compress: bool = False,
     tls_verify: bool | None = None,
     authfile: str = "", creds: str = "", cert_dir: str = "", retry: int = 3, retry_delay: float = 1.0,
-    progress: Progress | None = None,
+    progress: Progress | None = None, sign_by: str = "", passphrase_file: str = "",
 ) -> str:
     """Push *image* to *destination*, by default its own name in its registry; the manifest's digest there.
 
     A docker-archive, which has none, gives "". *compress*: plain layers in a ``dir:``, too. *retry*: how often a
-    failing transfer is repeated; *retry_delay*: the first pause, in seconds. Raises NoSuchImageError, UsageError,
-    AuthenticationError, RegistryError, VerificationError, UnsupportedError, RlError.
+    failing transfer is repeated; *retry_delay*: the first pause, in seconds. *sign_by*: a GPG key that signs it, once
+    it is there. Raises NoSuchImageError, UsageError, AuthenticationError, RegistryError, VerificationError,
+    UnsupportedError, RlError.
     """
     from rl.engine.pull import checked
     from rl.image.connect import Options
@@ -48,9 +49,9 @@ def push(
         raise UnsupportedError(f"push to {destination}: {transport}: is not written to", _REFUSED[transport])
     form = form or Form()
     if colon and transport in _SAVED:
-        if any((tls_verify is not None, authfile, creds, cert_dir)):
+        if any((tls_verify is not None, authfile, creds, cert_dir, sign_by)):
             raise UsageError(
-                f"push to {destination}: --tls-verify, --authfile, --creds and --cert-dir are for registries",
+                f"push to {destination}: --tls-verify, --authfile, --creds, --cert-dir, --sign-by are for registries",
                 "leave them out",
             )
         form = _local_form(transport, form, compress)
@@ -58,6 +59,11 @@ def push(
     if compress:
         raise UsageError("push: --compress is for dir: directories", "to a registry plain layers go compressed anyway")
     target = _target(record, image, destination.removeprefix("docker://"))
+    if sign_by:
+        from rl.engine import signing
+
+        signing.check_writable(engine.paths, target)
+        passphrase_file = signing.passphrase(passphrase_file) if passphrase_file else ""
     options = Options(
         tls_verify=tls_verify, authfile=checked(authfile), cert_dir=cert_dir,
         credentials=from_option(creds) if creds else None, retries=retry, delay=retry_delay,
@@ -70,6 +76,8 @@ def push(
     finally:
         pusher.close()
         shown.close()
+    if sign_by:
+        signing.sign_pushed(engine.paths, sign_by, target, digest, passphrase_file)
     events.emit(engine.paths, "image", "push", record["id"], str(target))
     return digest
 

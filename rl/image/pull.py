@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from rl.config.model import ImageRecord
     from rl.config.paths import Paths
+    from rl.image.policy import Requirement
     from rl.image.progress import Progress
     from rl.image.reference import Reference
     from rl.image.registries_conf import RegistriesConf
@@ -159,14 +160,14 @@ class Puller:
         Raises RlError; what was fetched stays for the next attempt (not on a full disk), but there is no record of it.
         """
         name = name.with_default_tag()
-        policy.check_reference(self._paths, name)
+        wanted = policy.check_reference(self._paths, name)
         self._progress.say(f"Trying to pull {name}...")
         try:
             with adding(self._paths):
                 found = self._find(name)
-                if known and {found.digest, found.listed} & set(store.all_digests(known)):
+                if known and not wanted and {found.digest, found.listed} & set(store.all_digests(known)):
                     return known
-                return self._install(name, found)
+                return self._install(name, found, wanted)
         except RlError as error:
             if is_disk_full(error):
                 self._drop_partial()
@@ -176,11 +177,16 @@ class Puller:
             self._flush()
             self._progress.close()
 
-    def _install(self, name: Reference, found: _Found) -> ImageRecord:
+    def _install(self, name: Reference, found: _Found, wanted: list[Requirement]) -> ImageRecord:
         what = str(name)
         manifest = documents.parse_manifest(found.manifest, f"the manifest of {what}")
         _refuse_artifacts(manifest, what)
         self._progress.say("Getting image source signatures")
+        if wanted:
+            from rl.image import signatures
+
+            for requirement in wanted:
+                signatures.check(self._paths, requirement, name, found.digest, found.repository)
         config = self._config(found, manifest, what)
         warning = "" if found.index else platforms.check_single(config, self._options.platform, what)
         if warning:

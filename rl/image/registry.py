@@ -219,6 +219,16 @@ class Repository:
         headers = {"Range": f"bytes={start}-"} if start else {}
         return self.registry.request(f"{self.path}/blobs/{digest}", self.scope, headers)
 
+    def small_blob(self, digest: str, size: int) -> bytes:
+        """All of a blob of *size* bytes, verified. Raises RegistryError, VerificationError."""
+        with self.blob(digest) as response:
+            if response.status != 200:
+                raise self.failure(f"get blob {digest} of {self}", response)
+            data = response.read(LARGEST_MANIFEST)
+        if len(data) != size or f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
+            raise VerificationError(f"blob {digest} of {self} is not what its digest says", _BROKEN)
+        return data
+
     def tags(self) -> list[str]:
         """Every tag, in the registry's order. Raises NoSuchImageError, RegistryError."""
         found: list[str] = []

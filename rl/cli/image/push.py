@@ -32,6 +32,8 @@ OPTIONS = (
     ("--remove-signatures", "flag", "", "Leave signatures out; rl stores none with an image"),
     ("--retry", "value", "N", "How often a failing transfer is repeated (default 3)", "uint"),
     ("--retry-delay", "value", "DURATION", "Pause before the first repetition (default 1s)"),
+    ("--sign-by", "value", "KEY", "Sign it with this GPG key; registries.d says where signatures go"),
+    ("--sign-passphrase-file", "value", "PATH", "Read the passphrase of the key from this file"),
     ("--tls-verify", "flag", "", "Require HTTPS and a valid certificate (default true)"),
 )
 HELP = "Push an image to a registry, or to docker-archive:, oci-archive:, oci:, dir: on this machine."
@@ -53,7 +55,10 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
     if digestfile and arguments[-1].startswith("docker-archive:"):
         raise UsageError("push: a docker-archive has no manifest, so no digest", "leave --digestfile out")
     progress = choose(bool(options.get("quiet")))
-    digest = push(engine, *arguments, form=form, compress=bool(options.get("compress")), progress=progress, **how)
+    digest = push(
+        engine, *arguments, form=form, compress=bool(options.get("compress")), progress=progress,
+        sign_by=options.get("sign_by", ""), passphrase_file=options.get("sign_passphrase_file", ""), **how,
+    )
     if digestfile:
         try:
             with open(digestfile, "w") as file:

@@ -150,9 +150,9 @@ def inspect(engine: Engine, name: str, **how: Any) -> dict[str, Any]:
             if "/" not in name:
                 what = f"{name}: neither a manifest list nor an image"
                 raise NoSuchImageError(what, "rl manifest create NAME") from None
-    puller = _puller(engine, how)
+    puller = puller_for(engine, how)
     try:
-        data, _ = puller.document(_reference(name))
+        data, _ = puller.document(reference_of(name))
     finally:
         puller.close()
     return d.parse_document(data, f"the manifest of {name}")
@@ -228,12 +228,14 @@ def _of_record(engine: Engine, digest: str) -> dict[str, Any]:
     return {"mediaType": d.media_type(manifest), "digest": digest, "size": len(data), "platform": platform}
 
 
-def _reference(name: str) -> reference.Reference:
+def reference_of(name: str) -> reference.Reference:
+    """The full name, with a tag or a digest, that *name* means in a registry."""
     full = reference.normalize(name.removeprefix(_REMOTE), reference.DOCKER)
     return reference.parse(full).with_default_tag()
 
 
-def _puller(engine: Engine, how: dict[str, Any]) -> Puller:
+def puller_for(engine: Engine, how: dict[str, Any]) -> Puller:
+    """What fetches documents and blobs; *how*: tls_verify, authfile, creds, cert_dir. The caller closes it."""
     from rl.engine.pull import Layers, checked
     from rl.image.connect import Options
     from rl.image.credentials import from_option
@@ -251,8 +253,8 @@ def _remote(
     engine: Engine, image: str, all: bool, wanted: platforms.Platform | None, how: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """What a registry has under the name: its manifest and configuration are fetched, the layers when it is pushed."""
-    name = _reference(image)
-    puller = _puller(engine, how)
+    name = reference_of(image)
+    puller = puller_for(engine, how)
     try:
         data, digest = puller.document(name)
         document = d.parse_document(data, f"the manifest of {image}")
@@ -303,7 +305,7 @@ def push(
     if colon and transport in ("oci", "oci-archive", "docker-archive", "dir", "containers-storage"):
         what = f"push to {destination}: lists go to registries only"
         raise UnsupportedError(what, "rl save -m writes several images")
-    target = _reference(destination or full)
+    target = reference_of(destination or full)
     if target.digest:
         raise UsageError(f"push {destination}: a digest cannot be pushed to", "give a name, with or without a tag")
     options = Options(
@@ -331,11 +333,11 @@ def push(
 def _bring(engine: Engine, record: ManifestList, how: dict[str, Any]) -> None:
     """Fetch what is not here of the images in a list."""
     content = ContentStore(engine.paths)
-    puller = _puller(engine, how)
+    puller = puller_for(engine, how)
     try:
         for entry in record["manifests"]:
             digest = entry["digest"]
-            source = _reference(entry["source"]) if "source" in entry else None
+            source = reference_of(entry["source"]) if "source" in entry else None
             if not content.has(digest):
                 if source is None:
                     raise _gone(record, digest)

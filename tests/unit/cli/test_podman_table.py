@@ -32,7 +32,7 @@ def test_every_flag_for_images_is_known(command: str) -> None:
     shown = subprocess.run(["podman", *command.split(), "--help"], capture_output=True, text=True, check=True).stdout
     options = shown.partition("\nOptions:")[2]
     flags = set(re.findall(r"^ +(?:-[a-zA-Z], )?(--[a-z0-9-]+)", options, re.MULTILINE)) - {"--help"}
-    assert flags or command in ("image exists", "image tag", "image untag"), "no flag was found in the help"
+    assert flags or command in ("image exists", "image tag", "image trust", "image untag"), "no flag was found in the help"
     module, _ = verbs.find(command.split())
     known = {name for row in dispatch.load(module).OPTIONS for name in row[0].split(" ")}
     known.update(refused.FLAGS.get(command, {}))

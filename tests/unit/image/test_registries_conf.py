@@ -13,6 +13,7 @@ from rl.errors import AuthenticationError, NoSuchImageError, RlError, UsageError
 from rl.image import policy, registries_conf
 from rl.image.reference import parse
 from rl.image.registries_conf import RegistriesConf
+from rl.image.signatures import matches
 
 D = "sha256:" + "a" * 64
 
@@ -215,15 +216,46 @@ def test_policy_scopes(paths: Paths, scopes: dict[str, Any], good: bool) -> None
 
 
 def test_policy_signatures(paths: Paths) -> None:
-    with pytest.raises(VerificationError, match=r"signedBy.*cannot verify signatures"):
-        check(paths, {"default": [*ACCEPT, *SIGNED]}, "r.io/x")
+    check(paths, {"default": [*ACCEPT, *SIGNED]}, "r.io/x")
+    (wanted,) = policy.check_reference(paths, parse("r.io/x"))
+    assert (wanted.kind, wanted.identity) == ("signedBy", {"type": "matchRepoDigestOrExact"}) and "policy.json" in wanted.place
+    with pytest.raises(VerificationError, match=r"signedBy.*oci: has none"):
+        policy.check_unsigned(paths, "oci", [], "oci:x")
     check(paths, {"default": SIGNED, "transports": {"docker": {"r.io": ACCEPT}}}, "r.io/x")
+    assert policy.check_reference(paths, parse("r.io/x")) == []
+
+
+@pytest.mark.parametrize("member", [
+    {"type": "signedBy", "keyType": "GPGKeys"}, {"type": "signedBy", "keyType": "X", "keyPath": "/k"},
+    {"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k", "keyData": "aa=="}, {"type": "signedBy", "keyType": "GPGKeys", "keyPaths": "/k"},
+    {"type": "sigstoreSigned", "keyData": "not base64!"}, {"type": "sigstoreSigned", "keyPath": "/k", "signedIdentity": {"type": "nonsense"}},
+    {"type": "sigstoreSigned", "keyPath": "/k", "signedIdentity": {"type": "remapIdentity", "prefix": "a"}},
+    {"type": "sigstoreSigned", "fulcio": {}}, {"type": "sigstoreSigned", "keyPath": "/k", "rekorPublicKeyPath": "/r"},
+])
+def test_requirements_that_are_none(paths: Paths, member: dict[str, Any]) -> None:
+    with pytest.raises(RlError, match=r"policy\.json"):
+        check(paths, {"default": [member]}, "r.io/x")
+
+
+@pytest.mark.parametrize(("identity", "name", "signed", "good"), [
+    ({"type": "matchExact"}, "r.io/a:1", "r.io/a:1", True), ({"type": "matchExact"}, "r.io/a:1", "r.io/a:2", False),
+    ({"type": "matchRepoDigestOrExact"}, "r.io/a:1", "r.io/a:1", True), ({"type": "matchRepoDigestOrExact"}, "r.io/a:1", "r.io/a:2", False),
+    ({"type": "matchRepoDigestOrExact"}, f"r.io/a@sha256:{'0' * 64}", "r.io/a:2", True), ({"type": "matchRepoDigestOrExact"}, "r.io/a:1", "r.io/a", False),
+    ({"type": "matchRepository"}, "r.io/a:1", "r.io/a:2", True), ({"type": "matchRepository"}, "r.io/a:1", "r.io/b:1", False),
+    ({"type": "exactReference", "dockerReference": "x.io/y:1"}, "r.io/a:1", "x.io/y:1", True),
+    ({"type": "exactRepository", "dockerRepository": "x.io/y"}, "r.io/a:1", "x.io/y:7", True),
+    ({"type": "exactRepository", "dockerRepository": "x.io/y"}, "r.io/a:1", "r.io/a:1", False),
+    ({"type": "remapIdentity", "prefix": "r.io", "signedPrefix": "mirror.io/r"}, "r.io/a:1", "mirror.io/r/a:1", True),
+    ({"type": "remapIdentity", "prefix": "r.io", "signedPrefix": "mirror.io"}, "r.iot/a:1", "mirror.io/a:1", False),
+])
+def test_signed_identities(identity: dict[str, Any], name: str, signed: str, good: bool) -> None:
+    assert matches(identity, parse(name), signed) == good
 
 
 def test_policy_of_paths(paths: Paths) -> None:
     document = {"default": ACCEPT, "transports": {"dir": {"/srv/good": ACCEPT, "/srv": REJECT}}}
     Path(paths.config, "policy.json").write_text(json.dumps(document))
-    policy.check(paths, "dir", policy.path_scopes("/srv/good/image"), "x")
+    assert policy.check(paths, "dir", policy.path_scopes("/srv/good/image"), "x") == []
     with pytest.raises(VerificationError):
         policy.check(paths, "dir", policy.path_scopes("/srv/good/../image"), "x")
 
