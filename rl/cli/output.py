@@ -113,6 +113,17 @@ def columns(rows: Sequence[dict[str, Any]], wanted: Columns, heading: bool = Tru
     return table(lines) if lines else ""
 
 
+def to_file(path: str, text: str) -> None:
+    """Write *text* to the file that a flag names. Raises RlError."""
+    from rl.errors import RlError
+
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise RlError(f"write {path}: {error.strerror}", "choose a place you may write to") from None
+
+
 def print_rows(
     format: str, rows: Sequence[dict[str, Any]], wanted: Columns, heading: bool = True,
     documents: Callable[[], Any] | None = None, indent: str = "  ", headings: Columns = (),

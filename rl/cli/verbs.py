@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 #: module below rl.cli, the words that call it, one line of help. The first name is the one help shows;
 #: names of one word are commands of `rl` itself. A further name of the same noun is a silent alias.
 VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("artifact.add", ("artifact add",), "Make an artifact of files"),
+    ("artifact.extract", ("artifact extract",), "Write the files of an artifact"),
+    ("artifact.inspect", ("artifact inspect",), "Show all that is known of an artifact"),
+    ("artifact.ls", ("artifact ls", "artifact list"), "List artifacts"),
+    ("artifact.pull", ("artifact pull",), "Pull an artifact from a registry"),
+    ("artifact.push", ("artifact push",), "Push an artifact to a registry"),
+    ("artifact.rm", ("artifact rm",), "Remove artifacts"),
     ("container.attach", ("attach", "container attach"), "Attach to a running container"),
     ("container.cleanup", ("container cleanup",), "Free what containers that have ended left behind"),
     ("container.clone", ("container clone",), "Make a container like another one"),
@@ -113,6 +120,7 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 
 NOUNS = {
+    "artifact": "Manage artifacts: files under a name, in registries, too",
     "container": "Manage containers",
     "healthcheck": "Run health checks of containers",
     "image": "Manage images",

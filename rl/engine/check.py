@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 
-from rl.engine import containers
+from rl.engine import artifacts, containers
 from rl.engine.build import cache as builds
 from rl.engine.collect import blobs_of, unpacked_layers
 from rl.engine.manifest import records as lists
@@ -163,7 +163,7 @@ def _layers(paths: Paths, images: _Images, quick: bool, max_age: float) -> list[
     found = []
     of_builds = builds.used(paths)
     used = images.layers | of_builds[0]
-    images.named |= of_builds[1] | lists.blobs(paths)
+    images.named |= of_builds[1] | lists.blobs(paths) | artifacts.blobs(paths)
     for container_id in containers.ids(paths):
         try:
             used.update(containers.read_config(paths, container_id).get("layers", []))

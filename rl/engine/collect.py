@@ -86,6 +86,10 @@ def _sweep(engine: Engine, removed: list[ImageRecord] | None) -> int:
         from rl.engine.manifest import records as lists
 
         blobs |= lists.blobs(paths)
+    if os.path.isdir(f"{paths.data}/artifacts"):
+        from rl.engine import artifacts
+
+        blobs |= artifacts.blobs(paths)
     if os.path.isdir(f"{paths.data}/build"):
         from rl.engine.build import cache
 

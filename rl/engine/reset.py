@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rl.engine.context import Engine
 
 #: What rl makes in its data directory and in its run directory; anything else there is not its own.
-DATA = ("build", "containers", "content", "images", "layers", "manifests", "mapped", "names", "networks", "pods",
-        "secrets", "trash", "volumes")  # fmt: skip
+DATA = ("artifacts", "build", "containers", "content", "images", "layers", "manifests", "mapped", "names", "networks",
+        "pods", "secrets", "trash", "volumes")  # fmt: skip
 RUN = ("containers", "containers-conf.json", "events", "mounts", "network.json", "networks", "runtime",
        "storage-conf.json", "storage-probe.json", "told-single-id", "userns.lock")  # fmt: skip
 _RUN_PREFIXES = ("netns.", "slirp.")

@@ -316,7 +316,8 @@ def _refuse_artifacts(manifest: dict[str, Any], what: str) -> None:
     kind = manifest["config"].get("mediaType") or ""
     if kind not in _IMAGE_CONFIGS:
         raise UnsupportedError(
-            f"{what} is not a container image but {kind or 'something without a type'}", "check the name"
+            f"{what} is not a container image but {kind or 'something without a type'}",
+            f"check the name; of an artifact: rl artifact pull {what}",
         )
     for layer in manifest["layers"]:
         if "+encrypted" in (layer.get("mediaType") or ""):

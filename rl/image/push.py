@@ -107,6 +107,24 @@ class Pusher:
         self._flush()
         return digest
 
+    def push_artifact(self, digest: str, target: Reference) -> str:
+        """Push the manifest *digest* and its blobs as they are to *target*; the digest. As :meth:`push`."""
+        uploads, sources = self._open(target)
+        stored = self._content.read(digest)
+        manifest = d.parse_manifest(stored, f"manifest {digest}")
+        for descriptor in {one["digest"]: one for one in (manifest["config"], *manifest["layers"])}.values():
+            layer = _Layer(descriptor["digest"], "")
+            fd = self._content.open(layer.stored)
+            try:
+                layer.written = {"digest": layer.stored, "size": os.fstat(fd).st_size}
+                self._ended(layer, self._transfer(uploads, layer, fd, sources))
+            finally:
+                os.close(fd)
+        self._progress.say("Writing manifest to image destination")
+        found = uploads.manifest(stored, d.media_type(manifest), target.tag)
+        self._flush()
+        return found
+
     def _open(self, target: Reference) -> tuple[Uploads, _Sources]:
         endpoint = self._conf.endpoints(target)[-1]  # the registry itself: mirrors are for reading
         uploads = Uploads(self._registries.repository(endpoint))

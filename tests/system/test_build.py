@@ -306,6 +306,12 @@ def test_stages_run_side_by_side(rl: Rl, context: Path) -> None:
     rl.ok("build", "-q", "--no-cache", "--jobs", "2", "-v", f"{shared}:/shared", context)
 
 
+def test_unneeded_stages(rl: Rl, context: Path) -> None:
+    _file(context, "FROM busybox AS not-needed\nRUN exit 9\nFROM busybox\n")
+    rl.ok("build", "-q", context)
+    assert rl("build", "-q", "--skip-unused-stages=false", context).returncode == 9
+
+
 def test_two_builds_at_once(rl: Rl, context: Path) -> None:
     _file(context, "FROM busybox\nRUN cat /proc/sys/kernel/random/uuid > /n; sleep 0.3\nRUN echo $(cat /n) > /m\n")
     running = [rl.user.popen("rl", "build", "-q", "--no-cache", "-t", f"both-{number}", context) for number in range(3)]
@@ -329,7 +335,8 @@ def test_outputs(rl: Rl, context: Path) -> None:
     rl.ok("build", "-q", "-o", "type=tar,dest=out.tar", context)
     assert (rl.user.home / "out.tar").read_bytes() == streamed
     assert _ids(rl) == before, "an image was stored"
-    image = rl.ok("build", "-q", "-o", "type=oci,dest=out.oci", "-o", "type=image,name=named", "--iidfile", "iid", context)
+    image = rl.ok("build", "-q", "-o", "type=oci,dest=out.oci", "-o", "type=image,name=named", "--iidfile", "iid", "--metadata-file", "meta", "--logfile", "log", context)
+    assert json.loads((rl.user.home / "meta").read_text())["containerimage.config.digest"] == f"sha256:{image}" and "COMMIT" in (rl.user.home / "log").read_text()
     assert (rl.user.home / "iid").read_text() == f"sha256:{image}" and rl.ok("images", "-q", "--no-trunc", "named") == f"sha256:{image}"
     assert f"sha256:{image}" in subprocess.run(["skopeo", "inspect", "--raw", f"oci-archive:{rl.user.home}/out.oci"], capture_output=True, text=True, check=True).stdout
     for words, said in (("type=nosuch,dest=x", "types are"), ("type=local", "not a place"), ("type=local,dest=-", "cannot go"), ("/proc/nosuch", "No such file"),
@@ -375,6 +382,8 @@ def test_reproducible_bit_for_bit(rl: Rl, context: Path) -> None:
     (["--debug-shell", "context"], 125, "needs a terminal"),
     (["--memory", "x", "context"], 125, "memory"),
     (["-f", "-", "-"], 125, "both"),
+    (["--allow", "nonsense", "context"], 125, "security.insecure or network.host"),
+    (["--logfile", "/nosuch/log", "context"], 125, "/nosuch/log"),
 ])
 def test_wrong_inputs(rl: Rl, context: Path, words: list[str], code: int, said: str) -> None:
     _file(context, "FROM busybox\nRUN true\n")

@@ -128,7 +128,7 @@ def test_builds_for_lists_and_the_collector(rl: Rl, plain: Registry) -> None:
     (["push", "nosuch"], "no such manifest list"),
     (["push", "listed", "oci:/tmp/x"], "registries only"),
     (["push", "listed", "127.0.0.1:1/x"], "127.0.0.1:1"),
-    (["push", "--sign-by", "me", "listed"], "makes no signatures"),
+    (["push", "--sign-by", "me", "listed"], "rl image sign --all"),
     (["create", "listed"], "--amend"),
 ])
 def test_wrong_inputs(rl: Rl, words: list[str], said: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from rl.cli import common
-from rl.errors import RlError, UsageError
+from rl.cli import common, output
+from rl.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,17 +140,8 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
         raise
     display.close()
     if image_id:
-        _write(options.get("iidfile", ""), f"sha256:{image_id}")
+        if "iidfile" in options:
+            output.to_file(options["iidfile"], f"sha256:{image_id}")
         if not any(text == "-" or "dest=-" in text for text in options.get("output", [])):
             print(image_id)
     return 0
-
-
-def _write(path: str, text: str) -> None:
-    if not path:
-        return
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise RlError(f"write {path}: {error.strerror}", "choose a place you may write to") from None

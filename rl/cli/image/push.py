@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rl.cli import common
-from rl.errors import RlError, UsageError
+from rl.cli import common, output
+from rl.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,9 +60,5 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
         sign_by=options.get("sign_by", ""), passphrase_file=options.get("sign_passphrase_file", ""), **how,
     )
     if digestfile:
-        try:
-            with open(digestfile, "w") as file:
-                file.write(digest)
-        except OSError as error:
-            raise RlError(f"write {digestfile}: {error.strerror}", "choose a place you may write to") from None
+        output.to_file(digestfile, digest)
     return 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rl.cli import output
 from rl.cli.manifest.options import CONNECTION, registry
-from rl.errors import RlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,10 +45,5 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
         progress=choose(bool(options.get("quiet"))), **registry(options),
     )
     if "digestfile" in options:
-        try:
-            with open(options["digestfile"], "w") as file:
-                file.write(digest)
-        except OSError as error:
-            what = f"write {options['digestfile']}: {error.strerror}"
-            raise RlError(what, "choose a place you may write to") from None
+        output.to_file(options["digestfile"], digest)
     return 0

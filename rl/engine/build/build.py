@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from rl.config.jsonio import dumps
 from rl.engine import events
 from rl.engine.build import cache as building
 from rl.engine.build import contexts, exporting, fetching, result
@@ -20,7 +21,7 @@ from rl.engine.build.state import State
 from rl.engine.collect import collect_pending, discard_later
 from rl.engine.containers import now
 from rl.engine.spec.environment import DEFAULT_PATH
-from rl.errors import UsageError
+from rl.errors import RlError, UsageError
 from rl.image import store
 from rl.image.containerfile import configure, parse
 from rl.image.content import adding
@@ -94,11 +95,26 @@ class _Build:
             image_id = self._commit(state)
         for output in settings.outputs:
             self._output(state, output, image_id)
+        if image_id and "metadata_file" in self._options:
+            self._describe(image_id, self._options["metadata_file"])
         if self._options.get("manifest"):
             from rl.engine.manifest import lists
 
             lists.create(engine, self._options["manifest"], [image_id], amend=True)
         return image_id
+
+    def _describe(self, image_id: str, path: str) -> None:
+        """--metadata-file, in BuildKit's words."""
+        record = store.find(self._engine.paths, f"sha256:{image_id}")
+        document = {
+            "containerimage.config.digest": f"sha256:{image_id}", "containerimage.digest": record["manifest"],
+            "image.name": ",".join(self.settings.tags),
+        }
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(dumps(document) + "\n")
+        except OSError as error:
+            raise RlError(f"write {path}: {error.strerror}", "choose a place you may write to") from None
 
     def _output(self, state: State, output: exporting.Output, image_id: str) -> None:
         """One --output."""

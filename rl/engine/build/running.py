@@ -188,7 +188,7 @@ class Sandbox:
 
     def _placement(self, config: ContainerConfig, context: oci.Context) -> cgroups.Placement | None:
         """A cgroup of its own only where limits are asked for: it costs 20 ms."""
-        if not config["limits"]:
+        if not config["limits"] and not config["options"].get("cgroup_parent"):
             return None
 
         def refused(what: str, hint: str) -> None:

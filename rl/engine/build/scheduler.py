@@ -72,12 +72,12 @@ class Scheduler:
     def run(self) -> State:
         """The state of the target. Raises RlError of the first stage that fails."""
         try:
-            while self._graph.target not in self._done or self._workers:
+            while len(self._done) < len(self._graph.nodes) or self._workers:
                 self._advance()
                 self._start()
                 if self._workers:
                     self._listen()
-                elif self._graph.target not in self._done and self._stuck():
+                elif len(self._done) < len(self._graph.nodes) and self._stuck():
                     raise RlError("no stage of the build can go on", "this is a mistake in rl: please report it")
         finally:
             self._end()

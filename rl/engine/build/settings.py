@@ -68,7 +68,10 @@ class Settings:
 
 
 def _check(options: dict[str, Any]) -> None:
-    """Flags that rl has for Podman's sake, with the one value that it has, too."""
+    """Flags that rl has for Podman's sake, with the one value that it has, too; and those of a few words."""
+    for word in options.get("allow", []):
+        if word not in ("security.insecure", "network.host"):
+            raise UsageError(f"--allow {word}: unknown", "it is security.insecure or network.host")
     if options.get("disable_compression") is False:
         raise UnsupportedError(
             "--disable-compression=false: rl keeps the layers of a build plain", "they are compressed by push and save"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rl.engine.context import Engine
     from rl.engine.manifest.records import ManifestList
+    from rl.image.connect import Options
     from rl.image.form import Form
     from rl.image.progress import Progress
     from rl.image.pull import Puller
@@ -236,17 +237,23 @@ def reference_of(name: str) -> reference.Reference:
 
 def puller_for(engine: Engine, how: dict[str, Any]) -> Puller:
     """What fetches documents and blobs; *how*: tls_verify, authfile, creds, cert_dir. The caller closes it."""
-    from rl.engine.pull import Layers, checked
-    from rl.image.connect import Options
-    from rl.image.credentials import from_option
+    from rl.engine.pull import Layers
     from rl.image.progress import Progress as Silent
     from rl.image.pull import Puller
 
-    options = Options(
+    return Puller(engine.paths, Layers(engine), connection(how), Silent(), engine.warn)
+
+
+def connection(how: dict[str, Any]) -> Options:
+    """How registries are talked to: tls_verify, authfile, creds, cert_dir."""
+    from rl.engine.pull import checked
+    from rl.image.connect import Options
+    from rl.image.credentials import from_option
+
+    return Options(
         tls_verify=how.get("tls_verify"), authfile=checked(how.get("authfile", "")), cert_dir=how.get("cert_dir", ""),
         credentials=from_option(how["creds"]) if how.get("creds") else None,
     )
-    return Puller(engine.paths, Layers(engine), options, Silent(), engine.warn)
 
 
 def _remote(
@@ -292,9 +299,6 @@ def push(
 
     *rm*: the list is removed here afterwards. Raises NoSuchImageError, RegistryError, RlError.
     """
-    from rl.engine.pull import checked
-    from rl.image.connect import Options
-    from rl.image.credentials import from_option
     from rl.image.form import Form as Plain
     from rl.image.progress import Progress as Silent
     from rl.image.push import Pusher
@@ -308,16 +312,12 @@ def push(
     target = reference_of(destination or full)
     if target.digest:
         raise UsageError(f"push {destination}: a digest cannot be pushed to", "give a name, with or without a tag")
-    options = Options(
-        tls_verify=how.get("tls_verify"), authfile=checked(how.get("authfile", "")), cert_dir=how.get("cert_dir", ""),
-        credentials=from_option(how["creds"]) if how.get("creds") else None,
-    )
     shown = progress or Silent()
     form = form or Plain()
     with adding(engine.paths):
         if all:
             _bring(engine, record, how)
-        pusher = Pusher(engine.paths, options, form.compressing("gzip"), shown)
+        pusher = Pusher(engine.paths, connection(how), form.compressing("gzip"), shown)
         try:
             entries = record["manifests"] if all else []
             document = records.index(record, form.format)

@@ -1,0 +1,1 @@
+"""Verbs about artifacts; one file each, see :mod:`rl.cli`."""
