@@ -68,6 +68,7 @@ VERBS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("image.push", ("push", "image push"), "Push an image to a registry or an archive"),
     ("image.rmi", ("rmi", "image rm"), "Remove images"),
     ("image.save", ("save", "image save"), "Save images to an archive"),
+    ("image.search", ("search", "image search"), "Search registries for images"),
     ("image.sign", ("image sign",), "Sign images in registries"),
     ("image.tag", ("tag", "image tag"), "Give an image a further name"),
     ("image.tree", ("image tree",), "Show the layers of an image"),
