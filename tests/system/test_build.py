@@ -105,6 +105,30 @@ def test_prune_forgets_and_reset_erases(rl: Rl, context: Path) -> None:
     assert rl("system", "check").returncode == 0
 
 
+@pytest.mark.parametrize("driver", ["", "copy"])
+def test_in_every_lane(lane: Rl, driver: str) -> None:
+    """Real root, one id alone, other network helpers, other storage drivers: the same files."""
+    if driver and lane.lane != "user":
+        pytest.skip("the copy driver is the same everywhere")
+    flags = ["--storage-driver", driver] if driver else []
+    text = """FROM busybox AS a
+RUN mkdir -p /d/x && echo a > /d/x/f && touch /gone && ln /d/x/f /d/hard
+FROM busybox
+RUN echo b > /b; rm -r /home/app; mkdir /home/app; echo n > /home/app/n
+COPY --from=a --chown=5:6 /d /d
+WORKDIR /w
+RUN rm /d/hard && echo x > /w/x
+"""
+    shown = "cat /b /d/x/f /w/x; ls /home/app /d; stat -c %u:%g /d/x/f"
+    owner = "0:0" if lane.lane == "single" else "5:6"
+    for words in ([], ["--squash"], ["--squash-all"], ["--timestamp", "1000"]):
+        image = lane.ok(*flags, "build", "-q", *words, "-", input=text)
+        found = lane.ok(*flags, "run", "--rm", "--network", "none", image, "sh", "-c", shown).split()
+        assert found == ["b", "a", "x", "/d:", "x", "/home/app:", "n", owner], words
+    checked = lane(*flags, "system", "check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 # ---- contexts
 
 def test_contexts_from_elsewhere(rl: Rl, context: Path) -> None:

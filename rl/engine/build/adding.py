@@ -38,18 +38,18 @@ if TYPE_CHECKING:
         def write(self, writer: Writer, destination: str, unpack: bool) -> None: ...
 
 
-def remote(instruction: Instruction, word: str, checksum: str) -> Remote | None:
-    """What *word* names on another machine; None: it is a file. Raises ContainerfileError."""
+def remote(instruction: Instruction, word: str, checksum: str, directory: str) -> Remote | None:
+    """What *word* names on another machine, to be fetched to *directory*; None: it is a file. Raises UsageError."""
     if checksum and not is_digest(checksum):
         raise instruction.flag_error("checksum", f"--checksum={checksum}: not a digest", "write sha256: and 64 digits")
     if fetching.is_git(word):
         keep = instruction.flag("keep-git-dir") in ("true", "1")
         if checksum:
             raise instruction.flag_error("checksum", "--checksum is for files", "name the commit: URL#COMMIT")
-        return _Repository(word, keep)
+        return _Repository(word, keep, directory)
     if word.startswith(("http://", "https://")):
         explicit = any(flag.name == "unpack" for flag in instruction.flags)
-        return _File(word, checksum, explicit)
+        return _File(word, checksum, explicit, directory)
     if checksum:
         raise instruction.flag_error("checksum", "--checksum is for URLs", "files of the context are hashed anyway")
     return None
@@ -58,8 +58,9 @@ def remote(instruction: Instruction, word: str, checksum: str) -> Remote | None:
 class _File:
     """A file by http or https; fetched when it is needed, once."""
 
-    def __init__(self, url: str, checksum: str, unpack: bool) -> None:
+    def __init__(self, url: str, checksum: str, unpack: bool, directory: str) -> None:
         self._url = url
+        self._directory = directory
         self._checksum = checksum
         self._unpack = unpack
         self._fd = -1
@@ -75,7 +76,7 @@ class _File:
 
     def _fetch(self) -> str:
         if self._fd < 0:
-            self._fd, headers = fetching.download(self._url)
+            self._fd, headers = fetching.download(self._url, self._directory)
             if "last-modified" in headers:
                 self._mtime = _seconds(headers["last-modified"])
         os.lseek(self._fd, 0, os.SEEK_SET)
@@ -116,8 +117,9 @@ def _seconds(text: str) -> int:
 class _Repository:
     """Files of a git repository."""
 
-    def __init__(self, url: str, keep: bool) -> None:
+    def __init__(self, url: str, keep: bool, directory: str) -> None:
         self._url = url
+        self._directory = directory
         self._keep = keep
         self._found: fetching.Checkout | None = None
 
@@ -126,7 +128,7 @@ class _Repository:
 
     def _checkout(self) -> fetching.Checkout:
         if self._found is None:
-            self._found = fetching.checkout(self._url)
+            self._found = fetching.checkout(self._url, self._directory)
         return self._found
 
     def identity(self) -> str:

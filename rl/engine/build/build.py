@@ -10,7 +10,7 @@ import os
 from rl.config.jsonio import dumps
 from rl.engine import events
 from rl.engine.build import cache as building
-from rl.engine.build import contexts, exporting, fetching, result
+from rl.engine.build import contexts, exporting, result
 from rl.engine.build.cache import Cache, Work, key_of
 from rl.engine.build.gathering import Tree
 from rl.engine.build.graph import Graph
@@ -64,7 +64,6 @@ class _Build:
         building.sweep_work(paths)
         self._cache = Cache(paths)
         self._work = work = Work(self._cache)
-        fetching.use(work)
         try:
             with adding(paths):
                 return self._run(where)
@@ -84,7 +83,7 @@ class _Build:
         ignorefile = self._options.get("ignorefile", "")
         self._trees[""] = tree = contexts.tree(engine.paths, context, files, ignorefile)
         scheduler = Scheduler(
-            engine.paths, self._cache, settings, graph, tree, self._image, self._directory, self._tell
+            engine.paths, self._cache, settings, graph, tree, self._image, self._directory, self._work.path, self._tell
         )
         state = scheduler.run()
         self._unused(scheduler.consumed)

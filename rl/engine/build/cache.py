@@ -108,7 +108,7 @@ class Cache:
 
     def files(self, name: str, key: str = "") -> str:
         """The directory with the files of a snapshot; *key*: the id key of layers."""
-        layer = self.layer(name)
+        layer = None if self.is_full(name) else self.layer(name)
         return layers.layer_path(self._paths, layer["diff_id"], key) if layer else f"{self.snapshot(name)}/fs"
 
     def is_full(self, name: str) -> bool:
@@ -120,7 +120,7 @@ class Cache:
             return False
         if boot != process.boot_id() and not os.path.exists(f"{self.snapshot(name)}/durable"):
             return False
-        layer = self.layer(name)
+        layer = None if self.is_full(name) else self.layer(name)
         if layer is None:
             return os.path.isdir(f"{self.snapshot(name)}/fs")
         return any(

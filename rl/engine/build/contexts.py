@@ -52,9 +52,9 @@ def open_context(where: str, work: Work, *, stdin_taken: bool = False) -> Contex
             raise UsageError("a terminal is no context", "redirect standard input: rl build - < Containerfile")
         return _stream(0, "standard input", work)
     if fetching.is_git(where):
-        return Context(fetching.checkout(where).path, temporary=True)
+        return Context(fetching.checkout(where, work.path).path, temporary=True)
     if where.startswith(("http://", "https://")):
-        fd, _ = fetching.download(where)
+        fd, _ = fetching.download(where, work.path)
         try:
             return _stream(fd, where, work)
         finally:

@@ -10,7 +10,6 @@ import os
 import posixpath
 
 from rl.engine.build import copying
-from rl.engine.build.expanding import heredoc_text
 from rl.errors import RlError, UsageError
 
 TYPE_CHECKING = False
@@ -53,7 +52,9 @@ class Copy:
         for raw, word in zip(instruction.words[:-1], words[:-1], strict=True):
             name = raw.removeprefix("<<").removeprefix("-").strip("\"'")
             if raw.startswith("<<") and name in heredocs:
-                self.inline.append((name, heredoc_text(walk, instruction, heredocs[name])))
+                text = heredocs[name].text
+                expanded = walk.expander(instruction, raw=True).word(text) if heredocs[name].expand else text
+                self.inline.append((name, expanded))
             elif instruction.keyword == "ADD" and (found := self._remote(walk, word)):
                 self.remote.append(found)
             elif not word:
@@ -71,7 +72,8 @@ class Copy:
     def _remote(self, walk: Walk, word: str) -> Remote | None:
         from rl.engine.build import adding
 
-        return adding.remote(self.instruction, word, walk.word(self.instruction, self.instruction.flag("checksum")))
+        checksum = walk.word(self.instruction, self.instruction.flag("checksum"))
+        return adding.remote(self.instruction, word, checksum, walk.origins.fetched)
 
     def words(self) -> list[Any]:
         """What counts for the cache, beside what is copied."""

@@ -10,8 +10,8 @@ import stat
 import sys
 
 from rl.engine.build.cache import Cache, Work
+from rl.engine.build.files import Files
 from rl.engine.build.state import State
-from rl.engine.build.worker import Files
 from rl.engine.rootaccess import inside
 from rl.errors import ConflictError, RlError, UsageError, disk_hint
 from rl.runtime import userns

@@ -1,7 +1,7 @@
 """Contexts and sources on other machines: files by http, repositories by git(1). With the caller's own rights.
 
-What is fetched lies in a directory that is locked while this process lives (rl.engine.build.cache.Work), and goes at
-the end of the build. Source: Docker's "Build context", "Git repositories"; git-clone(1).
+What is fetched lies in a directory of the caller's, which goes at the end of the build. Source: Docker's "Build
+context", "Git repositories"; git-clone(1).
 """
 
 from __future__ import annotations
@@ -14,25 +14,9 @@ import urllib.parse
 from rl.errors import NotFoundError, RlError, UnsupportedError, UsageError
 from rl.runtime.userns import find_program
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from rl.engine.build.cache import Work
-
 _TIMEOUT = 60  # seconds without a byte
 _GIT_SECONDS = 1800
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?\Z")
-_place: Work | None = None
-
-
-def use(work: Work) -> None:
-    """Where to put what is fetched."""
-    global _place
-    _place = work
-
-
-def _directory() -> str:
-    assert _place is not None
-    return _place.path
 
 
 def is_git(text: str) -> bool:
@@ -55,7 +39,7 @@ class Checkout:
         self.subdirectory = subdirectory
 
 
-def checkout(text: str) -> Checkout:
+def checkout(text: str, directory: str) -> Checkout:
     """``URL[#REF[:SUBDIRECTORY]]``. No hooks run, nothing is asked for. Raises UnsupportedError, RlError."""
     url, _, fragment = text.partition("#")
     reference, _, subdirectory = fragment.partition(":")
@@ -63,7 +47,7 @@ def checkout(text: str) -> Checkout:
         raise UnsupportedError(f"fetch {text}: git is not installed", "install package git")
     if reference.startswith("-") or url.startswith("-"):
         raise UsageError(f"fetch {text}: not the name of a branch, a tag or a commit")
-    target = f"{_directory()}/git-{os.urandom(4).hex()}"
+    target = f"{directory}/git-{os.urandom(4).hex()}"
     _git(text, "init", "-q", target)
     wanted = reference or "HEAD"
     fetch = ["-C", target, "fetch", "-q", "--no-tags", "--depth=1", url]
@@ -111,8 +95,8 @@ def _git(text: str, *words: str) -> str:
     return done.stdout
 
 
-def download(url: str) -> tuple[int, dict[str, str]]:
-    """(descriptor of the file, headers in small letters). Raises NotFoundError, RlError."""
+def download(url: str, directory: str) -> tuple[int, dict[str, str]]:
+    """(descriptor of the nameless file in *directory*, headers in small letters). Raises NotFoundError, RlError."""
     import http.client
     import urllib.error
     import urllib.request
@@ -126,7 +110,7 @@ def download(url: str) -> tuple[int, dict[str, str]]:
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise RlError(f"fetch {url}: {reason}", "check the URL, the network and the proxy settings") from None
-    fd = os.open(_directory(), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         with response:
             while piece := response.read(1 << 20):

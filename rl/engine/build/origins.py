@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 
 class Origins:
-    """The names of stage *number*. ``missing``: number of the stage that was asked for last and is not built yet."""
+    """The names of stage *number*. ``missing``: number of the stage that was asked for last and is not built yet;
+    ``fetched``: the directory for what comes from elsewhere."""
 
     def __init__(
         self, graph: Graph, number: int, tree: Tree, directories: Callable[[str], Tree],
-        images: Callable[[str, str], State], done: dict[int, State],
+        images: Callable[[str, str], State], done: dict[int, State], fetched: str,
     ) -> None:
         self._graph = graph
         self._number = number
@@ -35,6 +36,7 @@ class Origins:
         self._line: Line | None = None
         self._known: dict[str, dict[str, Any]] = {}
         self.missing: int | None = None
+        self.fetched = fetched
 
     def connect(self, line: Line) -> None:
         """From here on the scheduler is asked."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from rl.config.jsonio import dumps, write_json
 from rl.engine.build.cache import Cache, Work
-from rl.engine.build.worker import Files
+from rl.engine.build.files import Files
 from rl.engine.commit import format_descriptor
 from rl.engine.containers import now
 from rl.engine.rootaccess import inside
@@ -195,7 +195,7 @@ class _Maker:
             layer, _ = self._changes(lowers, [directory])
         else:
             layer, info = self._tree(directory)
-            if self._time is None:
+            if self._time is None and self._files.driver.name == "overlay":  # fuse-overlayfs has marks of its own
                 self._adopt(name, layer, info)
                 return layer
         unpack_layer(self._paths, self._content.path(layer["digest"]), layer["diff_id"])

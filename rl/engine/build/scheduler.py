@@ -54,7 +54,8 @@ class Scheduler:
 
     def __init__(
         self, paths: Paths, cache: Cache, settings: Settings, graph: Graph, tree: Tree,
-        images: Callable[[str, str], State], directories: Callable[[str], Tree], tell: Callable[[Event], None],
+        images: Callable[[str, str], State], directories: Callable[[str], Tree], fetched: str,
+        tell: Callable[[Event], None],
     ) -> None:
         self._paths = paths
         self._cache = cache
@@ -63,6 +64,7 @@ class Scheduler:
         self._tree = tree
         self._images = images
         self._directories = directories
+        self._fetched = fetched
         self._tell = tell
         self._done: dict[int, State] = {}
         self._walks: dict[int, Walk] = {}
@@ -119,7 +121,7 @@ class Scheduler:
         self._tell({"kind": "stage", "stage": number, "name": node.stage.name, "text": start.text, "total": total})
         inherited = triggers(state.triggers, f"ONBUILD of {state.base_name}") if state.triggers else []
         state.triggers = []
-        origins = Origins(self._graph, number, self._tree, self._directories, self._images, self._done)
+        origins = Origins(self._graph, number, self._tree, self._directories, self._images, self._done, self._fetched)
 
         def say(kind: str, **fields: Any) -> None:
             self._tell({"kind": kind, "stage": number, **fields})

@@ -13,6 +13,7 @@ import signal
 from rl.config.jsonio import dumps, loads
 from rl.engine.build.cache import Work
 from rl.engine.build.copying import make_workdir
+from rl.engine.build.files import Files
 from rl.engine.build.gathering import Tree
 from rl.engine.build.running import Sandbox
 from rl.engine.build.state import State
@@ -22,9 +23,6 @@ from rl.kernel import namespaces as ns
 from rl.kernel import process
 from rl.runtime import userns
 from rl.storage import container, trash
-from rl.storage import driver as storage
-from rl.storage import layers as layer_store
-from rl.storage.unpack import effective_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from rl.engine.build.running import RunSpec
     from rl.engine.build.settings import Settings
     from rl.engine.build.steps import Walk
-    from rl.storage.driver import Driver, Mounted
 
 
 class Line:
@@ -103,53 +100,6 @@ def _enter(paths: Paths, parent: int) -> None:
 
 def _terminate(number: int, frame: object) -> None:
     raise KeyboardInterrupt
-
-
-class Files:
-    """The files of states, mounted: what is below a step, what a stage or an image has."""
-
-    def __init__(self, paths: Paths, cache: Cache, work: str, wanted: str) -> None:
-        self._paths = paths
-        self._cache = cache
-        self.driver: Driver = storage.choose(paths, wanted)
-        self.key = effective_key("")
-        self._work = work
-        self._mounted: dict[str, Mounted] = {}
-
-    def lowers(self, state: State) -> list[str]:
-        """The directories of *state*, top first; an empty one where it has no files."""
-        return self.stack(state.layers, state.snapshots)
-
-    def stack(self, layers: list[str], snapshots: list[str]) -> list[str]:
-        found = []
-        for name in reversed(snapshots):
-            found.append(self._cache.files(name, self.key))
-            if self._cache.is_full(name):
-                return found
-        found += layer_store.lowers(self._paths, layers, self.key)
-        return list(dict.fromkeys(found)) or [self._empty()]
-
-    def _empty(self) -> str:
-        path = f"{self._work}/nothing"
-        os.makedirs(path, 0o755, exist_ok=True)
-        return path
-
-    def mounted(self, name: str, lowers: list[str]) -> str:
-        """*lowers*, to be read only, mounted once under *name*; where."""
-        target = f"{self._work}/read-{name}"
-        if name not in self._mounted:
-            os.mkdir(target, 0o700)
-            if self.driver.name == "copy":  # the top one has all
-                m.mount(lowers[0], target, None, m.MS_BIND)
-                self._mounted[name] = {"driver": "overlay", "target": target, "pids": []}
-            else:
-                self._mounted[name] = self.driver.mount(lowers, "", "", target, readonly=True)
-        return target
-
-    def close(self) -> None:
-        for mounted in self._mounted.values():
-            self.driver.unmount(mounted)
-        self._mounted.clear()
 
 
 class _EndedError(Exception):
