@@ -35,3 +35,4 @@ def test_history(rl: Rl) -> None:
     assert exact == [f"{step['created']} {step['size']}" for step in steps]
     assert rl("history", "no-such-image").returncode == 125
     assert rl("history", "-q", "--format", "json", "made:2").returncode == 125
+    rl.ok("rmi", "made:2", "made:1")
