@@ -10,6 +10,7 @@ from typing import Any
 
 from rl.config.jsonio import loads
 from rl.errors import UsageError
+from rl.image.containerfile import configure
 
 Config = dict[str, Any]
 
@@ -42,10 +43,8 @@ def apply(config: Config, changes: list[str]) -> None:
 
 def _command(key: str) -> Callable[[Config, str], None]:
     def change(config: Config, text: str) -> None:
-        if not text:
-            config.pop(key, None)
-        else:
-            config[key] = _json_list(text) if text.startswith("[") else ["/bin/sh", "-c", text]
+        words = _json_list(text) if text.startswith("[") else [*configure.DEFAULT_SHELL, text]
+        configure.set_command(config, key, words if text else None)
         if key == "Entrypoint":
             config.pop("Cmd", None)  # as in a Dockerfile: the old arguments were for the old program
 
@@ -107,37 +106,28 @@ def split_words(text: str) -> list[str]:
 
 
 def _env(config: Config, text: str) -> None:
-    new = _pairs(text, "ENV")
-    kept = [item for item in config.get("Env") or [] if item.partition("=")[0] not in new]
-    config["Env"] = kept + [f"{key}={value}" for key, value in new.items()]
+    configure.set_env(config, _pairs(text, "ENV"))
 
 
 def _label(config: Config, text: str) -> None:
-    config["Labels"] = {**(config.get("Labels") or {}), **_pairs(text, "LABEL")}
+    configure.set_labels(config, _pairs(text, "LABEL"))
 
 
 def _expose(config: Config, text: str) -> None:
-    ports = dict(config.get("ExposedPorts") or {})
-    for word in text.split():
-        numbers, _, protocol = word.partition("/")
-        first, dash, last = numbers.partition("-")
-        last = last if dash else first
-        good = first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) < 65536
-        if not good or (protocol or "tcp").lower() not in ("tcp", "udp", "sctp"):
-            raise UsageError(f"--change: EXPOSE {word}: not a port", "write it as 80, 53/udp or 8000-8010/tcp")
-        for port in range(int(first), int(last) + 1):
-            ports[f"{port}/{(protocol or 'tcp').lower()}"] = {}
-    config["ExposedPorts"] = ports
+    try:
+        configure.set_ports(config, text.split())
+    except ValueError as error:
+        hint = "write it as 80, 53/udp or 8000-8010/tcp"
+        raise UsageError(f"--change: EXPOSE {error}: not a port", hint) from None
 
 
 def _volume(config: Config, text: str) -> None:
     paths = _json_list(text) if text.startswith("[") else split_words(text)
-    config["Volumes"] = {**(config.get("Volumes") or {}), **{path: {} for path in paths}}
+    configure.set_volumes(config, paths)
 
 
 def _workdir(config: Config, text: str) -> None:
-    path = split_words(text)[0]
-    config["WorkingDir"] = path if path.startswith("/") else f"{(config.get('WorkingDir') or '').rstrip('/')}/{path}"
+    configure.set_workdir(config, split_words(text)[0])
 
 
 def _set(key: str) -> Callable[[Config, str], None]:
