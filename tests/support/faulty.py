@@ -47,6 +47,7 @@ class Faulty:
         self.token_requests: list[tuple[dict[str, list[str]], str]] = []
         self.issued: dict[str, int] = {}  # token → how many requests it is still good for
         self.token_uses = 1 << 30
+        self.moved: dict[str, str] = {}  # of an upload that was cut off: where docker-registry says that it goes on
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -88,8 +89,60 @@ def _handler(faulty: Faulty) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_POST(self) -> None:
+            if self.path.startswith("/v2/"):
+                return self._write()
             body = self.rfile.read(int(self.headers.get("Content-Length", "0"))).decode()
-            self._token(parse_qs(body))
+            return self._token(parse_qs(body))
+
+        def do_HEAD(self) -> None:
+            self._write()
+
+        def do_PATCH(self) -> None:
+            self._write()
+
+        def do_PUT(self) -> None:
+            self._write()
+
+        def do_DELETE(self) -> None:
+            self._write()
+
+        def _write(self) -> None:
+            """What a push does. Patterns of faults see ``METHOD PATH``; *partly* lets the first bytes of a body arrive."""
+            what = f"{self.command} {self.path}"
+            with faulty._lock:
+                faulty.requests.append((what, {name.lower(): value for name, value in self.headers.items()}))
+            if faulty.tokens and not self._authorized():
+                self.rfile.read(int(self.headers.get("Content-Length", "0")))
+                return
+            fault = faulty.take(what)
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            if fault and fault.action != "partly" and fault.action != "headers" and self._instead(fault):
+                return
+            if fault and fault.action == "partly":
+                body = body[: fault.value]
+            headers = {name: value for name, value in self.headers.items() if name.lower() in ("content-type", "content-range")}
+            headers.update({"Host": faulty.host, "Content-Length": str(len(body))})
+            connection = http.client.HTTPConnection("127.0.0.1", faulty.upstream.port, timeout=20)
+            connection.request(self.command, self.path, body=body, headers=headers)
+            answer = connection.getresponse()
+            data = answer.read()
+            connection.close()
+            if fault and fault.action == "partly":
+                # docker-registry has the offset in the URL, and knows an older URL no more; others do.
+                faulty.moved[self.path] = (answer.getheader("Location") or self.path).partition(faulty.host)[2] or self.path
+                self._instead(Fault("", "reset", None, 1))
+                return
+            kept = {name.lower(): value for name, value in answer.getheaders() if name.lower() in ("location", "range", "docker-upload-uuid", "docker-content-digest")}
+            if fault and fault.action == "headers":
+                kept.update(fault.value)
+            self.send_response(answer.status)
+            for name, text in kept.items():
+                if text is not None:
+                    self.send_header(name, text)
+            self.send_header("Content-Length", answer.getheader("Content-Length", "0") if self.command == "HEAD" else str(len(data)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
 
         def do_GET(self) -> None:
             with faulty._lock:
@@ -110,7 +163,7 @@ def _handler(faulty: Faulty) -> type[BaseHTTPRequestHandler]:
                     faulty.issued[token] = left - 1
                     return True
             repository = self.path.removeprefix("/v2/").partition("/manifests")[0].partition("/blobs")[0]
-            scope = f',scope="repository:{repository}:pull"' if repository else ""
+            scope = f',scope="repository:{repository}:pull,push"' if repository else ""
             self._answer(401, b'{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}', {
                 "WWW-Authenticate": f'Bearer realm="http://{faulty.host}/token",service="test, service"{scope}',
             })
@@ -132,17 +185,17 @@ def _handler(faulty: Faulty) -> type[BaseHTTPRequestHandler]:
             fault = faulty.take(self.path)
             if fault and self._instead(fault):
                 return
-            headers = {"Accept": self.headers.get("Accept", "*/*")}
+            headers = {"Accept": self.headers.get("Accept", "*/*"), "Host": faulty.host}
             if self.headers.get("Range") and not (fault and fault.action == "norange"):
                 headers["Range"] = self.headers["Range"]
             connection = http.client.HTTPConnection("127.0.0.1", faulty.upstream.port, timeout=20)
-            connection.request("GET", self.path, headers=headers)
+            connection.request("GET", faulty.moved.get(self.path, self.path), headers=headers)
             answer = connection.getresponse()
             body = answer.read()
             connection.close()
             kept = {
                 name: value for name, value in answer.getheaders()
-                if name.lower() in ("content-type", "docker-content-digest", "content-range", "link")
+                if name.lower() in ("content-type", "docker-content-digest", "content-range", "link", "location", "range")
             }
             self._spoil(fault, answer.status, body, kept)
 
