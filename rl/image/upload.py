@@ -141,8 +141,10 @@ class Uploads:
                 raise problem
             last = response.header("range").rpartition("-")[2]
             found = self.repository.registry.resolve(response.header("location") or location, location)
-            # "0-0" is what registries say of an upload that has nothing, too: one byte is sent again at the worst
-            return found, int(last) + 1 if last.isdigit() and int(last) > 0 else 0
+        if last.isdigit() and int(last) > 0:
+            return found, int(last) + 1
+        self._cancel(found)  # "0-0": one byte, or none, as registries say of that, too
+        return self._begin(""), 0
 
     def _finish(self, location: str, digest: str) -> None:
         url = f"{location}{'&' if '?' in location else '?'}digest={quote(digest, safe='')}"
