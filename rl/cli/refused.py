@@ -75,6 +75,7 @@ FLAGS: dict[str, dict[str, str]] = {
 COMMANDS: dict[str, str] = {
     "container checkpoint": _CRIU,
     "container restore": _CRIU,
+    "image scp": "rl copies no images to other hosts or users; rl save -o FILE IMAGE there, rl load -i FILE here",
     "system connection": "rl works on this machine's own files and has no remote client; run it by ssh: ssh HOST rl …",
     "system service": "the REST API is not built yet; programs can call the command, most verbs have --format json",
 }

@@ -237,6 +237,13 @@ def test_nothing_leads_out_of_a_context_or_a_root(rl: Rl, context: Path) -> None
     assert rl.ok("run", "--rm", image, "sh", "-c", "cat /ln /e; readlink /all/out") == "one\none\n/etc/passwd"
 
 
+def test_links_in_circles_and_users_that_are_not_there_yet(rl: Rl, context: Path) -> None:
+    (context / "d/loop").symlink_to("..")
+    (context / "d/again").symlink_to("../d")
+    image = rl.ok("build", "-q", _file(context, "FROM busybox\nUSER later\nWORKDIR /w/x\nCOPY **/a .\n"))
+    assert rl.ok("run", "--rm", "--user", "0", image, "sh", "-c", "cat /w/x/a; ls /w/x; stat -c %u /w/x").split() == ["a", "a", "0"]
+
+
 def test_a_file_that_changes_meanwhile_is_an_error_or_whole(rl: Rl, context: Path) -> None:
     """What goes into the image is what the cache's key says."""
     big = context / "big"

