@@ -134,3 +134,30 @@ def test_read_only(small: Small) -> None:
     assert state(small, "writes") == "exited 137"
     small.inside("mount", "-o", "remount,bind,rw", str(small.place))
     small.ok("rm", "writes", "created")
+
+
+def test_builds(small: Small) -> None:
+    """Whatever step meets the full disk, the build says so; then there is nothing of it but what the cache knows."""
+    context = small.user.home / "full-context"
+    context.mkdir(exist_ok=True)
+    (context / "Containerfile").write_text("FROM busybox\nCOPY data /data\nRUN echo run > /run-file && cp /data /again\nLABEL a=b\n")
+    (context / "data").write_bytes(os.urandom(1 << 20))
+    place, done = f"{small.place}/rl", None
+    for spare in (0, 8, 64, 512, 1100, 1500, 2200, 2600, 3400, 4400):
+        small.inside("dd", "if=/dev/zero", f"of={small.place}/spare", "bs=1k", f"count={spare}")
+        small.fill()
+        small.inside("rm", f"{small.place}/spare")
+        done = small("build", "-q", "--no-cache", "-t", "full", str(context))
+        assert "Traceback" not in done.stderr and (done.returncode == 0 or done.stderr.startswith("Error: ") or "Error: " in done.stderr), done
+        if done.returncode:
+            assert "space" in done.stderr.lower() or done.returncode == 1, done.stderr  # cp in the container says so itself
+            assert small("image", "exists", "full").returncode == 1
+        small.free()
+        assert small.inside("find", f"{place}/build/work", "-mindepth", "1").stdout == ""
+        if not done.returncode:
+            small.ok("rmi", "full")
+        small.ok("image", "prune", "-f", "--build-cache")
+    assert done is not None and done.returncode == 0, "the last one has room"
+    small.ok("build", "-q", "-t", "full", str(context))
+    small.ok("run", "--rm", "--network=none", "full", "cmp", "/data", "/again")
+    small.ok("system", "check")
