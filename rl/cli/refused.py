@@ -43,9 +43,7 @@ _PUSH = {
 _USERNS = "builds run in the user namespace that containers share; leave it out"
 _BUILD = {
     "--all-platforms": "one platform at a time; build each with --platform",
-    "--cache-from": "the cache of builds stays on this machine; all builds of a user share it",
-    "--cache-to": "the cache of builds stays on this machine; all builds of a user share it",
-    "--cache-ttl": "the cache of builds stays on this machine; rl image prune --build-cache empties it",
+    "--cache-ttl": "steps are known by what they are made of; rl image prune --build-cache empties it",
     "--cpp-flag": "rl runs no C preprocessor; cpp -E -P FILE | rl build -f - CONTEXT",
     "--decryption-key": _CREATE["--decryption-key"],
     "--hooks-dir": "rl reads no directories of OCI hooks; make what they do a RUN",

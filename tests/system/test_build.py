@@ -20,6 +20,7 @@ import pytest
 
 from support import users
 from support.console import Console
+from support.registry import Registry
 from system.conftest import Rl, unique_user
 
 
@@ -92,6 +93,25 @@ def test_a_lost_snapshot_is_made_again(rl: Rl, context: Path) -> None:
     shutil.rmtree(rl.user.home / ".local/share/rl/build/snapshots")
     (rl.user.home / ".local/share/rl/build/cache" / ("0" * 64)).write_text("{broken")
     rl.ok("build", "-q", context)
+
+
+def test_a_cache_in_a_registry(rl: Rl, context: Path, registry: Registry) -> None:
+    """A machine that begins with nothing takes the steps, in all stages, from where another one has put them."""
+    _file(context, "FROM busybox AS a\nRUN cat /proc/sys/kernel/random/uuid > /u && chown 5:6 /u\nFROM busybox\nENV A=1\nCOPY --from=a /u /u\nRUN echo $A > /a\n")
+    where = f"{registry.host}/cache/of-builds"
+    first = rl.ok("build", "-q", "--cache-to", where, context)
+    shown = rl.ok("run", "--rm", first, "cat", "/u", "/a")
+    rl.ok("image", "prune", "--force", "--build-cache")
+    assert not os.listdir(rl.data / "build/snapshots") and rl("image", "exists", first).returncode == 1
+    again = rl.ok("build", "--progress", "plain", "--cache-from", f"{registry.host}/cache/nothing", "--cache-from", where, context)
+    assert again.count("Using cache") == 3 and rl.ok("run", "--rm", again.splitlines()[-1], "cat", "/u", "/a") == shown
+    rl.ok("system", "check")
+    rl.ok("push", "-q", again.splitlines()[-1], f"{registry.host}/from-cache:1")
+    rl.ok("rmi", again.splitlines()[-1])
+    failing = rl("build", "-q", "--no-cache", "--cache-from", "127.0.0.1:1/x", context)
+    assert failing.returncode == 0
+    unreachable = rl("build", "--cache-from", "127.0.0.1:1/x", _file(context, "FROM busybox\nRUN echo other > /o\n"))
+    assert unreachable.returncode == 0 and "127.0.0.1:1" in unreachable.stdout
 
 
 def test_prune_forgets_and_reset_erases(rl: Rl, context: Path) -> None:
@@ -405,7 +425,10 @@ def test_reproducible_bit_for_bit(rl: Rl, context: Path) -> None:
     (["--network", "container:x", "context"], 125, "container's network"),
     (["--isolation", "chroot", "context"], 125, "namespaces of a container"),
     (["--userns", "auto", "context"], 125, "use host"),
-    (["--cache-to", "x", "context"], 125, "stays on this machine"),
+    (["--cache-to", "x", "context"], 125, "not a repository"),
+    (["--cache-from", "127.0.0.1:1/x:tag", "context"], 125, "not a repository"),
+    (["--cache-to", "127.0.0.1:1/x", "context"], 125, "127.0.0.1:1"),
+    (["--cache-ttl", "1h", "context"], 125, "what they are made of"),
     (["--ignorefile", "nosuch", "context"], 125, "no such file"),
     (["-f", "nosuch", "context"], 125, "no such file"),
     (["-f", "x.in", "context"], 125, "preprocessor"),

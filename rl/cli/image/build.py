@@ -27,6 +27,8 @@ OPTIONS = (
     ("--build-arg", "array", "NAME[=VALUE]", "Value of an ARG; without a value, that of the caller's variable"),
     ("--build-arg-file", "array", "PATH", "Read values of ARGs from a file, NAME=VALUE a line"),
     ("--build-context", "array", "NAME=CONTEXT", "Further context: a directory, a URL, docker-image://NAME, oci-layout://DIR"),
+    ("--cache-from", "array", "REPOSITORY", "Take steps that are not in the cache from this repository of a registry"),
+    ("--cache-to", "array", "REPOSITORY", "Push the steps of the build to this repository of a registry"),
     ("--cap-add", "list", "CAP", "Add a capability to RUN, or ALL"),
     ("--cap-drop", "list", "CAP", "Drop a capability from RUN, or ALL"),
     ("--cert-dir", "value", "DIR", "Certificates and keys for pulls (default ~/.config/containers/certs.d)"),

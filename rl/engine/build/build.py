@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from rl.engine.build.remotecache import Source
     from rl.engine.context import Engine
 
     Event = dict[str, Any]
@@ -80,12 +81,23 @@ class _Build:
         context = contexts.open_context(where, self._work, stdin_taken="-" in files)
         data, name = contexts.containerfile(context, files)
         graph = Graph(parse(data, name), settings)
+        if "cache_to" in self._options:
+            from rl.engine.build.remotecache import repository
+
+            for text in self._options["cache_to"]:
+                repository(text, "--cache-to")
         ignorefile = self._options.get("ignorefile", "")
         self._trees[""] = tree = contexts.tree(engine.paths, context, files, ignorefile)
         scheduler = Scheduler(
             engine.paths, self._cache, settings, graph, tree, self._image, self._directory, self._work.path, self._tell
         )
-        state = scheduler.run()
+        source = self._source()
+        scheduler.remote = source
+        try:
+            state = scheduler.run()
+        finally:
+            if source:
+                source.close()
         self._unused(scheduler.consumed)
         self._adjust(state)
         image_id = ""
@@ -94,6 +106,8 @@ class _Build:
             image_id = self._commit(state)
         for output in settings.outputs:
             self._output(state, output, image_id)
+        if "cache_to" in self._options:
+            self._keep(scheduler)
         if image_id and "metadata_file" in self._options:
             self._describe(image_id, self._options["metadata_file"])
         if self._options.get("manifest"):
@@ -101,6 +115,28 @@ class _Build:
 
             lists.create(engine, self._options["manifest"], [image_id], amend=True)
         return image_id
+
+    def _registry(self) -> dict[str, Any]:
+        keys = ("tls_verify", "authfile", "creds", "cert_dir")
+        return {key: self._options[key] for key in keys if key in self._options}
+
+    def _source(self) -> Source | None:
+        """--cache-from."""
+        if "cache_from" not in self._options:
+            return None
+        from rl.engine.build.remotecache import Source
+
+        return Source(self._engine, self._cache, self._options["cache_from"], self._registry(), self._work.path)
+
+    def _keep(self, scheduler: Scheduler) -> None:
+        """--cache-to: all that the build has made, intermediate stages, too."""
+        from rl.engine.build import remotecache
+
+        for state in scheduler.states:
+            result.layers(self._engine.paths, self._cache, self.settings.template["driver"], state)
+        names = self._options["cache_to"]
+        self._tell({"kind": "export", "text": f"writing the cache to {' '.join(names)}"})
+        remotecache.write(self._engine, self._cache, names, scheduler.trail, self._registry())
 
     def _describe(self, image_id: str, path: str) -> None:
         """--metadata-file, in BuildKit's words."""

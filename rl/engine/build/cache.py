@@ -37,10 +37,11 @@ if TYPE_CHECKING:
         label: str  # for the history, where the files themselves tell it
         boot: str
 
-    class Layer(TypedDict):
+    class Layer(TypedDict, total=False):
         diff_id: str
-        digest: str  # of the plain blob; the same
+        digest: str  # of the blob: the same, unless it is compressed
         size: int
+        compression: str  # gzip, zstd; absent or "": plain
 
 
 PARTS = ("cache", "snapshots", "caches", "work")

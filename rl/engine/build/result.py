@@ -51,10 +51,10 @@ def write(
 
     Raises RlError for a full disk.
     """
-    layers = _layers(paths, cache, settings, state)
-    for layer in layers:
+    made = _layers(paths, cache, settings, state)
+    for layer in made:
         on_step(f"Copying blob {layer['digest']}")
-    document = configuration(settings, state, [layer["diff_id"] for layer in layers], warn)
+    document = configuration(settings, state, [layer["diff_id"] for layer in made], warn)
     content = ContentStore(paths)
     data = dumps(document).encode(errors="surrogateescape")
     config_digest = content.put_bytes(data)
@@ -69,8 +69,7 @@ def write(
         },
         "layers": [
             *[format_descriptor(descriptor, docker) for descriptor in base],
-            *[{"mediaType": d.DOCKER_LAYER if docker else d.OCI_LAYER, "digest": layer["digest"], "size": layer["size"]}
-              for layer in layers],
+            *[_descriptor(layer, docker) for layer in made],
         ],
     }
     annotations = {**state.annotations, **settings.annotations}
@@ -80,6 +79,12 @@ def write(
         warn("--annotation is not supported for Docker's image format and left out: --format oci has it")
     on_step("Writing manifest to image destination")
     return content.put_bytes(dumps(manifest).encode(errors="surrogateescape"))
+
+
+def _descriptor(layer: Layer, docker: bool) -> dict[str, Any]:
+    kind, compression = d.DOCKER_LAYER if docker else d.OCI_LAYER, layer.get("compression", "")
+    suffix = f"{'.' if docker else '+'}{compression}" if compression else ""
+    return {"mediaType": kind + suffix, "digest": layer["digest"], "size": layer["size"]}
 
 
 # --------------------------------------------------------------------------- documents
@@ -139,15 +144,22 @@ def _time(seconds: int) -> str:
 def _layers(paths: Paths, cache: Cache, settings: Settings, state: State) -> list[Layer]:
     """The layers above those of the base image, each in the store and unpacked."""
     if not settings.squash and settings.timestamp is None:
-        known = [cache.layer(name) for name in state.snapshots]
-        if all(layer is not None for layer in known):
-            return [layer for layer in known if layer is not None]
-    elif settings.squash and not state.snapshots and not settings.squash_all:
+        return layers(paths, cache, settings.template["driver"], state)
+    if settings.squash and not state.snapshots and not settings.squash_all:
         return []
     found: list[Layer] = inside(
         paths, _make, paths, cache, state.export(), settings.squash, settings.squash_all,
         settings.timestamp if settings.rewrite_timestamp else None, settings.template["driver"],
     )
+    return found
+
+
+def layers(paths: Paths, cache: Cache, driver: str, state: State) -> list[Layer]:
+    """Every snapshot of *state* as a layer."""
+    known = [cache.layer(name) for name in state.snapshots]
+    if all(layer is not None for layer in known):
+        return [layer for layer in known if layer is not None]
+    found: list[Layer] = inside(paths, _make, paths, cache, state.export(), False, False, None, driver)
     return found
 
 

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rl.config.paths import Paths
-    from rl.engine.build.cache import Cache
+    from rl.engine.build.cache import Cache, Entry
     from rl.engine.build.gathering import Tree
     from rl.engine.build.graph import Graph, Node
+    from rl.engine.build.remotecache import Source
     from rl.engine.build.settings import Settings
 
     Event = dict[str, Any]
@@ -69,6 +70,8 @@ class Scheduler:
         self._done: dict[int, State] = {}
         self._walks: dict[int, Walk] = {}
         self._workers: dict[int, _Worker] = {}  # by the number of their stage
+        self.trail: list[tuple[str, Entry]] = []  # the steps that wrote files, by their keys
+        self.remote: Source | None = None
         self.consumed: set[str] = set(graph.consumed)
 
     def run(self) -> State:
@@ -100,7 +103,7 @@ class Scheduler:
                     continue
                 before = walk.index
                 if walk.advance(None):
-                    self._finish(number, walk.state, walk.scope.consumed)
+                    self._finish(number, walk.state, walk.scope.consumed, walk.trail)
                     moved = True
                 moved = moved or walk.index > before
 
@@ -129,11 +132,18 @@ class Scheduler:
         walk = Walk(
             self._settings, self._cache, origins, [*inherited, *node.stage.instructions], state, self._graph.known, say,
         )
+        walk.remote = self.remote
         self._walks[number] = walk
         return walk
 
-    def _finish(self, number: int, state: State, consumed: set[str]) -> None:
+    @property
+    def states(self) -> list[State]:
+        """Those of all stages that were needed."""
+        return list(self._done.values())
+
+    def _finish(self, number: int, state: State, consumed: set[str], trail: list[tuple[str, Entry]]) -> None:
         self._done[number] = state
+        self.trail += trail
         self.consumed |= consumed
         self._tell({"kind": "built", "stage": number})
         for one in self._workers.values():
@@ -227,7 +237,8 @@ class Scheduler:
             one.sock.sendall(b"{}\n")
         elif "done" in message:
             self._reap(one)
-            self._finish(one.number, State.restore(message["done"]), set(message["consumed"]))
+            trail = [(key, entry) for key, entry in message["trail"]]
+            self._finish(one.number, State.restore(message["done"]), set(message["consumed"]), trail)
         elif "error" in message:
             self._fail(one, message)
 

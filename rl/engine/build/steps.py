@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol
 
-    from rl.engine.build.cache import Cache
+    from rl.engine.build.cache import Cache, Entry
     from rl.engine.build.gathering import Tree
     from rl.engine.build.origins import Origins
+    from rl.engine.build.remotecache import Source
     from rl.engine.build.running import RunSpec
     from rl.engine.build.settings import Settings
     from rl.engine.build.state import State
@@ -91,6 +92,8 @@ class Walk:
         self.index = 0
         self.misses = 0
         self.new: list[str] = []  # snapshots made here
+        self.trail: list[tuple[str, Entry]] = []  # the steps that wrote files, by their keys
+        self.remote: Source | None = None  # --cache-from
         self.cmd_given = False
         self._say = say
 
@@ -125,7 +128,9 @@ class Walk:
             if found:
                 self.cache.put(key, found["created"], found["snapshot"], step.label)
         if found is None and step.files and hands is None:
-            return False
+            found = self.remote.find(key) if self.remote and not self.settings.no_cache else None
+            if found is None:
+                return False
         self._say("step", number=self.index, text=step.shown or instruction.text, cached=found is not None)
         if found:
             created, snapshot = found["created"], found["snapshot"]
@@ -136,6 +141,9 @@ class Walk:
             snapshot = step.files(hands, self.state) if step.files and hands else ""
             created = now()
             self._remember(key, step, created, snapshot, hands)
+        if snapshot:
+            label = step.label if step.second else ""
+            self.trail.append((key, {"created": created, "snapshot": snapshot, "label": label}))
         self._take(step, key, created, snapshot)
         return True
 

@@ -74,7 +74,7 @@ def main(paths: Paths, cache: Cache, settings: Settings, walk: Walk, line: Line,
                 cache.make_durable(walk.new)
             finally:
                 hands.close()
-            line.send({"done": walk.state.export(), "consumed": sorted(walk.scope.consumed), "new": walk.new})
+            line.send({"done": walk.state.export(), "consumed": sorted(walk.scope.consumed), "trail": walk.trail})
         except Exception as error:
             code = error.exit_code if isinstance(error, RlError) else 125
             place = walk.instructions[walk.index] if walk.index < len(walk.instructions) else None
