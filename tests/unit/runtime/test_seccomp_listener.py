@@ -36,6 +36,8 @@ class Agent:
         self.path, self.errno = path, errno
         self.told: list[dict[str, Any]] = []
         self.calls: list[tuple[int, int]] = []  # (pid, number)
+        self.rest = b""  # what came behind the message
+        self.ended = threading.Event()  # the runtime has closed its end
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         here = os.open(path.parent, os.O_PATH)
         self.sock.bind(f"/proc/self/fd/{here}/{path.name}")
@@ -50,14 +52,15 @@ class Agent:
                 connection, _ = self.sock.accept()
             except OSError:
                 return
-            data, fds, _, _ = socket.recv_fds(connection, 1 << 16, 8)
+            data, fds, _, _ = socket.recv_fds(connection, 1 << 16, 8, socket.MSG_CMSG_CLOEXEC)
             if not data:
                 continue
             self.told.append({**json.loads(data), "received": len(fds)})
             for fd in fds:
                 threading.Thread(target=self._answer_all, args=(fd,), daemon=True).start()
-            self.rest = connection.recv(10)
+            self.rest += connection.recv(10)
             connection.close()
+            self.ended.set()
 
     def _answer_all(self, fd: int) -> None:
         try:
@@ -119,6 +122,7 @@ def test_create(lab: Lab, locked: bool, terminal: bool) -> None:
         "state": {"ociVersion": "1.2.0", "id": "lab", "status": "creating", "pid": pid, "bundle": str(lab.bundle),
                   "annotations": {"a": "b"}},
     }  # fmt: skip
+    assert agent.ended.wait(10)
     assert pid > 1 and agent.rest == b"", "a number of the host's; one message and no more"
     assert agent.calls and agent.calls[0][0] > 1
 
