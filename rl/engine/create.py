@@ -376,7 +376,12 @@ def _supervision(engine: Engine, config: ContainerConfig, options: dict[str, Any
     for flag in ("pidfile", "conmon_pidfile"):
         if options.get(flag):  # it may be written again, by a monitor, which is elsewhere
             config["options"][flag] = os.path.abspath(options[flag])
-    config["detach_keys"] = options.get("detach_keys", detach_keys(engine.paths))
+    if "detach_keys" in options:
+        from rl.engine.launching import checked_keys
+
+        config["detach_keys"] = checked_keys(options["detach_keys"])
+    else:
+        config["detach_keys"] = detach_keys(engine.paths)
     file = f"{engine.paths.container(config['id'])}/ctr.log"
     config["log"] = logs.log_config(file, options, containersconf.load(engine.paths.run))
     if image.get("Healthcheck") or any("health" in key for key in options):

@@ -99,6 +99,14 @@ def launch_message(engine: Engine, streams: Streams) -> dict[str, Any]:
     }
 
 
+def checked_keys(text: str) -> str:
+    """*text*, of --detach-keys: an error in it is told before anything is made or runs. Raises UsageError."""
+    from rl.monitor import terminal
+
+    terminal.parse_detach_keys(text)
+    return text
+
+
 def attach_streams(engine: Engine, config: ContainerConfig, sock: _socket.socket, streams: Streams, pid: int) -> int:
     """Relay between the caller's stdio and the container until it ends; its exit code.
 

@@ -6,7 +6,7 @@ import os
 import time
 
 from rl.engine import containers
-from rl.engine.launching import Progress, Streams, attach_streams, launch_message
+from rl.engine.launching import Progress, Streams, attach_streams, checked_keys, launch_message
 from rl.engine.prefork import prefork
 from rl.errors import RlError, StateError, UsageError
 from rl.runtime import userns
@@ -127,7 +127,7 @@ def _start_now(engine: Engine, container_id: str, options: dict[str, Any], attac
 
 def _streams(config: ContainerConfig, options: dict[str, Any], attached: bool) -> Streams:
     stdin = bool(options.get("interactive")) and config["stdin_open"]
-    keys = options.get("detach_keys", config["detach_keys"])
+    keys = checked_keys(options["detach_keys"]) if "detach_keys" in options else config["detach_keys"]
     return Streams(stdin, attached, attached, keys, options.get("sig_proxy", True))
 
 
