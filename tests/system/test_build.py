@@ -482,6 +482,23 @@ def test_builds_that_fail(rl: Rl, context: Path, text: str, code: int, said: str
         assert "\nshown\n" in done.stdout
 
 
+def test_check_tells_what_is_unwise_and_builds_nothing(rl: Rl, context: Path) -> None:
+    before = _ids(rl)
+    text = "FROM busybox AS Base\nCMD x\n"
+    done = rl("build", "--check", "-t", "checked", _file(context, text))
+    assert done.returncode == 125 and "Error: context/Containerfile: 2 warnings" in done.stderr and "hint: " in done.stderr
+    assert "context/Containerfile:1:17: the name of stage Base" in done.stdout and "(JSONArgsRecommended)" in done.stdout
+    skip = "skip=JSONArgsRecommended,StageNameCasing"
+    assert rl.ok("build", "--check", "--build-arg", f"BUILDKIT_DOCKERFILE_CHECK={skip}", context) == "Check complete, no warnings found."
+    assert _ids(rl) == before and _left(rl) == []
+    assert "[Warning] context/Containerfile:2:1: " in rl.ok("build", context), "a build tells, and goes on"
+    done = rl("build", _file(context, f"# check=error=true\n{text}"))
+    assert done.returncode == 125 and "2 warnings" in done.stderr
+    done = rl("build", _file(context, f"# check=nothing\n{text}"))
+    assert done.returncode == 125 and "context/Containerfile:1:9: check: 'nothing'" in done.stderr and "        ^" in done.stderr
+    assert _left(rl) == []
+
+
 def test_a_warning_for_unused_arguments(rl: Rl, context: Path) -> None:
     _file(context, "ARG A=1\nFROM busybox\nARG B\nENV X=$B\n")
     assert "not consumed: [C]" in rl.ok("build", "--build-arg", "A=2", "--build-arg", "B=2", "--build-arg", "C=2", "--build-arg", "http_proxy=", context)

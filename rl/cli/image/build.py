@@ -33,6 +33,7 @@ OPTIONS = (
     ("--cap-drop", "list", "CAP", "Drop a capability from RUN, or ALL"),
     ("--cert-dir", "value", "DIR", "Certificates and keys for pulls (default ~/.config/containers/certs.d)"),
     ("--cgroupns", "value", "MODE", "Cgroup namespace of RUN: private (default) or host"),
+    ("--check", "flag", "", "Build nothing: tell what is unwise in the Containerfile; 125 if anything is"),
     ("--compress", "flag", "", "Changes nothing, in Podman as here: for Docker's scripts"),
     ("-D --disable-compression", "flag", "", "Keep new layers plain; rl always does, push and save compress them"),
     ("--cgroup-parent", "value", "PATH", "Where the cgroups of RUN are made"),
@@ -141,6 +142,8 @@ def run(engine: Engine, options: dict[str, Any], arguments: list[str]) -> int:
         display.close(failed=True)
         raise
     display.close()
+    if options.get("check") and not options.get("quiet"):
+        print("Check complete, no warnings found.")
     if image_id:
         if "iidfile" in options:
             output.to_file(options["iidfile"], f"sha256:{image_id}")

@@ -15,7 +15,7 @@ from rl.engine.build.cache import Cache, Work, key_of
 from rl.engine.build.gathering import Tree
 from rl.engine.build.graph import Graph
 from rl.engine.build.scheduler import Scheduler
-from rl.engine.build.scopes import PROXIES
+from rl.engine.build.scopes import PROXIES, platform_arguments
 from rl.engine.build.settings import Settings
 from rl.engine.build.state import State
 from rl.engine.collect import collect_pending, discard_later
@@ -23,7 +23,7 @@ from rl.engine.containers import now
 from rl.engine.spec.environment import DEFAULT_PATH
 from rl.errors import RlError, UsageError
 from rl.image import store
-from rl.image.containerfile import configure, parse
+from rl.image.containerfile import configure, lint, parse
 from rl.image.content import adding
 
 TYPE_CHECKING = False
@@ -48,6 +48,8 @@ def build(engine: Engine, where: str, options: dict[str, Any], tell: Callable[[E
 
 #: Outputs that need no image.
 _PLAIN = ("local", "tar")
+#: The build argument that stands for the directive # check=.
+_RULES = "BUILDKIT_DOCKERFILE_CHECK"
 _REGISTRY = ("tls_verify", "authfile", "creds", "cert_dir", "retry", "retry_delay")
 
 
@@ -81,6 +83,9 @@ class _Build:
         context = contexts.open_context(where, self._work, stdin_taken="-" in files)
         data, name = contexts.containerfile(context, files)
         graph = Graph(parse(data, name), settings)
+        self._lint(graph)
+        if self._options.get("check"):
+            return ""
         if "cache_to" in self._options:
             from rl.engine.build.remotecache import repository
 
@@ -115,6 +120,18 @@ class _Build:
 
             lists.create(engine, self._options["manifest"], [image_id], amend=True)
         return image_id
+
+    def _lint(self, graph: Graph) -> None:
+        """Tell what is allowed in the Containerfile and unwise. Raises RlError with --check, or where it says so."""
+        file, given = graph.file, self.settings.build_args.get(_RULES)
+        rules = lint.rules_of(file, given)
+        found = lint.check(file, rules, platform_arguments(self.settings.platform, self.settings.target))
+        for one in found:
+            self._engine.warn(f"{file.source.name}:{one.line}:{one.column}: {one.what} ({one.rule})")
+        if found and (rules.error or self._options.get("check")):
+            what = f"{file.source.name}: {len(found)} warning{'s' if len(found) > 1 else ''}"
+            names = ",".join(sorted({one.rule for one in found}))
+            raise RlError(what, f"mend them, or leave rules out: # check=skip={names}")
 
     def _registry(self) -> dict[str, Any]:
         keys = ("tls_verify", "authfile", "creds", "cert_dir")
@@ -171,7 +188,7 @@ class _Build:
             save(engine, names, 1 if output.dest == "-" else output.dest, format=exporting.ARCHIVES[output.kind])
 
     def _unused(self, consumed: set[str]) -> None:
-        unused = sorted(set(self.settings.build_args) - consumed - PROXIES - {"SOURCE_DATE_EPOCH"})
+        unused = sorted(set(self.settings.build_args) - consumed - PROXIES - {"SOURCE_DATE_EPOCH", _RULES})
         if unused:
             self._engine.warn(f"one or more build args were not consumed: [{' '.join(unused)}]")
 

@@ -4,7 +4,8 @@
 - :mod:`parser`: instructions with flags and operands, stages; :func:`parse` is the entry;
 - :mod:`expansion`: variables in words, as BuildKit's shell lexer expands them;
 - :mod:`configure`: what an instruction does to an image's configuration;
-- :mod:`ignore`: .dockerignore.
+- :mod:`ignore`: .dockerignore;
+- :mod:`lint`: what is allowed and unwise.
 
 The parsers on PyPI know neither heredocs nor flags with their places (dockerfile-parse), or are Go (dockerfile).
 

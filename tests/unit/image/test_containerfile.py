@@ -7,7 +7,7 @@ import random
 import pytest
 
 from rl.errors import RlError, UsageError
-from rl.image.containerfile import ContainerfileError, parse, triggers
+from rl.image.containerfile import ContainerfileError, lint, parse, triggers
 from rl.image.containerfile.expansion import Expander, ExpansionError
 from rl.image.containerfile.ignore import Matcher, expression, patterns
 from rl.image.containerfile.parser import FLAGS
@@ -187,3 +187,59 @@ def test_ignore_files_may_be_anything() -> None:
             Matcher(patterns(data)).excluded("a/b")
         except RlError:
             pass
+
+
+def _lint(text: str, given: str | None = None) -> list[str]:
+    file = parse(text.encode(), "C")
+    return [f"{one.rule} {one.line}:{one.column}" for one in lint.check(file, lint.rules_of(file, given), {"TARGETARCH": "amd64"})]
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("FROM a AS b\nWORKDIR /x\nWORKDIR y\nRUN x\nCMD [\"x\"]\nARG V=1\nENV PUBLIC_KEY=1 TOKENS=2\nEXPOSE 80/tcp 53/udp $P\nLABEL x=y", []),
+    ("FROM a AS Build", ["StageNameCasing 1:11"]),
+    ("FROM a as b", ["FromAsCasing 1:8"]),
+    ("from a AS b", ["FromAsCasing 1:8"]),
+    ("FROM a\nRUN x \\\n\n y", ["NoEmptyContinuation 3:1"]),
+    ("FROM a\nRUN x\nenv A=1\nRun y", ["ConsistentInstructionCasing 3:1", "ConsistentInstructionCasing 4:1"]),
+    ("from a\nrun x\nCMD [\"x\"]", ["ConsistentInstructionCasing 3:1"]),
+    ("FROM a AS b\nFROM a AS b", ["DuplicateStageName 2:11"]),
+    ("FROM a AS scratch\nFROM a AS context", ["ReservedStageName 1:11", "ReservedStageName 2:11"]),
+    ("FROM a\nCMD x y", ["JSONArgsRecommended 2:1"]),
+    ("FROM a\nENTRYPOINT x", ["JSONArgsRecommended 2:1"]),
+    ("FROM a\nSHELL [\"/bin/sh\", \"-c\"]\nCMD x y", []),
+    ("FROM a\nMAINTAINER me", ["MaintainerDeprecated 2:1"]),
+    ("FROM a:$TAG", ["UndefinedArgInFrom 1:6"]),
+    ("FROM a:${TAG:-1}", []),
+    ("ARG TAG=1\nFROM a:$TAG-$TARGETARCH", []),
+    ("ARG TAG\nFROM a:$TAG", ["InvalidDefaultArgInFrom 2:6"]),
+    ("ARG BASE\nFROM $BASE", ["InvalidDefaultArgInFrom 2:6"]),
+    ("ARG TAG\nFROM a:x${TAG}", []),
+    ("FROM a\nWORKDIR y", ["WorkdirRelativePath 2:9"]),
+    ("FROM a\nWORKDIR $HOME\nWORKDIR y", []),
+    ("FROM a AS b\nWORKDIR /x\nFROM b\nWORKDIR y", []),
+    ("FROM a\nCMD [\"x\"]\nCMD [\"y\"]\nHEALTHCHECK NONE\nHEALTHCHECK CMD x", ["MultipleInstructionsDisallowed 2:1", "MultipleInstructionsDisallowed 4:1"]),
+    ("FROM a\nCMD [\"x\"]\nFROM a\nCMD [\"y\"]", []),
+    ("FROM a\nENV A b\nLABEL c d", ["LegacyKeyValueFormat 2:1", "LegacyKeyValueFormat 3:1"]),
+    ("FROM --platform=$TARGETPLATFORM a", ["RedundantTargetPlatform 1:6"]),
+    ("FROM --platform=linux/arm64 a", ["FromPlatformFlagConstDisallowed 1:6"]),
+    ("FROM --platform=linux/arm64 a AS build-arm64\nFROM --platform=$BUILDPLATFORM a", []),
+    ("ARG API_KEY\nFROM a\nENV A=1 password=x\nARG GITHUB_TOKEN", ["SecretsUsedInArgOrEnv 1:5", "SecretsUsedInArgOrEnv 3:9", "SecretsUsedInArgOrEnv 4:5"]),
+    ("FROM a\nEXPOSE 80/TCP 127.0.0.1:80:80", ["ExposeProtoCasing 2:8", "ExposeInvalidFormat 2:15"]),
+    ("FROM a\nEXPOSE ${P:-80}", []),
+    ("# check=skip=JSONArgsRecommended, maintainerdeprecated\nFROM a\nMAINTAINER me\nCMD x", []),
+    ("# check=skip=all;error=true\nFROM a\nMAINTAINER me\nCMD x", []),
+    ("FROM a \\\n AS B", ["StageNameCasing 2:5"]),
+])
+def test_lint(text: str, found: list[str]) -> None:
+    assert _lint(text) == found
+
+
+def test_rules_of_lint() -> None:
+    assert _lint("# check=skip=all\nFROM a\nCMD x", "error=true") == ["JSONArgsRecommended 3:1"], "the argument stands for it"
+    assert lint.Rules("error=TRUE; skip=A").error and not lint.Rules("").error and lint.Rules("experimental=all").skip == set()
+    with pytest.raises(ContainerfileError) as caught:
+        _lint("# escape=\\\n#check = skip=A;foo=1\nFROM a")
+    assert (caught.value.line, caught.value.column) == (2, 10) and "'foo=1'" in str(caught.value)
+    for text in ("error=maybe", "skip", "experimental"):
+        with pytest.raises(UsageError):
+            lint.Rules(text)
