@@ -1,4 +1,5 @@
-"""Compressing layers, for archives and registries: gzip (RFC 1952) and zstd (RFC 8878), the same bytes every time.
+"""Compressing layers, for archives and registries: gzip (RFC 1952), zstd (RFC 8878) and zstd:chunked, the same bytes
+every time.
 
 Called by rl.image.save and rl.image.push.
 """
@@ -24,12 +25,22 @@ _HIGHEST = {"gzip": 9, "zstd": 22}
 
 def check_level(kind: str, level: int | None) -> None:
     """Raises UsageError where *kind* has no such level."""
-    if level is not None and not 1 <= level <= _HIGHEST[kind]:
-        raise UsageError(f"compression level {level}: {kind} has 1 to {_HIGHEST[kind]}", "leave it out for a good one")
+    highest = _HIGHEST[family(kind)]
+    if level is not None and not 1 <= level <= highest:
+        raise UsageError(f"compression level {level}: {kind} has 1 to {highest}", "leave it out for a good one")
+
+
+def family(kind: str) -> str:
+    """What *kind* is to those who do not know it, and by its media type: zstd:chunked is zstd."""
+    return kind.partition(":")[0]
 
 
 def _compressor(kind: str, level: int | None) -> Any:
     """An object with compress() and flush(). ISA-L has gzip levels 1 to 3 only; it takes a third of zlib's time."""
+    if kind == "zstd:chunked":
+        from rl.image.chunked import Compressor
+
+        return Compressor(level or 3)
     if kind == "zstd":
         import zstandard
 
@@ -46,8 +57,11 @@ def _compressor(kind: str, level: int | None) -> Any:
     return zlib.compressobj(level or 6, wbits=31)
 
 
-def compressed(directory: str, read: Read, kind: str, level: int | None = None, *, plain: str) -> tuple[int, str]:
-    """A nameless file in *directory* with all that *read* gives, compressed, at its start; and its digest.
+def compressed(
+    directory: str, read: Read, kind: str, level: int | None = None, *, plain: str
+) -> tuple[int, dict[str, Any]]:
+    """A nameless file in *directory* with all that *read* gives, compressed, at its start; and what its descriptor
+    says: digest, size, and annotations, if any.
 
     *plain*: the digest that what is read must have. Any number of threads may be at it: the work is done without the
     interpreter's lock. Raises RlError on a full disk, VerificationError, UsageError for a level.
@@ -77,4 +91,6 @@ def compressed(directory: str, read: Read, kind: str, level: int | None = None, 
     except BaseException:
         os.close(target)
         raise
-    return target, f"sha256:{after.hexdigest()}"
+    written: dict[str, Any] = {"digest": f"sha256:{after.hexdigest()}", "size": os.fstat(target).st_size}
+    annotations = getattr(compressor, "annotations", None)
+    return target, {**written, "annotations": annotations} if annotations else written

@@ -10,7 +10,8 @@ from __future__ import annotations
 from rl.config.jsonio import dumps
 from rl.errors import UsageError
 from rl.image import documents as d
-from rl.image.compress import check_level
+from rl.image.chunked import PREFIXES
+from rl.image.compress import check_level, family
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ FORMATS = {
 class Form:
     """What was asked for.
 
-    ``format``: "" as it is, oci or v2s2. ``compression`` of plain layers (``force``: of all that have another): gzip or
-    zstd, "": they stay plain; at ``level`` (None: a good one). Raises UsageError for a level that there is not.
+    ``format``: "" as it is, oci or v2s2. ``compression`` of plain layers (``force``: of all that have another): gzip,
+    zstd or zstd:chunked, "": they stay plain; at ``level`` (None: a good one). Raises UsageError for a level that there
+    is not.
     """
 
     __slots__ = ("compression", "force", "format", "level")
@@ -53,8 +55,7 @@ class Form:
 
     def format_of(self, manifest: dict[str, Any]) -> str:
         """oci or v2s2: what the image's *manifest* becomes. Raises UsageError where it cannot be what was asked for."""
-        layers = (self.wanted(compression_of(layer)) for layer in manifest["layers"])
-        zstd = "zstd" in layers
+        zstd = any(family(self.wanted(compression_of(layer))) == "zstd" for layer in manifest["layers"])
         if zstd and self.format == "v2s2":
             raise UsageError("push: Docker's format (v2s2) has no zstd layers", "use --format oci, or gzip by force")
         own = "v2s2" if d.media_type(manifest) == d.DOCKER_MANIFEST else "oci"
@@ -72,14 +73,14 @@ def written_as(
 ) -> tuple[bytes, str]:
     """The manifest in *format*, and its media type: *data* itself where nothing is changed.
 
-    *manifest* is *data* parsed; *layers*: for each of its layers the members that are new (digest, size), and its
-    compression.
+    *manifest* is *data* parsed; *layers*: for each of its layers the members that are new (digest, size, annotations
+    about them), and its compression.
     """
     kind, config, layer_kind, joint = FORMATS[format]
     written = []
     for descriptor, (members, compression) in zip(manifest["layers"], layers, strict=True):
-        suffix = joint + compression if compression else ""
-        written.append({**descriptor, **members, "mediaType": layer_kind + suffix})
+        suffix = joint + family(compression) if compression else ""
+        written.append({**_relabelled(descriptor, members), "mediaType": layer_kind + suffix})
     if written == manifest["layers"] and d.media_type(manifest) == kind:
         return data, kind
     changed = {
@@ -87,3 +88,16 @@ def written_as(
         "layers": written,
     }  # fmt: skip
     return dumps(changed).encode(), kind
+
+
+def _relabelled(descriptor: dict[str, Any], members: dict[str, Any]) -> dict[str, Any]:
+    """The descriptor with the *members*; annotations that are about other bytes than these go."""
+    if members["digest"] == descriptor["digest"]:
+        return descriptor
+    old = descriptor.get("annotations") or {}
+    annotations = {key: value for key, value in old.items() if not key.startswith(PREFIXES)}
+    annotations.update(members.get("annotations", {}))
+    written = {**descriptor, **members, "annotations": annotations}
+    if not annotations:
+        del written["annotations"]
+    return written

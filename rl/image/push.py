@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 class _Layer:
     """A layer on its way.
 
-    ``stored``: the digest of its blob here. ``written`` (digest and size) and ``compression``: what the registry gets,
-    once that is known. ``done``: bytes sent, -1 while nothing is.
+    ``stored``: the digest of its blob here. ``written`` (digest, size, annotations) and ``compression``: what the
+    registry gets, once that is known. ``done``: bytes sent, -1 while nothing is.
     """
 
     __slots__ = ("compression", "diff_id", "done", "shown", "stored", "written")
@@ -213,9 +213,8 @@ class Pusher:
                 return False
             what = f"layer {layer.stored}"
             read, _ = decompressed(Source.of_fd(fd, what), what)
-            made, digest = compressed(self._paths.content, read, wanted, self._form.level, plain=layer.diff_id)
+            made, layer.written = compressed(self._paths.content, read, wanted, self._form.level, plain=layer.diff_id)
             try:
-                layer.written = {"digest": digest, "size": os.fstat(made).st_size}
                 self._remember(layer.stored, layer.written)
                 return self._transfer(uploads, layer, made, sources)
             finally:
@@ -242,9 +241,13 @@ class Pusher:
         try:
             found = read_json(self._note(digest))
             good = str(found["digest"]).startswith("sha256:") and isinstance(found["size"], int)
-        except (OSError, ValueError, KeyError, TypeError):
+            annotations = {str(key): str(value) for key, value in found.get("annotations", {}).items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return {"digest": found["digest"], "size": found["size"]} if good else None
+        if not good:
+            return None
+        written = {"digest": found["digest"], "size": found["size"]}
+        return {**written, "annotations": annotations} if annotations else written
 
     def _remember(self, digest: str, written: dict[str, Any]) -> None:
         try:

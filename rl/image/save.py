@@ -251,21 +251,21 @@ def _blob_bytes(out: _Sink, prefix: str, digest: str, data: bytes) -> None:
 def _blob(
     content: ContentStore, digest: str, diff_id: str, out: _Sink, prefix: str, form: Form
 ) -> tuple[dict[str, Any], str]:
-    """Write one layer, compressed as *form* says; its digest and size, and its compression."""
+    """Write one layer, compressed as *form* says; what its descriptor says, and its compression."""
     fd = content.open(digest)
     try:
+        written: dict[str, Any] = {"digest": digest, "size": os.fstat(fd).st_size}
         kind = kind_of(os.pread(fd, MAGIC_SIZE, 0))
         wanted = form.wanted(kind)
         what = f"layer {digest}"
         if wanted != kind:
             read, _ = decompressed(Source.of_fd(fd, what), what)
-            made, digest = compressed(content.paths.content, read, wanted, form.level, plain=diff_id)
+            made, written = compressed(content.paths.content, read, wanted, form.level, plain=diff_id)
             os.close(fd)
-            fd = made
-        size = os.fstat(fd).st_size
+            fd, digest = made, written["digest"]
         if prefix + digest[7:] not in out.written:
             out.written.add(prefix + digest[7:])
-            out.stream(prefix + digest[7:], size, _pieces(Source.of_fd(fd, what).read, digest, what))
+            out.stream(prefix + digest[7:], written["size"], _pieces(Source.of_fd(fd, what).read, digest, what))
     finally:
         os.close(fd)
-    return {"digest": digest, "size": size}, wanted
+    return written, wanted

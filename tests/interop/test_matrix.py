@@ -127,6 +127,8 @@ PUSHES = [
     *((name, ("--format", "oci", "--compression-format", kind)) for name in ("rl", "podman") for kind in ("gzip", "zstd")),
     ("rl", ("--format", "oci", "--compression-format", "gzip", "--force-compression", "--compression-level", "9")),
     ("rl", ("--format", "oci", "--compression-format", "zstd", "--force-compression")),
+    *((name, ("--format", "oci", "--compression-format", "zstd:chunked")) for name in ("rl", "podman")),
+    ("rl", ("--format", "oci", "--compression-format", "zstd:chunked", "--force-compression")),
 ]
 
 

@@ -70,7 +70,24 @@ def test_what_was_pulled_is_pushed_as_it_is_or_anew(rl: Rl, plain: Registry) -> 
     rl.ok("push", "-q", "--compression-format", "zstd", "--force-compression", f"{plain.host}/source:1", f"{plain.host}/forced:2")
     forced = _raw(f"{plain.host}/forced:2")
     assert {item["mediaType"] for item in forced["layers"]} == {f"{OCI}.layer.v1.tar+zstd"}  # type: ignore[attr-defined]
+    position = "io.github.containers.zstd-chunked.manifest-position"
+    for attempt in ("compressed", "remembered"):
+        chunked = f"{plain.host}/{attempt}:3"
+        rl.ok("push", "-q", "--compression", "zstd:chunked", "--force-compression", f"{plain.host}/source:1", chunked)
+        layers = _raw(chunked)["layers"]
+        assert all(position in item["annotations"] for item in layers)  # type: ignore[attr-defined]
+    # As it was pulled, it keeps its annotations; with other bytes it loses them.
     rl.ok("rmi", "--force", f"{plain.host}/source:1")
+    rl.ok("pull", "-q", chunked)
+    rl.ok("push", "-q", chunked, f"{plain.host}/kept:4")
+    assert _raw(f"{plain.host}/kept:4")["layers"] == layers
+    rl.ok("push", "-q", "--compression-format", "gzip", "--force-compression", chunked, f"{plain.host}/gone:5")
+    assert [item.get("annotations") for item in _raw(f"{plain.host}/gone:5")["layers"]] == [None, None]  # type: ignore[attr-defined]
+    rl.ok("push", "-q", "--compression-format", "zstd:chunked", "--force-compression", "busybox", f"oci:{rl.user.home}/chunked")
+    index = json.loads((rl.user.home / "chunked/index.json").read_text())
+    manifest = json.loads((rl.user.home / "chunked/blobs/sha256" / index["manifests"][0]["digest"][7:]).read_text())
+    assert position in manifest["layers"][0]["annotations"]
+    rl.ok("rmi", "--force", chunked)
 
 
 def test_tls_and_passwords(rl: Rl, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ INTERSPERSED = True
 COMPLETE = "image"
 OPTIONS = (
     ("--all", "flag", "", "Push the images in the list, too (default true)"),
-    ("--compression-format", "value", "KIND", "Compress plain layers with gzip (default) or zstd", ("gzip", "zstd")),
+    ("--compression-format", "value", "KIND", "Compress plain layers with gzip (default) or another",
+     ("gzip", "zstd", "zstd:chunked")),
     ("--compression-level", "value", "N", "From 1 (fast) to 9 with gzip, 22 with zstd", "uint"),
     ("--digestfile", "value", "PATH", "Write the digest of the pushed list to this file"),
     ("--force-compression", "flag", "", "Compress layers anew that have another compression"),
