@@ -56,7 +56,8 @@ def prune(
     gone: list[ImageRecord] = []
     report = rmi.Report()
     for _ in range(50):  # as Podman: a removed child makes its parent dangling
-        wanted = [image for image in images(engine, filters=filters, all=True) if all or image["Dangling"]]
+        found = [image for image in images(engine, filters=filters, all=True) if not image.get("IsManifestList")]
+        wanted = [image for image in found if all or image["Dangling"]]
         count = len(report.deleted)
         for image in wanted:
             _remove(engine, image["Id"], report, gone)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import time
+from hashlib import sha256
 
-from rl.errors import UsageError
+from rl.config.jsonio import dumps
+from rl.errors import RlError, UsageError
 from rl.image import store
 
 TYPE_CHECKING = False
@@ -32,7 +34,7 @@ def images(
     sort: str = "created",
     full: bool = True,
 ) -> list[Image]:
-    """One dict per image, in Podman's terms (podman-images(1), ``--format json``).
+    """One dict per image or manifest list, in Podman's terms (podman-images(1), ``--format json``).
 
     *names*: only these (names, ids, or patterns of names with ``*`` and ``?``). *filters*: ``key=value``;
     filters with different keys must all hold, of one key any. *all*: intermediate images too. *sort*:
@@ -50,6 +52,7 @@ def images(
     found = _summaries(records)
     if full or filters or not all:
         _complete(engine.paths, found, full or bool(filters), not all or full or bool(filters))
+    found += _lists(engine.paths)
     if not all:
         found = [image for image in found if image["Names"] or not image["_intermediate"]]
     if names and "" in names:
@@ -126,6 +129,28 @@ def _summary(group: list[ImageRecord]) -> Image:
         "ReadOnly": False,
         "_layers": first["layers"],
     }
+
+
+def _lists(paths: Paths) -> list[Image]:
+    """Manifest lists; ``IsManifestList`` is true, as in Podman."""
+    if not os.path.isdir(f"{paths.data}/manifests"):
+        return []
+    from rl.engine.manifest import records
+
+    found = []
+    for name in records.names(paths):
+        try:
+            record = records.read(paths, name)
+        except RlError:  # removed meanwhile, or damaged: `rl manifest inspect` tells
+            continue
+        data = dumps(records.index(record)).encode()
+        digest = f"sha256:{sha256(data).hexdigest()}"
+        image = _summary([{
+            "id": record["id"], "name": name, "manifest": digest, "created": record.get("created", ""),
+            "size": len(data), "layers": [], "digests": [f"{split(name)[0]}@{digest}"],
+        }])  # fmt: skip
+        found.append({**image, "IsManifestList": True})
+    return found
 
 
 def parse_time(text: str) -> tuple[int, str]:

@@ -57,7 +57,7 @@ def rmi(
     engine: Engine, names: list[str], *, force: bool = False, all: bool = False, ignore: bool = False,
     no_prune: bool = False,
 ) -> Report:
-    """Remove the images *names*, or *all*, and free what only they used.
+    """Remove the images and manifest lists *names*, or *all*, and free what only they used.
 
     *force* removes an image with several names by its id, and the containers that use it; *ignore*
     takes unknown images for removed ones; *no_prune* keeps parents that have no name and no other child.
@@ -70,7 +70,7 @@ def rmi(
     report = Report()
     removed: list[ImageRecord] = []
     if all:
-        names = _everything(engine, report)
+        names = [*_everything(engine, report), *_all_lists(engine.paths)]
     for name in dict.fromkeys(names):
         try:
             if force:
@@ -83,13 +83,36 @@ def rmi(
             else:
                 report.errors.append(error)
         except NoSuchImageError as error:
-            if not ignore and not all:
+            if not _remove_list(engine, name, report) and not ignore and not all:
                 report.errors.append(error)
         except RlError as error:
             report.errors.append(error)
     if removed:
         report.freed = collect(engine, removed)
     return report
+
+
+def _remove_list(engine: Engine, name: str, report: Report) -> bool:
+    """Remove the manifest list *name*, as Podman does; whether there is one. The images in it stay."""
+    if not os.path.isdir(f"{engine.paths.data}/manifests"):
+        return False
+    from rl.engine.manifest.lists import delete
+
+    try:
+        full, list_id = delete(engine, name)
+    except NoSuchImageError:
+        return False
+    report.untagged.append(full)
+    report.deleted.append(list_id)
+    return True
+
+
+def _all_lists(paths: Paths) -> list[str]:
+    if not os.path.isdir(f"{paths.data}/manifests"):
+        return []
+    from rl.engine.manifest import records
+
+    return records.names(paths)
 
 
 def _forget(paths: Paths, name: str) -> bool:

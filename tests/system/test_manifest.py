@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,21 @@ def test_a_list_from_images_here_to_a_registry_and_back(rl: Rl, plain: Registry)
     assert oci["mediaType"] == "application/vnd.oci.image.index.v1+json"
     assert rl.ok("pull", "-q", "--arch", "arm64", f"{plain.host}/multi:oci") == ids[1]
     rl.ok("manifest", "rm", "multi")
+
+
+def test_lists_are_among_the_images(rl: Rl) -> None:
+    _for(rl, "amd64", "shown")
+    list_id = rl.ok("manifest", "create", "shown", "part:amd64")
+    assert rl.ok("images", "--noheading", "--format", "{{.Repository}} {{.Tag}} {{.ID}}", "shown") == f"localhost/shown latest {list_id[:12]}"
+    (image,) = json.loads(rl.ok("images", "--format", "json", "--filter", "reference=shown"))
+    assert image["Id"] == list_id and image["IsManifestList"] is True and image["RepoTags"] == ["localhost/shown:latest"]
+    assert image["Size"] > 100 and image["Digest"].startswith("sha256:") and abs(image["Created"] - time.time()) < 100
+    assert not [one for one in json.loads(rl.ok("images", "-a", "--format", "json")) if one["Id"] != list_id and "shown" in str(one["Names"])]
+    rl.ok("image", "prune", "-f")
+    assert rl.ok("rmi", "shown").splitlines() == ["Untagged: localhost/shown:latest", f"Deleted: {list_id}"]
+    assert rl("rmi", "shown").returncode == 1 and rl.ok("images", "-q", "part:amd64") != ""
+    second = rl.ok("manifest", "create", "shown", "part:amd64")
+    assert rl.ok("rmi", second[:12]).endswith(f"Deleted: {second}") and rl.ok("images", "-q", "shown") == ""
 
 
 def test_entries_are_described_and_taken_out(rl: Rl) -> None:

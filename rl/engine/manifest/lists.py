@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from rl.engine.collect import collect
+from rl.engine.containers import now
 from rl.engine.manifest import records
 from rl.engine.tag import target_name
 from rl.errors import ConflictError, NoSuchImageError, NotFoundError, RlError, UnsupportedError, UsageError
@@ -73,7 +74,9 @@ def create(
                 taken = False
             if taken:
                 raise ConflictError(f"{full}: that name is an image's already", f"take another one, or rl untag {full}")
-            record = {"id": os.urandom(32).hex(), "name": full, "manifests": [], "annotations": {}}
+            record = {
+                "id": os.urandom(32).hex(), "name": full, "created": now(), "manifests": [], "annotations": {}
+            }  # fmt: skip
         record["annotations"].update(annotations or {})
         with adding(paths):
             for image in images:

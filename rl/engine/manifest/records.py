@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     class ManifestList(TypedDict):
         id: str  # 64 digits, made at its creation
         name: str  # full, with tag
+        created: str  # RFC 3339
         manifests: list[dict[str, Any]]
         annotations: dict[str, str]
 
