@@ -42,12 +42,12 @@ _PUSH = {
 
 _USERNS = "builds run in the user namespace that containers share; leave it out"
 _BUILD = {
-    "--all-platforms": "one platform at a time; build each with --platform",
+    "--all-platforms": "no Containerfile says for which it is meant; name them: --platform linux/amd64,linux/arm64",
     "--cache-ttl": "steps are known by what they are made of; rl image prune --build-cache empties it",
     "--cpp-flag": "rl runs no C preprocessor; cpp -E -P FILE | rl build -f - CONTEXT",
     "--decryption-key": _CREATE["--decryption-key"],
     "--hooks-dir": "rl reads no directories of OCI hooks; make what they do a RUN",
-    "--logsplit": "one platform at a time, so there is one log; --logfile names it",
+    "--logsplit": "platforms are built one after the other, so there is one log; --logfile names it",
     "--runtime-flag": "RUN is done by the built-in runtime, which takes no flags; leave it out",
     "--sign-by": "an image of this machine has no signature; rl push --sign-by KEY IMAGE",
     "--userns-gid-map": _USERNS,

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from hashlib import sha256
 
-from rl.config.jsonio import dumps
 from rl.errors import RlError, UsageError
 from rl.image import store
 
@@ -135,6 +133,9 @@ def _lists(paths: Paths) -> list[Image]:
     """Manifest lists; ``IsManifestList`` is true, as in Podman."""
     if not os.path.isdir(f"{paths.data}/manifests"):
         return []
+    from hashlib import sha256
+
+    from rl.config.jsonio import dumps
     from rl.engine.manifest import records
 
     found = []

@@ -420,7 +420,11 @@ def test_reproducible_bit_for_bit(rl: Rl, context: Path) -> None:
     (["--ssh", "default=/nosuch", "context"], 125, "No such file"),
     (["--ssh", "default=/etc/passwd", "context"], 125, "no agent's socket"),
     (["--platform", "linux/nosuch/x/y", "context"], 125, "OS/ARCH"),
-    (["--platform", "linux/amd64,linux/arm64", "context"], 125, "one platform at a time"),
+    (["--platform", "linux/amd64,linux/arm64", "--iidfile", "ids", "context"], 125, "--iidfile is about one image"),
+    (["--platform", "linux/amd64,linux/arm64", "-o", "out", "context"], 125, "--output is about one image"),
+    (["--platform", "linux/amd64,linux/arm64", "-"], 125, "standard input can be read once"),
+    (["--platform", "linux/amd64,linux/arm64", "-t", "a", "--manifest", "b", "context"], 125, "both name the manifest list"),
+    (["--platform", "linux/amd64,linux/arm64", "-t", "A B", "context"], 125, "invalid reference"),
     (["--volume", "named:/x", "context"], 125, "directories of this host"),
     (["--network", "container:x", "context"], 125, "container's network"),
     (["--isolation", "chroot", "context"], 125, "namespaces of a container"),
@@ -480,6 +484,33 @@ def test_builds_that_fail(rl: Rl, context: Path, text: str, code: int, said: str
     assert _left(rl) == [] and _ids(rl) == before
     if "shown" in text:
         assert "\nshown\n" in done.stdout
+
+
+def test_several_platforms_make_a_list(rl: Rl, context: Path) -> None:
+    _file(context, "FROM scratch AS files\nCOPY one.txt /one\nFROM scratch\nARG TARGETPLATFORM\nLABEL for=$TARGETPLATFORM\nCOPY --from=files /one /\nCOPY <<E /two\n$TARGETPLATFORM\nE\nCMD x\n")
+    rl.ok("tag", "busybox", "many")  # the name moves
+    output = rl.ok("build", "--progress=plain", "--platform", "linux/amd64,linux/arm64/v8", "-t", "many", "-t", "more:1", context)
+    ids = output.splitlines()[-2:]
+    assert "[linux/arm64/v8] [1] STEP 1/6" in output and output.count("JSONArgsRecommended") == 1, output
+    assert "Successfully tagged localhost/many:latest" in output
+    for name in ("many", "more:1"):
+        entries = json.loads(rl.ok("manifest", "inspect", name))["manifests"]
+        assert [entry["platform"].get("architecture") for entry in entries] == ["amd64", "arm64"]
+    for image, platform in zip(ids, ("linux/amd64", "linux/arm64/v8"), strict=True):
+        (found,) = json.loads(rl.ok("inspect", "--type", "image", image))
+        assert found["Labels"]["for"] == platform and found["Architecture"] == platform.split("/")[1]
+    old = {entry["digest"] for entry in entries}
+    assert rl.ok("images", "-q", "busybox") not in rl.ok("images", "-q", "many")
+    # Again, with other files: the lists have the new images only. --manifest adds to one.
+    (context / "one.txt").write_text("other\n")
+    rl.ok("build", "-q", "--platform", "linux/amd64", "--platform", "linux/arm64", "-t", "many", context)
+    entries = json.loads(rl.ok("manifest", "inspect", "many"))["manifests"]
+    assert len(entries) == 2 and not {entry["digest"] for entry in entries} & old
+    rl.ok("build", "-q", "--platform", "linux/riscv64,linux/s390x", "--manifest", "many", context)
+    assert len(json.loads(rl.ok("manifest", "inspect", "many"))["manifests"]) == 4
+    assert rl("build", "--platform", "linux/amd64,linux/arm64", "--check", context).returncode == 125
+    rl.ok("rmi", "many", "more:1")
+    assert _left(rl) == []
 
 
 def test_check_tells_what_is_unwise_and_builds_nothing(rl: Rl, context: Path) -> None:

@@ -79,7 +79,7 @@ OPTIONS = (
     ("--os-version", "value", "VERSION", "Version of the operating system that the image needs"),
     ("-o --output", "array", "WHERE", "Write files to DIR or - (tar), or type=local|tar|oci|docker|image,dest=…"),
     ("--pid", "value", "MODE", "PID namespace of RUN: private (default) or host"),
-    ("--platform", "list", "OS/ARCH[/VARIANT]", "Platform of the image, and of its bases"),
+    ("--platform", "list", "OS/ARCH[/VARIANT]", "Platform of the image and its bases; several make a manifest list"),
     ("--progress", "value", "HOW", "Show progress: auto (default), plain, tty, quiet",
      ("auto", "plain", "tty", "quiet")),
     ("--pull", "optional", "POLICY", "Pull bases: missing (default), always (--pull alone), newer, never", _POLICIES),

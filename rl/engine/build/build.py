@@ -41,9 +41,14 @@ def build(engine: Engine, where: str, options: dict[str, Any], tell: Callable[[E
     """Build what the context *where* holds; the id of the image. *options*: the flags of `rl build`, by name.
 
     *tell* takes events, each with a ``kind`` (rl.engine.build.progress). Raises ContainerfileError, StepFailedError,
-    UsageError, NotFoundError, RlError.
+    UsageError, NotFoundError, RlError. For several platforms the ids, a line each.
     """
-    return _Build(engine, options, tell).run(where)
+    if len(options.get("platform", [])) < 2 or options.get("check"):
+        return _Build(engine, options, tell).run(where)
+    from rl.engine.build import several
+
+    several.check(where, options)
+    return several.build_each(engine, options, lambda one, say: _Build(engine, one, say).run(where), tell)
 
 
 #: Outputs that need no image.

@@ -2,8 +2,8 @@
 
 Events are objects with a ``kind``: stage (a stage begins: name, text of FROM, total number of steps), step (number,
 text, cached), output (data of a RUN), built, failed (the end of a stage), warning, debug (the terminal goes to the
-shell text), commit (names), export, image (id), tick (about five times a second). All but the last four have ``stage``,
-its number.
+shell text), commit (names), export, image (id), list (names of the manifest list of several platforms), tick (about
+five times a second). All but the last five have ``stage``, its number; a build for several platforms adds ``platform``.
 
 Called by rl.cli.image.build and, by way of *tell*, by rl.engine.build.
 """
@@ -54,9 +54,11 @@ class Plain(Display):
         self._out.flush()
 
     def _line(self, number: int, text: str) -> None:
-        name = self._stages[number]["name"] or str(number)
+        stage = self._stages[number]
+        name = stage["name"] or str(number)
         several = len(self._stages) > 1 or number > 0
-        self._out.write((f"[{name}] " if several else "") + text + "\n")
+        platform = f"[{stage['platform']}] " if "platform" in stage else ""
+        self._out.write(platform + (f"[{name}] " if several else "") + text + "\n")
 
     def _on_stage(self, event: Event) -> None:
         self._stages[event["stage"]] = event
@@ -98,6 +100,9 @@ class Plain(Display):
 
     def _on_image(self, event: Event) -> None:
         self._out.write(f"--> {event['id'][:12]}\n")
+        self._on_list(event)
+
+    def _on_list(self, event: Event) -> None:
         for name in event["names"]:
             self._out.write(f"Successfully tagged {name}\n")
 

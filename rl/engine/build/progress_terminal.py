@@ -79,6 +79,8 @@ class Live(Display):
             self._foot = event["text"]
         elif kind == "image":
             self._foot = f"image {event['id'][:12]} " + " ".join(event["names"])
+        elif kind == "list":
+            self._foot = "manifest list " + " ".join(event["names"])
         if self._away:
             return
         if kind != "tick" or time.monotonic() - self._shown > 0.15:
@@ -96,6 +98,7 @@ class Live(Display):
         self._end(number, False)
         stage = self._stages[number]
         name = stage["name"] or (f"stage-{number}" if len(self._stages) > 1 or number else "")
+        name = f"{stage.get('platform', '')} {name}".strip()
         title = f"[{name} {at}/{max(stage['total'], at)}] {printable(text)}".replace("[ ", "[")
         step = _Step(title, cached)
         self._steps.append(step)
