@@ -25,15 +25,17 @@ def load(
     source: str | int,
     *,
     platform: tuple[str, str, str] | None = None,
+    which: str = "",
     on_progress: Progress | None = None,
 ) -> list[str]:
     """The images in *source* (a path, or a descriptor to read from): their full names.
 
     An image without a name is returned as ``sha256:<id>``. Reads docker-archive, oci-archive, OCI
-    layouts and ``dir:`` directories, compressed or not. Nothing is recorded unless all images are whole.
+    layouts and ``dir:`` directories, compressed or not. *which*: one of several, see
+    rl.image.archive.read. Nothing is recorded unless all images are whole.
     Raises VerificationError, NotFoundError, RlError.
     """
-    return _take(engine, lambda: read(engine.paths, source, platform), on_progress)
+    return _take(engine, lambda: read(engine.paths, source, platform, which), on_progress)
 
 
 def load_storage(engine: Engine, text: str, *, on_progress: Progress | None = None) -> list[str]:

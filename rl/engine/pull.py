@@ -243,30 +243,12 @@ def _from_archive(engine: Engine, name: str, wanted: Platform | None, policy: st
 
         admission.check_unsigned(engine.paths, transport, [], name)
         return [store.find(engine.paths, found) for found in load_storage(engine, name)]
-    path, colon, which = rest, "", ""
+    path, which = rest, ""
     if transport != "dir" and not os.path.exists(path):
-        path, colon, which = rest.partition(":")
+        path, _, which = rest.partition(":")
     scopes = admission.path_scopes(path) if transport in ("oci", "dir") else []
     admission.check_unsigned(engine.paths, transport, scopes, name)
-    names = load(engine, path, platform=wanted)
-    if colon and which:
-        names = [found for found in names if _is_called(found, which)]
-        if not names:
-            raise NoSuchImageError(
-                f"{path} holds no image that is called {which}", f"`rl load -i {path}` loads all of it"
-            )
-    return [store.find(engine.paths, found) for found in names]
-
-
-def _is_called(full: str, asked: str) -> bool:
-    from rl.image.reference import LOCALHOST, normalize
-
-    if full.rpartition(":")[2] == asked:
-        return True
-    try:
-        return full in (normalize(asked), normalize(asked, "docker.io"), normalize(asked, LOCALHOST))
-    except UsageError:
-        return False
+    return [store.find(engine.paths, found) for found in load(engine, path, platform=wanted, which=which)]
 
 
 class Layers:

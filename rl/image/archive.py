@@ -16,7 +16,7 @@ from typing import Any
 
 from rl.config.jsonio import dumps, loads
 from rl.config.paths import Paths
-from rl.errors import NotFoundError, RlError, UsageError, VerificationError
+from rl.errors import NoSuchImageError, NotFoundError, RlError, UsageError, VerificationError
 from rl.image import documents as d
 from rl.image import reference
 from rl.image.content import ContentStore
@@ -58,15 +58,18 @@ class Layer:
         self.diff_id = diff_id
 
 
-def read(paths: Paths, source: str | int, platform: tuple[str, str, str] | None = None) -> list[LoadedImage]:
+def read(
+    paths: Paths, source: str | int, platform: tuple[str, str, str] | None = None, which: str = ""
+) -> list[LoadedImage]:
     """The images in *source*: a file, a directory, or a descriptor to read an archive from.
 
-    *platform* is (os, architecture, variant) to choose from an index; default: this machine's. The
-    caller holds :func:`rl.image.content.adding`. Raises VerificationError for archives that are damaged,
-    hostile or none at all, NotFoundError, RlError.
+    *platform* is (os, architecture, variant) to choose from an index; default: this machine's. *which*: only the one
+    of that name or tag, or the one at ``@N``, counted from 0 (containers-transports(5)). The caller holds
+    :func:`rl.image.content.adding`. Raises VerificationError for archives that are damaged, hostile or none at all,
+    NotFoundError, NoSuchImageError, UsageError, RlError.
     """
     if isinstance(source, int):
-        return _read_stream(paths, source, "standard input", platform)
+        return _read_stream(paths, source, "standard input", platform, which)
     try:
         fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -75,24 +78,62 @@ def read(paths: Paths, source: str | int, platform: tuple[str, str, str] | None 
         raise RlError(f"load {source}: {error.strerror}") from None
     try:
         if stat.S_ISDIR(os.fstat(fd).st_mode):
-            return _Directory(paths, source, platform).images()
-        return _read_stream(paths, fd, source, platform)
+            return _Directory(paths, source, platform, which).images()
+        return _read_stream(paths, fd, source, platform, which)
     finally:
         os.close(fd)
 
 
-def _read_stream(paths: Paths, fd: int, what: str, platform: tuple[str, str, str] | None) -> list[LoadedImage]:
+def _read_stream(
+    paths: Paths, fd: int, what: str, platform: tuple[str, str, str] | None, which: str
+) -> list[LoadedImage]:
     source = Source.of_fd(fd, what)
     if not source.peek(1):
         raise VerificationError(f"{what} is empty", _HINT)
     read_on, _ = decompressed(source, what)
-    return _Archive(paths, what, platform, TarReader(read_on, what)).images()
+    return _Archive(paths, what, platform, which, TarReader(read_on, what)).images()
+
+
+class _Which:
+    """One image of several: by name or tag, or ``@N``; "" takes all. Raises UsageError."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.number = -1
+        if text.startswith("@"):
+            if not text[1:].isdecimal():
+                raise UsageError(f"{text}: no number of an image", "@0 is the first image of an archive")
+            self.number = int(text[1:])
+
+    def names(self, number: int, names: list[str], tag: str = "") -> list[str] | None:
+        """Which of its *names* the image at *number* gets; None: it is not meant. *tag*: how a layout calls it."""
+        if not self._text or self.number >= 0:
+            return names if self.number in (-1, number) else None
+        if tag == self._text:
+            return names
+        return [name for name in names if self._is(name)] or None
+
+    def _is(self, full: str) -> bool:
+        if full.rpartition(":")[2] == self._text:
+            return True
+        try:
+            known = [reference.normalize(self._text, each) for each in (reference.DOCKER, reference.LOCALHOST)]
+        except UsageError:
+            return False
+        return full in known
+
+    def missing(self, what: str, names: list[str]) -> NoSuchImageError:
+        """The error where no image of *what*, which has *names*, is the one."""
+        asked = "number " + self._text[1:] if self.number >= 0 else f"that is called {self._text}"
+        hint = f"it holds {', '.join(names)}" if names else "its images have no names: @0 is the first"
+        return NoSuchImageError(f"{what} holds no image {asked}", hint)
 
 
 class _Saved:
     """What both shapes have in common: documents by name, blobs by digest, and how they make images."""
 
-    def __init__(self, paths: Paths, what: str, platform: tuple[str, str, str] | None) -> None:
+    def __init__(self, paths: Paths, what: str, platform: tuple[str, str, str] | None, which: str) -> None:
+        self.which = _Which(which)
         self.content = ContentStore(paths)
         self.what = what
         self.platform = platform or this_platform()
@@ -119,12 +160,21 @@ class _Saved:
         """The images of an OCI layout: its descriptors by name, each name for the best platform."""
         document = d.parse_index(index, f"{self.what}: index.json")
         named: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+        every: list[str] = []
         for number, descriptor in enumerate(document["manifests"]):
-            names = self._names(descriptor)
+            every += self._names(descriptor)
+            tag = str((descriptor.get("annotations") or {}).get(REF_NAME, ""))
+            names = self.which.names(number, self._names(descriptor), tag)
+            if names is None:
+                continue
+            if self.which.number >= 0:  # the very one, whatever machine it is for
+                descriptor = {key: value for key, value in descriptor.items() if key != "platform"}
             # Nameless ones are one image for several platforms if they tell platforms, else each is one.
             key = tuple(names) or (("",) if descriptor.get("platform") else ("", str(number)))
             named.setdefault(key, []).append(descriptor)
         found = []
+        if not named:
+            raise self.which.missing(self.what, every)
         for key, descriptors in named.items():
             image = self._choose(descriptors, list(key) if key[0] else [], "", 0)
             if image:
@@ -204,8 +254,10 @@ class _Saved:
 class _Archive(_Saved):
     """A tar archive: all of it goes into the content store first."""
 
-    def __init__(self, paths: Paths, what: str, platform: tuple[str, str, str] | None, tar: TarReader) -> None:
-        super().__init__(paths, what, platform)
+    def __init__(
+        self, paths: Paths, what: str, platform: tuple[str, str, str] | None, which: str, tar: TarReader
+    ) -> None:
+        super().__init__(paths, what, platform, which)
         self._documents: dict[str, bytes] = {}
         self._files: dict[str, str] = {}  # member name -> digest
         self._links: dict[str, str] = {}
@@ -282,11 +334,23 @@ class _Archive(_Saved):
             raise VerificationError(f"{what} is not JSON: {error}", _HINT) from None
         if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
             raise VerificationError(f"{what} is not a list of images", _HINT)
-        return [self._docker_image(entry) for entry in entries]
+        found, every = [], []
+        for number, entry in enumerate(entries):
+            tags = entry.get("RepoTags") or []
+            if not _strings(tags):
+                raise VerificationError(f"{self.what}: manifest.json does not describe an image", _HINT)
+            tagged = list(dict.fromkeys(self.normalized(tag, reference.DOCKER) for tag in tags))
+            every += tagged
+            names = self.which.names(number, tagged)
+            if names is not None:
+                found.append(self._docker_image(entry, names))
+        if not found:
+            raise self.which.missing(self.what, every)
+        return found
 
-    def _docker_image(self, entry: dict[str, Any]) -> LoadedImage:
-        tags, layers = entry.get("RepoTags") or [], entry.get("Layers") or []
-        if not _strings(tags) or not _strings(layers) or not isinstance(entry.get("Config"), str):
+    def _docker_image(self, entry: dict[str, Any], names: list[str]) -> LoadedImage:
+        layers = entry.get("Layers") or []
+        if not _strings(layers) or not isinstance(entry.get("Config"), str):
             raise VerificationError(f"{self.what}: manifest.json does not describe an image", _HINT)
         config_digest = self._member(entry["Config"])
         config = self.read_config(config_digest, len(layers))
@@ -303,8 +367,7 @@ class _Archive(_Saved):
             "layers": descriptors,
         }
         digest = self.content.put_bytes(dumps(manifest).encode())
-        names = [self.normalized(tag, reference.DOCKER) for tag in tags]
-        return LoadedImage(list(dict.fromkeys(names)), digest, "", config_digest[7:], found)
+        return LoadedImage(names, digest, "", config_digest[7:], found)
 
     def _member(self, name: str) -> str:
         """The digest of a file of the archive, through links."""
@@ -332,8 +395,8 @@ class _Archive(_Saved):
 class _Directory(_Saved):
     """An OCI layout or a ``dir:`` directory: blobs are copied when a manifest asks for them."""
 
-    def __init__(self, paths: Paths, path: str, platform: tuple[str, str, str] | None) -> None:
-        super().__init__(paths, path, platform)
+    def __init__(self, paths: Paths, path: str, platform: tuple[str, str, str] | None, which: str = "") -> None:
+        super().__init__(paths, path, platform, which)
         self._path = path
         self._oci = os.path.exists(f"{path}/index.json")
 

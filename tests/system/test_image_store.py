@@ -62,6 +62,37 @@ def test_gc_frees_in_its_order(rl: Rl) -> None:
         assert wrong.returncode == 125 and said in wrong.stderr
 
 
+@pytest.mark.parametrize("kind", ["docker-archive", "oci"])
+def test_one_image_of_several(rl: Rl, kind: str) -> None:
+    """docker-archive:PATH:NAME, :@N; oci: the same: nothing of the others stays."""
+    place = rl.user.home / f"several-{kind}"
+    shutil.rmtree(place, ignore_errors=True)
+    ids = [_build(rl, f"FROM scratch\nCOPY <<E /f\n{number} {kind}\nE\n", "-t", f"several:{number}") for number in (0, 1)]
+    names = ["localhost/several:0", "localhost/several:1"]
+    if kind == "oci":
+        for name in names:
+            subprocess.run(["rm", "-f", place.with_suffix(".tar")], check=True)
+            rl.ok("save", "-q", "-o", place.with_suffix(".tar"), name)
+            subprocess.run(["skopeo", "copy", "-q", f"docker-archive:{place}.tar", f"oci:{place}:{name.rpartition(':')[2]}"], timeout=60, check=True)
+    else:
+        rl.ok("save", "-q", "-m", "-o", place, *names)
+    rl.ok("rmi", *names)
+    rl.ok("gc")
+    blobs = rl.data / "content/blobs/sha256"
+    before = sorted(os.listdir(blobs))
+    for which, number in (("1", 1), ("@0", 0)):
+        found = rl.ok("pull", "-q", f"{kind}:{place}:{which}")
+        assert rl.ok("image", "inspect", "--format", "{{len .RootFS.Layers}}", found) == "1"
+        if kind == "docker-archive":
+            assert found == ids[number] and rl.ok("images", "--noheading", "--format", "{{.Tag}}", "several") == str(number)
+        rl.ok("rmi", "-f", found)
+    assert sorted(os.listdir(blobs)) == before
+    for which, said in (("nosuch", "that is called nosuch"), ("@7", "no image number 7"), ("@x", "no number of an image")):
+        done = rl("pull", "-q", f"{kind}:{place}:{which}")
+        assert done.returncode == 125 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert sorted(os.listdir(blobs)) == before
+
+
 @pytest.mark.skipif(not shutil.which("podman"), reason="podman is not installed: ./contrib/host-setup test")
 @pytest.mark.parametrize("driver", ["overlay", "vfs"])
 def test_images_of_podman(rl: Rl, busybox_archive: Path, driver: str) -> None:

@@ -83,6 +83,7 @@ def test_what_was_pulled_is_pushed_as_it_is_or_anew(rl: Rl, plain: Registry) -> 
     assert _raw(f"{plain.host}/kept:4")["layers"] == layers
     rl.ok("push", "-q", "--compression-format", "gzip", "--force-compression", chunked, f"{plain.host}/gone:5")
     assert [item.get("annotations") for item in _raw(f"{plain.host}/gone:5")["layers"]] == [None, None]  # type: ignore[attr-defined]
+    shutil.rmtree(rl.user.home / "chunked", ignore_errors=True)
     rl.ok("push", "-q", "--compression-format", "zstd:chunked", "--force-compression", "busybox", f"oci:{rl.user.home}/chunked")
     index = json.loads((rl.user.home / "chunked/index.json").read_text())
     manifest = json.loads((rl.user.home / "chunked/blobs/sha256" / index["manifests"][0]["digest"][7:]).read_text())
