@@ -62,13 +62,17 @@ class RunSpec:
 
 class Sandbox:
     """What the RUNs of one worker share. *template*: the configuration that rl.engine.create made of the build's flags;
-    *directory*: a place for files, on no image."""
+    *directory*: a place for files, on no image; *strict*: a limit that cannot be applied is an error, not a warning."""
 
-    def __init__(self, paths: Paths, template: ContainerConfig, directory: str, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, paths: Paths, template: ContainerConfig, directory: str, warn: Callable[[str], None], strict: bool
+    ) -> None:
         self._paths = paths
         self._template = template
         self._directory = directory
         self._warn = warn
+        self._strict = strict
+        self._refused: set[str] = set()  # limits that were told about
         self._networks: dict[str, _Network] = {}
         self._count = 0
 
@@ -144,6 +148,8 @@ class Sandbox:
             try:
                 for warning in (*created.warnings, *network.ready()):
                     self._warn(warning)
+                if placement and placement.affinity:
+                    os.sched_setaffinity(created.pid, placement.affinity)
                 runtime.start(created)
                 if relay:
                     _relay(relay, created)
@@ -192,13 +198,18 @@ class Sandbox:
             return None
 
         def refused(what: str, hint: str) -> None:
-            raise UnsupportedError(what, hint)
+            if self._strict:
+                raise UnsupportedError(what, hint)
+            if what not in self._refused:
+                self._refused.add(what)
+                self._warn(what + (f" ({hint})" if hint else ""))
 
         config["stop_timeout"] = 0
         placement = cgroups.Placement(config, config["limits"], refused)
         placement.begin()
         placement.finish()
-        context.resources = config["limits"]
+        if placement.manager or placement.place:
+            context.resources = config["limits"]
         return placement
 
 

@@ -35,6 +35,7 @@ class Settings:
 
     def __init__(self, engine: Engine, options: dict[str, Any]) -> None:
         self.options = options
+        self.strict = engine.options.get("limits") == "strict"
         self.outputs = [Output(text) for text in options.get("output", [])]
         names = [*options.get("tag", []), *(name for output in self.outputs for name in output.names)]
         self.tags = [target_name(name) for name in names]

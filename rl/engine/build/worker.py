@@ -119,7 +119,7 @@ class Hands:
         self._output = output
         self._work = Work(cache)
         self._files = Files(paths, cache, self._work.path, settings.template["driver"])
-        self.sandbox = Sandbox(paths, settings.template, self._work.path, self._warn)
+        self.sandbox = Sandbox(paths, settings.template, self._work.path, self._warn, settings.strict)
         self._trees: dict[str, Tree] = {}
         self._places: dict[str, str] = {}
 
