@@ -49,6 +49,7 @@ def test_to_a_registry_and_back(rl: Rl, plain: Registry, files: Path) -> None:
     assert shown["Digest"] == appended and shown["Manifest"]["artifactType"] == "application/x.model" and [one["mediaType"] for one in layers] == ["application/octet-stream", "text/x-notes"]
     assert layers[0]["annotations"] == {"a": "b", "org.opencontainers.image.title": "model.bin"}
     row = rl.ok("artifact", "ls", "--noheading").split()
+    assert len(rl.ok("artifact", "ls", "--no-trunc", "--format", "{{.Digest}}").removeprefix("sha256:")) == 64
     assert row[:3] == [f"{plain.host}/models/m", "1", appended[7:19]]
     assert rl.ok("artifact", "push", "-q", "--digestfile", "digest", name) == appended == (rl.user.home / "digest").read_text()
     raw = subprocess.run(["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{name}"], capture_output=True, text=True, check=True).stdout

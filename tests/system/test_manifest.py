@@ -103,6 +103,34 @@ def test_entries_are_described_and_taken_out(rl: Rl) -> None:
     assert (rl("manifest", "exists", "described").returncode, rl("manifest", "rm", "--ignore", "described").returncode) == (1, 0)
 
 
+def test_rarer_flags(rl: Rl, plain: Registry) -> None:
+    for arch in ("amd64", "arm64"):
+        _for(rl, arch, f"rare-{arch}")
+    rl.ok("manifest", "create", "rare", "part:amd64", "part:arm64")
+    place = f"{plain.host}/rare"
+    rl.ok("manifest", "push", "-q", "--remove-signatures", "--force-compression", "--compression-level", "9", "rare", f"{place}:1")
+    kinds = {item["mediaType"].rpartition(".")[2] for item in _raw(f"{place}@{_entries(rl, f'docker://{place}:1')[0]['digest']}")["layers"]}  # type: ignore[attr-defined]
+    assert kinds == {"gzip"}
+    rl.ok("manifest", "create", "all")
+    rl.ok("manifest", "add", "all", f"docker://{place}:1")
+    assert len(_entries(rl, "all")) == 1, "the one for this machine"
+    rl.ok("manifest", "add", "--all", "all", f"docker://{place}:1")
+    assert len(_entries(rl, "all")) == 2
+    digest = rl.ok("manifest", "inspect", "all") and str(_entries(rl, "all")[0]["digest"])
+    rl.ok("manifest", "annotate", "--os", "plan9", "--os-version", "4", "--variant", "v2", "all", digest)
+    assert _entries(rl, "all")[0]["platform"] == {"architecture": "amd64", "os": "plan9", "os.version": "4", "variant": "v2"}
+    rl.ok("manifest", "add", "--os", "haiku", "--features", "sse4", "all", "busybox")
+    assert _entries(rl, "all")[2]["platform"] == {"architecture": "amd64", "os": "haiku", "features": ["sse4"]}
+    assert rl("pull", "-q", "--os", "windows", f"{place}:1").returncode == 125
+    found = rl.ok("pull", "-q", "--os", "linux", "--arch", "arm64", "--variant", "v8", f"{place}:1")
+    assert rl.ok("image", "inspect", "--format", "{{.Architecture}}", found) == "arm64"
+    rl.ok("manifest", "push", "-q", "rare", f"{place}:2")
+    rl.ok("rmi", "-f", found)
+    rl.ok("pull", "-q", "--all-tags", place)
+    assert sorted(rl.ok("images", "--format", "{{.Tag}}", place).split()) == ["1", "2"]
+    rl.ok("rmi", f"{place}:1", f"{place}:2", "rare", "all")
+
+
 def test_what_is_elsewhere_is_copied_by_a_push(rl: Rl, plain: Registry) -> None:
     wanted = [_for(rl, arch, f"far-{arch}") for arch in ("amd64", "arm64")]
     rl.ok("manifest", "create", "far", "part:amd64", "part:arm64")

@@ -93,6 +93,20 @@ def test_what_rl_signs_is_accepted(signing: Signing) -> None:
     rl.ok("rmi", f"{signing.host}/own/unsigned:1")
 
 
+def test_signatures_in_another_place(signing: Signing) -> None:
+    rl, name = signing.rl, f"{signing.host}/own/placed:1"
+    signing.policy({"type": "insecureAcceptAnything"})
+    rl.ok("manifest", "create", "placed", "busybox")
+    rl.ok("manifest", "push", "-q", "placed", name)
+    (rl.user.home / "auth").write_text("{}")
+    (rl.user.home / "certs").mkdir(exist_ok=True)
+    flags = ["--authfile", "auth", "--cert-dir", "certs", "--directory", rl.user.home / "out", "--sign-by", _OWNER]
+    one = rl.ok("image", "sign", *flags, f"docker://{name}").splitlines()
+    both = rl.ok("image", "sign", "--all", *flags, f"docker://{name}").splitlines()
+    assert len(one) == 1 and len(both) == 2 and all(path.startswith(f"{rl.user.home}/out/") and Path(path).exists() for path in one + both)
+    rl.ok("rmi", "placed")
+
+
 def test_what_skopeo_signs_is_accepted(signing: Signing) -> None:
     rl, name = signing.rl, f"{signing.host}/theirs/app:1"
     signing.policy({"type": "insecureAcceptAnything"})
@@ -207,6 +221,7 @@ def test_trust(signing: Signing) -> None:
     rows = {line.split()[0]: line.split()[1:] for line in rl.ok("image", "trust", "show").splitlines()[1:]}
     assert rows == {"all": ["default", "accept"], "repository": [signing.host, "signed", _OWNER, f"file://{signing.store}"]}
     assert rl.ok("image", "trust", "show", "--raw") == path.read_text()
+    assert len(rl.ok("image", "trust", "show", "--noheading").splitlines()) == len(rows)
     rl.ok("image", "trust", "set", "-t", "reject", "default")
     rl.ok("image", "trust", "set", "-f", signing.keys[_OWNER], "example.com/signed")
     shown = json.loads(rl.ok("image", "trust", "show", "--json"))
