@@ -49,7 +49,7 @@ def test_a_process_that_runs_out_of_memory_beside_init(vm: Vm) -> None:
 def test_limits_of_a_build(vm: Vm) -> None:
     """RUN has a cgroup with the limits; nothing of it is left."""
     text = "FROM busybox\\nRUN cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /sys/fs/cgroup/cpu.weight; tail /dev/zero\\n"
-    done = vm.sh(f"printf '{text}' | rl build --no-cache -m 50m -c 2048 - 2>&1 || echo code $?")
+    done = vm.sh(f"printf '{text}' | rl build --network=none --no-cache -m 50m -c 2048 - 2>&1 || echo code $?")
     assert str(50 << 20) in done and "code 137" in done and "[Warning]" not in done, done
     assert "rl-" not in vm.sh("ls /sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/*/ 2>/dev/null | grep container || true")
 
