@@ -1,4 +1,4 @@
-"""Every command and flag that rl has for containers, volumes, secrets and the system was driven by some test of this run.
+"""Every command and flag that rl has for containers, images, volumes, secrets and the system was driven by some test.
 
 Runs last (tests/conftest.py), and only where all tests run.
 """
@@ -9,7 +9,7 @@ import pytest
 
 from support import driven
 
-NOUNS = ("container", "healthcheck", "volume", "secret", "system")
+NOUNS = ("container", "healthcheck", "volume", "secret", "system", "image", "manifest", "artifact")
 
 
 @pytest.mark.complete_run
