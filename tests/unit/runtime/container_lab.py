@@ -144,9 +144,9 @@ class Lab:
             os.kill(child, 9)
             raise
         finally:
-            os.waitpid(child, 0)
             os.close(out_read)
             os.close(answer_read)
+            _reap(child)
         error = from_wire(answer["error"]) if "error" in answer else None
         if not isinstance(answer.get("code", 0), int):
             raise AssertionError(answer)
@@ -178,6 +178,19 @@ class Lab:
         leaked = len(os.listdir("/proc/self/fd")) - len(before) + 1  # out was closed
         ours = int(parent) == os.getpid()
         return {"code": code, "terminal": said.hex(), "leaked": leaked, "mode": mode, "child": ours, "warnings": warnings}
+
+
+def _reap(child: int, seconds: float = 60) -> None:
+    """Wait for a child that has said all, or was killed. One that stays is shown: where in the kernel it is."""
+    pidfd = os.pidfd_open(child)
+    try:
+        ended = select.select([pidfd], [], [], seconds)[0]
+    finally:
+        os.close(pidfd)
+    if not ended:
+        found = [f"{name}: {Path(f'/proc/{child}/{name}').read_text()}" for name in ("status", "wchan", "stack")]
+        raise AssertionError(f"process {child} does not end\n" + "\n".join(found))
+    os.waitpid(child, 0)
 
 
 def _read_all(fd: int, seconds: float) -> bytes:
