@@ -162,9 +162,10 @@ class _Saved:
         named: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         every: list[str] = []
         for number, descriptor in enumerate(document["manifests"]):
-            every += self._names(descriptor)
+            own = self._names(descriptor)
+            every += own
             tag = str((descriptor.get("annotations") or {}).get(REF_NAME, ""))
-            names = self.which.names(number, self._names(descriptor), tag)
+            names = self.which.names(number, own, tag)
             if names is None:
                 continue
             if self.which.number >= 0:  # the very one, whatever machine it is for

@@ -20,14 +20,13 @@ from hashlib import sha256
 from struct import pack
 
 from rl.config.jsonio import dumps
+from rl.image.documents import BYTE_ANNOTATIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: Annotations of a layer that are about its bytes: they go when it is compressed anew.
-PREFIXES = ("io.github.containers.zstd-chunked.", "containerd.io/snapshot/stargz/")
-_PREFIX = PREFIXES[0]
+_PREFIX = BYTE_ANNOTATIONS[0]
 _BLOCK = 512
 _MAGIC = b"GNUlInUx"
 _SKIPPABLE = 0x184D2A50

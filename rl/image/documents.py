@@ -28,6 +28,8 @@ DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 
 INDEXES = (OCI_INDEX, DOCKER_LIST)
 MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
+#: What the annotations of a layer begin with that are about its bytes: they go when it is compressed anew.
+BYTE_ANNOTATIONS = ("io.github.containers.zstd-chunked.", "containerd.io/snapshot/stargz/")
 
 #: More layers than any builder makes (overlayfs itself ends at 500).
 MAX_LAYERS = 1000

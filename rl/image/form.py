@@ -10,7 +10,6 @@ from __future__ import annotations
 from rl.config.jsonio import dumps
 from rl.errors import UsageError
 from rl.image import documents as d
-from rl.image.chunked import PREFIXES
 from rl.image.compress import check_level, family
 
 TYPE_CHECKING = False
@@ -95,7 +94,7 @@ def _relabelled(descriptor: dict[str, Any], members: dict[str, Any]) -> dict[str
     if members["digest"] == descriptor["digest"]:
         return descriptor
     old = descriptor.get("annotations") or {}
-    annotations = {key: value for key, value in old.items() if not key.startswith(PREFIXES)}
+    annotations = {key: value for key, value in old.items() if not key.startswith(d.BYTE_ANNOTATIONS)}
     annotations.update(members.get("annotations", {}))
     written = {**descriptor, **members, "annotations": annotations}
     if not annotations:

@@ -16,10 +16,10 @@ import pytest
 import zstandard
 
 from rl.image import documents as d
-from rl.image.chunked import PREFIXES, Compressor, crc64
+from rl.image.chunked import Compressor, crc64
 from rl.image.form import Form, written_as
 
-PREFIX = PREFIXES[0]
+PREFIX = d.BYTE_ANNOTATIONS[0]
 BIG = random.Random(1).randbytes(700_001)
 
 
