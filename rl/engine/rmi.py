@@ -70,7 +70,9 @@ def rmi(
     report = Report()
     removed: list[ImageRecord] = []
     if all:
-        names = [*_everything(engine, report), *_all_lists(engine.paths)]
+        from rl.engine.manifest import records
+
+        names = [*_everything(engine, report), *records.names(engine.paths)]
     for name in dict.fromkeys(names):
         try:
             if force:
@@ -94,8 +96,6 @@ def rmi(
 
 def _remove_list(engine: Engine, name: str, report: Report) -> bool:
     """Remove the manifest list *name*, as Podman does; whether there is one. The images in it stay."""
-    if not os.path.isdir(f"{engine.paths.data}/manifests"):
-        return False
     from rl.engine.manifest.lists import delete
 
     try:
@@ -105,14 +105,6 @@ def _remove_list(engine: Engine, name: str, report: Report) -> bool:
     report.untagged.append(full)
     report.deleted.append(list_id)
     return True
-
-
-def _all_lists(paths: Paths) -> list[str]:
-    if not os.path.isdir(f"{paths.data}/manifests"):
-        return []
-    from rl.engine.manifest import records
-
-    return records.names(paths)
 
 
 def _forget(paths: Paths, name: str) -> bool:
